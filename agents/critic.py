@@ -1,0 +1,149 @@
+"""Critics that are concave in the action: Q_e(s, a) = -f_e(s, a) with f_e convex in a, one for each ensemble member
+e."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor, nn
+
+from icnn_rl.nn import PICNN
+from icnn_rl.solution import Solution
+from icnn_rl.solvers import Box, Problem, Solver, solve
+
+__all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
+
+#: Actions inside the agents are scaled to this box, as in SAC and TD3.
+ACTION_BOX = Box(-1.0, 1.0)
+
+
+class BoundCritic(Protocol):
+    """mean_e f_e(s, .) for a batch of states, with closed-form derivatives, see :class:`icnn_rl.nn.EnsembleEnergy`."""
+
+    def __call__(self, y: Tensor) -> Tensor: ...
+
+    def member_values(self, y: Tensor) -> Tensor:
+        """(E, B): every member's f_e."""
+        ...
+
+    def start(self) -> Tensor:
+        """(B, n): where to begin the search."""
+        ...
+
+
+class Greedy(NamedTuple):
+    """Greedy actions of a batch and what is known about them.
+
+    action (B, n), in the environment's units where a user asks and in [-1, 1] inside; value (B,) = mean over the
+    members of Q at the action; gap (B,): certified bound on how much a better action could add to that mean; status
+    (B,), see :class:`icnn_rl.Status`.
+    """
+
+    action: Tensor
+    value: Tensor
+    gap: Tensor
+    status: Tensor
+
+
+class ConcaveCritic(BasePolicy):
+    """Features of the observation, then E convex energies f_e(s, .) of the scaled action; Q_e = -f_e.
+
+    It is its own actor: the greedy action is argmin_a of the mean of the f_e over [-1, 1]^n, found by ``solver``.
+    Deterministic.
+
+    Args:
+        observation_space: of the environment.
+        action_space: a finite Box.
+        features_extractor: maps preprocessed observations to a vector.
+        features_dim: size of that vector.
+        solver: finds the action to execute.
+        normalize_images: divide image observations by 255.
+    """
+
+    net: nn.Module
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        solver: Solver,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.features_dim = features_dim
+        self.action_dim = get_action_dim(action_space)
+        self.solver = solver
+        #: Solves for actions to execute, those that failed, since the last reset: the agent logs them.
+        self.act_count = self.act_failed = 0
+
+    @abstractmethod
+    def bind_features(self, features: Tensor) -> BoundCritic:
+        """f(s, .) for a batch of features."""
+
+    def bind(self, obs: PyTorchObs) -> BoundCritic:
+        """f(s, .) for a batch of observations: everything that depends on the state is evaluated here, once."""
+        return self.bind_features(self.extract_features(obs, self.features_extractor))
+
+    def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
+        """Q_e(s, a) of every member, each (B, 1), for actions scaled to [-1, 1]."""
+        return tuple(-f.unsqueeze(-1) for f in self.bind(obs).member_values(actions))
+
+    def maximise(self, energy: BoundCritic, solver: Solver) -> Solution:
+        """argmax_a of mean_e Q_e over the action box."""
+        start = energy.start()
+        return solve(Problem(energy, ACTION_BOX, start), solver, start)
+
+    def greedy(self, obs: PyTorchObs) -> Greedy:
+        """The greedy actions, scaled to [-1, 1]; failures are counted."""
+        with torch.no_grad():
+            solution = self.maximise(self.bind(obs), self.solver)
+        self.act_count += solution.status.numel()
+        self.act_failed += int(solution.failed.sum())
+        return Greedy(solution.value, -solution.fun, solution.gap, solution.status)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self.greedy(observation).action
+
+    def project_(self) -> None:
+        """Whatever keeps the critic concave in the action after an optimiser step."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(features_extractor=self.features_extractor, features_dim=self.features_dim, solver=self.solver)
+        return data
+
+
+class ICNNCritic(ConcaveCritic):
+    """E partially input-convex networks as critic (Amos, Xu and Kolter, section 4.2). Arguments beyond ConcaveCritic's:
+    see :class:`icnn_rl.nn.PICNN`."""
+
+    net: PICNN
+
+    def __init__(self, *args: Any, picnn_kwargs: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.picnn_kwargs = picnn_kwargs
+        self.net = PICNN(self.features_dim, self.action_dim, **picnn_kwargs)
+
+    def bind_features(self, features: Tensor) -> BoundCritic:
+        return self.net.bind(features, reduction="mean")
+
+    def project_(self) -> None:
+        self.net.project_()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "picnn_kwargs": self.picnn_kwargs}

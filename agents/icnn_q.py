@@ -1,0 +1,520 @@
+"""ICNNQ: Q-learning in continuous action spaces with an input-convex critic and no actor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from icnn_rl._checks import check_range
+from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.solvers import ProjectedNewton, Solver
+
+__all__ = ["ICNNQ", "Greedy", "ICNNQPolicy"]
+
+SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
+
+
+class ICNNQPolicy(BasePolicy):
+    """Twin input-convex critics, their targets, and the convex programme that picks the action.
+
+    Args:
+        observation_space, action_space, lr_schedule: given by the agent.
+        net_arch: widths of the context path, under SB3's name; a dict takes its "qf" entry. ``context`` says the same.
+        context: widths of the context path; default (256, 256).
+        hidden: widths of the convex path.
+        activation: of the convex path: convex, non-decreasing.
+        activation_fn: of the context path, an nn.Module class.
+        layer_norm: LayerNorm on the context path.
+        n_critics: members E of the ensemble.
+        solver: for the argmax in the Bellman target, where a few steps are enough.
+        act_solver: for actions to execute; None: ``solver`` with at least 20 steps.
+        picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
+            ``positivity``).
+        features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
+            SB3.
+        share_features_extractor: accepted for SB3's sake; there is no actor to share with.
+    """
+
+    critic: ConcaveCritic
+    critic_target: ConcaveCritic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: Sequence[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        *,
+        context: Sequence[int] | None = None,
+        hidden: Sequence[int] = (128,),
+        activation: str | Callable[[Tensor], Tensor] = "squareplus",
+        layer_norm: bool = True,
+        n_critics: int = 2,
+        solver: Solver = ProjectedNewton(tol=1e-4, max_steps=4),  # noqa: B008  (frozen)
+        act_solver: Solver | None = None,
+        picnn_kwargs: dict[str, Any] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        if net_arch is not None and context is not None:
+            raise ValueError(
+                f"net_arch and context both give the context path's widths: got {net_arch} and {context}. Keep one."
+            )
+        self.net_arch, self.activation_fn = net_arch, activation_fn
+        self.context = tuple(context) if context is not None else _context_widths(net_arch)
+        self.hidden, self.activation = tuple(hidden), activation
+        self.layer_norm, self.n_critics = layer_norm, n_critics
+        self.solver = solver
+        self.act_solver = act_solver or dataclasses.replace(solver, max_steps=max(20, solver.max_steps))  # type: ignore[type-var]
+        self.picnn_kwargs = picnn_kwargs or {}
+        self.share_features_extractor = share_features_extractor
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.critic = self.make_critic()
+        self.critic_target = self.make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target.set_training_mode(False)
+        kwargs = dict(self.optimizer_kwargs)
+        if self.optimizer_class is torch.optim.Adam:
+            kwargs.setdefault("fused", True)  # the same arithmetic in one pass
+        self.critic.optimizer = self.optimizer_class(self.critic.parameters(), lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+
+    def make_critic(self) -> ConcaveCritic:
+        """A new critic with its own features extractor."""
+        return ICNNCritic(**self._critic_kwargs(), picnn_kwargs=self._network_kwargs()).to(self.device)
+
+    def _critic_kwargs(self) -> dict[str, Any]:
+        shared = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "solver": self.act_solver,
+            "normalize_images": self.normalize_images,
+        }
+        return self._update_features_extractor(shared, None)
+
+    def _network_kwargs(self) -> dict[str, Any]:
+        return {
+            "context": self.context,
+            "hidden": self.hidden,
+            "activation": self.activation,
+            "context_activation": self.activation_fn(),
+            "context_norm": self.layer_norm,
+            "ensemble": self.n_critics,
+            **self.picnn_kwargs,
+        }
+
+    @property
+    def actor(self) -> ConcaveCritic:
+        """The critic: it is its own actor."""
+        return self.critic
+
+    @property
+    def actor_target(self) -> ConcaveCritic:
+        """The target critic, likewise."""
+        return self.critic_target
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self._predict(observation, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self.critic.greedy(observation).action
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Training mode of the critic; the target always evaluates."""
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            lr_schedule=self._dummy_schedule,
+            context=self.context,
+            activation_fn=self.activation_fn,
+            hidden=self.hidden,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            n_critics=self.n_critics,
+            solver=self.solver,
+            act_solver=self.act_solver,
+            picnn_kwargs=self.picnn_kwargs,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+        )
+        return data
+
+
+class ICNNQCnnPolicy(ICNNQPolicy):
+    """For images: NatureCNN features."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class ICNNQMultiInputPolicy(ICNNQPolicy):
+    """For Dict observations: every part through its own extractor, then concatenated."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class ICNNQ(OffPolicyAlgorithm):
+    """Q-learning with an input-convex critic (Amos, Xu and Kolter, section 4.2), stabilised the way TD3 is.
+
+    With Q_e = -f_e, e = 1 .. E, every f_e convex in the action, and target networks marked by ':
+
+        a*(s)  = argmax_a  mean_e Q_e(s, a)                                  a convex programme, solved for the whole
+        batch a'     = clip( a*'(s') + clip( N(0, target_policy_noise), +-target_noise_clip ), -1, 1 )
+        target = r + gamma (1 - terminated) min_e Q'_e(s', a')
+        loss   = sum_e mean_batch ( Q_e(s, a) - target )^2
+
+    min_e of concave functions is concave, so nothing is lost by the twin minimum. A time limit is not a termination.
+    Departures from the paper: target noise and twin minimum (TD3), LayerNorm on the context path, Newton's method for
+    the argmax, no entropy term in the action.
+
+    Rows whose argmax failed are left out of the loss and counted in ``solver/failed_fraction``; the solver's own
+    numbers are logged under ``solver/``.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class.
+        env: environment with a finite Box of actions, or its id.
+        learning_rate: per update, or a schedule of the remaining progress.
+        exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
+            ``action_noise`` is not given.
+        target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
+        (others): as in SB3's TD3.
+
+    Raises:
+        ValueError: the action space is unbounded or has a fixed coordinate, an observation, action or reward is not
+        finite. FloatingPointError: the critic's loss is no longer finite. The weights are those of the last sound
+        update.
+
+    Example:
+        >>> agent = ICNNQ("MlpPolicy", "Pendulum-v1").learn(10_000)                                             #
+        doctest: +SKIP
+
+    References:
+        Amos, Xu, Kolter, Input Convex Neural Networks, ICML 2017; Fujimoto, van Hoof, Meger, Addressing Function
+        Approximation Error in Actor-Critic Methods, ICML 2018 (twin minimum, target noise).
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ICNNQPolicy,
+        "CnnPolicy": ICNNQCnnPolicy,
+        "MultiInputPolicy": ICNNQMultiInputPolicy,
+    }
+    policy: ICNNQPolicy
+    critic: ConcaveCritic
+    critic_target: ConcaveCritic
+
+    def __init__(
+        self,
+        policy: str | type[ICNNQPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1000,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        exploration_noise: float = 0.1,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+            support_multi_env=True,
+        )
+        self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
+        self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
+        self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        _check_action_space(self.action_space)
+        super()._setup_model()
+        if self.action_noise is None and self.exploration_noise > 0:
+            shape = self._action_shape
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
+        self._create_aliases()
+
+    @property
+    def _action_shape(self) -> tuple[int, ...]:
+        assert isinstance(self.action_space, spaces.Box)
+        return self.action_space.shape
+
+    def _create_aliases(self) -> None:
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self._parameters = list(self.critic.parameters()), list(self.critic_target.parameters())
+        self._running = (
+            get_parameters_by_name(self.critic, ["running_"]),
+            get_parameters_by_name(self.critic_target, ["running_"]),
+        )
+        self._move_target: Callable[..., None] = get_ema_multi_avg_fn(1.0 - self.tau)  # type: ignore[no-untyped-call]
+
+    # learning
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """``gradient_steps`` updates of the critics, each on a fresh batch from the replay buffer."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.critic.optimizer)
+        for _ in range(gradient_steps):
+            data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            discounts = getattr(data, "discounts", None)  # n-step buffers give one a row
+            discount = self.gamma if discounts is None else discounts.squeeze(-1)
+            next_value, usable = self._next_value(data.next_observations)
+            target = data.rewards.squeeze(-1) + (1.0 - data.dones.squeeze(-1)) * discount * next_value
+            energies = self.critic.bind(data.observations).member_values(data.actions)
+            loss = bellman_loss(energies, target, usable)
+            loss_value = loss.item()
+            if not np.isfinite(loss_value):
+                raise FloatingPointError(
+                    f"critic loss is {loss_value} at update {self._n_updates}: the weights are those of the last "
+                    "sound update. "
+                    "Lower learning_rate, or scale the rewards (VecNormalize)."
+                )
+            self.critic.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.critic.optimizer.step()
+            self.critic.project_()
+            self._update_target()
+            self._n_updates += 1
+            self.logger.record_mean("train/critic_loss", loss_value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._log_acting()
+
+    @torch.no_grad()
+    def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
+        energy = self.critic_target.bind(next_obs)
+        solution = self.critic_target.maximise(energy, self.policy.solver)
+        action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
+        usable = ~solution.failed
+        self.logger.record_mean("solver/num_steps", float(solution.num_steps.float().mean()))
+        self.logger.record_mean("solver/gap", float(solution.gap.mean()))
+        self.logger.record_mean("solver/converged_fraction", float(solution.success.float().mean()))
+        self.logger.record_mean("solver/failed_fraction", 1.0 - float(usable.float().mean()))
+        return -energy.member_values(action).amax(0), usable
+
+    def _update_target(self) -> None:
+        with torch.no_grad():
+            self._move_target(self._parameters[1], self._parameters[0], None)
+        polyak_update(*self._running, 1.0)
+
+    def _log_acting(self) -> None:
+        critic = self.critic
+        self.logger.record("solver/act_failed", critic.act_failed, exclude="tensorboard")
+
+    # looking inside
+
+    def q_values(self, obs: np.ndarray | dict[str, np.ndarray], action: np.ndarray) -> np.ndarray:
+        """Mean over the members of Q(s, a): observations and actions in the environment's units, one or a batch ->
+        (B,).
+
+        Raises:
+            ValueError: the shapes do not fit, or something is not finite.
+        """
+        tensor, _ = self.policy.obs_to_tensor(_finite_obs(obs))
+        shape = self._action_shape
+        actions = np.asarray(action, dtype=np.float32)
+        if actions.shape[-len(shape) :] != shape or not np.isfinite(actions).all():
+            raise ValueError(
+                f"action: expected finite numbers of shape (B, {', '.join(map(str, shape))}), got {actions.shape}."
+            )
+        scaled = self.policy.scale_action(actions.reshape(-1, *shape)).reshape(-1, self.critic.action_dim)
+        batch = next(iter(tensor.values())).shape[0] if isinstance(tensor, dict) else tensor.shape[0]
+        if scaled.shape[0] != batch:
+            raise ValueError(f"action: expected {batch} rows, one for each observation, got {scaled.shape[0]}.")
+        self.policy.set_training_mode(False)
+        with torch.no_grad():
+            energy = self.critic.bind(tensor)
+            return (-energy(torch.as_tensor(scaled, dtype=torch.float32, device=self.device))).cpu().numpy()
+
+    def best_action(self, obs: np.ndarray | dict[str, np.ndarray]) -> Greedy:
+        """The greedy action with its certificate: what :meth:`predict` executes, and how far from optimal it can be.
+
+        Returns:
+            :class:`Greedy` of CPU tensors: action (B, ...) in the environment's units, value (B,), gap (B,), status
+            (B,).
+        """
+        tensor, _ = self.policy.obs_to_tensor(_finite_obs(obs))
+        self.policy.set_training_mode(False)
+        found = self.critic.greedy(tensor)
+        action = self.policy.unscale_action(found.action.cpu().numpy().reshape(-1, *self._action_shape))
+        return Greedy(torch.as_tensor(action), found.value.cpu(), found.gap.cpu(), found.status.cpu())
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """The greedy action, in the environment's units; see SB3. Exploration noise is added while learning only.
+
+        Raises:
+            ValueError: an observation is not finite.
+        """
+        return super().predict(_finite_obs(observation), state, episode_start, deterministic)
+
+    # SB3's seams
+
+    def _store_transition(
+        self, replay_buffer: ReplayBuffer, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any
+    ) -> None:
+        if not np.isfinite(reward).all():
+            raise ValueError(
+                f"reward: the environment returned {reward}; expected finite numbers. Nothing was stored; check the "
+                "environment."
+            )
+        _finite_obs(new_obs)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
+
+    def learn(
+        self: SelfICNNQ,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "ICNNQ",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfICNNQ:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "critic", "critic_target", "_parameters", "_running", "_move_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "critic.optimizer"], []
+
+
+def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
+    """sum_e mean_b ( -f_e(s_b, a_b) - target_b )^2 over the usable rows: (E, B), (B,), (B,) -> ()."""
+    error = torch.where(usable, energies + target, 0.0)
+    return (error * error).sum() / usable.sum().clamp(min=1)
+
+
+def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
+    """Target policy smoothing (TD3, equation 14): clipped Gaussian noise, then back into [-1, 1]."""
+    if noise == 0:
+        return action
+    return (action + (noise * torch.randn_like(action)).clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
+def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tuple[int, ...]:
+    if net_arch is None:
+        return (256, 256)
+    _, critic_arch = get_actor_critic_arch(net_arch if isinstance(net_arch, dict) else list(net_arch))
+    return tuple(critic_arch)
+
+
+def _check_action_space(space: spaces.Space[Any]) -> None:
+    assert isinstance(space, spaces.Box)
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(
+            f"action space: expected a Box with finite bounds, got {space}. The greedy action is sought inside the "
+            "box; give the environment bounds, for "
+            "instance with gymnasium.wrappers.TransformAction."
+        )
+    if not (space.low < space.high).all():
+        raise ValueError(
+            f"action space: expected low < high in every coordinate, got {space}. Remove fixed coordinates from the "
+            "action."
+        )
+
+
+def _finite_obs(obs: Any) -> Any:
+    parts = obs.items() if isinstance(obs, dict) else (("observation", obs),)
+    for name, part in parts:
+        array = np.asarray(part) if not isinstance(part, tuple) else None  # SB3 itself explains the (obs, info) mistake
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"{name}: contains NaN or infinite numbers; expected finite ones. Check the environment (VecCheckNan "
+                "helps to find the step)."
+            )
+    return obs

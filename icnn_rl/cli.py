@@ -1,0 +1,206 @@
+"""The command line: `icnn-rl` and `python train.py` are the same program."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.evaluation import evaluate
+from icnn_rl.experiment.files import write_text
+from icnn_rl.experiment.plotting import plot_runs
+from icnn_rl.experiment.training import load_model, resume_run, train_run
+from icnn_rl.experiment.video import record
+
+__all__ = ["main"]
+
+_DEMO_ENV, _DEMO_TIMESTEPS = "InvertedPendulum-v5", 10_000
+
+_DESCRIPTION = f"""\
+Train, evaluate, film and plot agents.
+
+Without arguments: trains the input-convex agent on {_DEMO_ENV} for {_DEMO_TIMESTEPS} steps (a few minutes),
+evaluates it and leaves a picture of the learning curve in runs/.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code: 0 on success, 1 where a UserError explains what is wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    args = parser.parse_args(arguments or ["rl"])
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; a run goes on from its last checkpoint with: icnn-rl rl --resume RUN", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser, with one function a command in ``run``."""
+    parser = argparse.ArgumentParser(
+        prog="icnn-rl", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    rl = commands.add_parser("rl", help="train an agent", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    rl.add_argument("--agent", choices=sorted(AGENTS), default="icnn", help="algorithm")
+    rl.add_argument("--env", default=_DEMO_ENV, help="gymnasium environment id")
+    rl.add_argument(
+        "--timesteps", type=_positive, default=_DEMO_TIMESTEPS, help="environment steps, all copies together"
+    )
+    rl.add_argument("--seed", type=_non_negative, default=0, help="seed of nets, environments and exploration")
+    rl.add_argument("--n-envs", type=_positive, default=1, help="copies of the environment")
+    rl.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, auto")
+    rl.add_argument("--out", type=Path, default=None, help="run folder; None: runs/AGENT-ENV-sSEED, numbered if taken")
+    rl.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="constructor argument, e.g. policy_kwargs.hidden=[64,64]",
+    )
+    rl.add_argument(
+        "--eval-freq", type=_positive, default=None, help="steps between evaluations; None: a tenth of the run"
+    )
+    rl.add_argument("--eval-episodes", type=_positive, default=5, help="episodes of an evaluation while training")
+    rl.add_argument("--final-episodes", type=_positive, default=20, help="episodes of the evaluation at the end")
+    rl.add_argument(
+        "--checkpoint-freq", type=_positive, default=None, help="steps between checkpoints; None: a tenth of the run"
+    )
+    rl.add_argument(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="RUN",
+        help="go on with a run from its last checkpoint; other settings are the run's own",
+    )
+    rl.add_argument("--verbose", action=argparse.BooleanOptionalAction, default=False, help="print the training log")
+    rl.add_argument(
+        "--progress-bar", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
+    )
+    rl.set_defaults(run=_run_rl)
+
+    evaluation = commands.add_parser(
+        "eval", help="evaluate a run's model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    evaluation.add_argument("folder", type=Path, metavar="RUN")
+    evaluation.add_argument("--episodes", type=_positive, default=20, help="deterministic episodes")
+    evaluation.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
+    evaluation.set_defaults(run=_run_eval)
+
+    video = commands.add_parser(
+        "video", help="film a run's model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    video.add_argument("folder", type=Path, metavar="RUN")
+    video.add_argument("--out", type=Path, default=None, help="mp4 or gif; None: RUN/video.mp4")
+    video.add_argument("--steps", type=_positive, default=1000, help="frames at most")
+    video.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
+    video.set_defaults(run=_run_video)
+
+    plot = commands.add_parser(
+        "plot", help="draw learning curves", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    plot.add_argument("folders", type=Path, nargs="+", metavar="RUN")
+    plot.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture")
+    plot.set_defaults(run=_run_plot)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    return value
+
+
+def _non_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
+    return value
+
+
+def _run_rl(args: argparse.Namespace) -> None:
+    options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
+    if args.resume is not None:
+        folder = args.resume
+        resume_run(folder, **options)
+    else:
+        config = Config(
+            agent=args.agent,
+            env=args.env,
+            timesteps=args.timesteps,
+            seed=args.seed,
+            n_envs=args.n_envs,
+            device=args.device,
+            eval_freq=args.eval_freq or max(args.timesteps // 10, 1),
+            eval_episodes=args.eval_episodes,
+            checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
+            settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
+        )
+        folder = args.out or _free_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{args.seed}")
+        print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
+        train_run(config, folder, **options)
+    _report(folder, "model", args.final_episodes)
+    picture = folder / "learning_curve.png"
+    if (folder / "eval.csv").is_file():
+        plot_runs([folder], picture)
+        print(f"learning curve: {picture}")
+
+
+def _free_folder(wanted: Path) -> Path:
+    candidate, number = wanted, 2
+    while candidate.exists():
+        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return candidate
+
+
+def _report(folder: Path, which: str, episodes: int) -> None:
+    """Evaluate, print, and write RUN/evaluation_MODEL.json."""
+    config, model = load_model(folder, which)
+    returns, lengths = evaluate(model, config.env, episodes)
+    summary = {
+        "agent": config.agent,
+        "env": config.env,
+        "seed": config.seed,
+        "timesteps": model.num_timesteps,
+        "episodes": episodes,
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "mean_length": float(lengths.mean()),
+        "returns": [float(value) for value in returns],
+    }
+    write_text(folder / f"evaluation_{which}.json", json.dumps(summary, indent=1) + "\n")
+    print(
+        f"{which} after {model.num_timesteps} steps: return {returns.mean():.1f} ± {returns.std():.1f} over "
+        f"{episodes} episodes "
+        f"(lowest {returns.min():.1f}, highest {returns.max():.1f}, length {lengths.mean():.0f})"
+    )
+
+
+def _run_eval(args: argparse.Namespace) -> None:
+    _report(args.folder, args.model, args.episodes)
+
+
+def _run_video(args: argparse.Namespace) -> None:
+    config, model = load_model(args.folder, args.model)
+    out = args.out or args.folder / "video.mp4"
+    total = record(model, config.env, out, args.steps)
+    print(f"video: {out} (return {total:.1f})")
+
+
+def _run_plot(args: argparse.Namespace) -> None:
+    plot_runs(args.folders, args.out)
+    print(f"learning curves: {args.out}")

@@ -1,0 +1,122 @@
+"""Checkpoints that a run can go on from: nets, optimiser, replay buffer, counters and random states."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.files import read_manifest, write_folder
+
+__all__ = ["CheckpointCallback", "latest_checkpoint", "restore", "save_checkpoint"]
+
+_KEEP = 2
+
+
+def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
+    """Write ``folder/step_N`` whole or not at all, N the environment steps so far; older ones beyond two are
+    deleted."""
+    path = folder / f"step_{model.num_timesteps:09d}"
+    with write_folder(path) as temporary:
+        model.save(temporary / "model.zip")
+        if isinstance(model, OffPolicyAlgorithm):
+            model.save_replay_buffer(temporary / "replay_buffer.pkl")
+        (temporary / "random.pkl").write_bytes(pickle.dumps(_random_states(model)))
+    for old in list_checkpoints(folder)[:-_KEEP]:
+        shutil.rmtree(old)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint, verified against its manifest.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    found = list_checkpoints(folder)
+    if not found:
+        raise UserError(f"{folder}: no checkpoint. The run was stopped before its first one; start it anew.")
+    read_manifest(found[-1])
+    return found[-1]
+
+
+def restore(algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: str) -> BaseAlgorithm:
+    """The agent as it was at the checkpoint, with a fresh episode: the interrupted one is dropped."""
+    model = algorithm.load(path / "model.zip", env=env, device=device)
+    if isinstance(model, OffPolicyAlgorithm):
+        model.load_replay_buffer(path / "replay_buffer.pkl")
+        _end_last_episode(model)
+    env.reset()  # uses up the seeds that loading has set, so that the states restored below hold
+    states = pickle.loads((path / "random.pkl").read_bytes())
+    _restore_random_states(states, env)
+    return model
+
+
+def _end_last_episode(model: OffPolicyAlgorithm) -> None:
+    """The transition after the last stored one starts a new episode: n-step returns must not run across."""
+    buffer = model.replay_buffer
+    if buffer is not None and buffer.handle_timeout_termination and (buffer.full or buffer.pos > 0):
+        last = buffer.pos - 1
+        unfinished = buffer.dones[last] == 0
+        buffer.timeouts[last] = np.maximum(buffer.timeouts[last], unfinished)
+
+
+def _env_generators(env: VecEnv) -> list[np.random.Generator]:
+    return [unwrapped.np_random for unwrapped in env.get_attr("unwrapped")]
+
+
+def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
+    assert model.env is not None
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002  (SB3 draws from the global generator)
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "envs": [generator.bit_generator.state for generator in _env_generators(model.env)],
+    }
+
+
+def _restore_random_states(states: dict[str, Any], env: VecEnv) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    for generator, state in zip(_env_generators(env), states["envs"], strict=True):
+        generator.bit_generator.state = state
+
+
+class CheckpointCallback(BaseCallback):
+    """Save a checkpoint every ``every`` environment steps."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__()
+        self.folder, self.every = folder, every
+        self._next = 0
+
+    def _on_training_start(self) -> None:
+        self._next = (self.num_timesteps // self.every + 1) * self.every
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # between rollouts: the last transition is stored and its update done
+        if self.num_timesteps >= self._next:
+            save_checkpoint(self.model, self.folder)
+            self._next = (self.num_timesteps // self.every + 1) * self.every

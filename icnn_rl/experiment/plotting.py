@@ -1,0 +1,61 @@
+"""Learning curves as pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from icnn_rl.experiment.config import Config
+from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
+from icnn_rl.experiment.files import write_file
+
+__all__ = ["plot_runs"]
+
+
+def plot_runs(folders: Sequence[Path], out: Path) -> None:
+    """Return against environment steps: one panel an environment, one line an agent.
+
+    Several runs of an agent become their mean, with a band from the lowest to the highest run; a single run gets the
+    standard deviation over its evaluation episodes.
+
+    Raises:
+        UserError: a folder is not a run, or has no evaluation yet.
+    """
+    groups: dict[str, dict[str, list[list[EvalRow]]]] = defaultdict(lambda: defaultdict(list))
+    for folder in folders:
+        config = Config.load(folder / "config.yml")
+        groups[config.env][config.agent].append(read_evaluations(folder / "eval.csv"))
+
+    figure = Figure(figsize=(6.4 * len(groups), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axis, (env, agents) in zip(axes, sorted(groups.items()), strict=True):
+        for agent, runs in sorted(agents.items()):
+            steps, middle, low, high = _band(runs)
+            count = f"{len(runs)} runs, lowest to highest" if len(runs) > 1 else "1 run, ± std over episodes"
+            (line,) = axis.plot(steps, middle, marker="o", markersize=3, label=f"{agent} ({count})")
+            axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set_title(env)
+        axis.set_xlabel("environment steps")
+        axis.set_ylabel("return of an evaluation episode")
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best", fontsize="small")
+    write_file(out, lambda path: figure.savefig(path, dpi=120, format=out.suffix.lstrip(".") or "png"))
+
+
+def _band(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that all runs share, with middle, lower and upper line."""
+    shared = sorted(set.intersection(*({row.timesteps for row in run} for run in runs)))
+    table = np.array([[{row.timesteps: row.mean for row in run}[step] for step in shared] for run in runs]).reshape(
+        len(runs), -1
+    )
+    middle = table.mean(axis=0)
+    if len(runs) > 1:
+        return np.array(shared), middle, table.min(axis=0), table.max(axis=0)
+    spread = np.array([row.std for row in runs[0]])
+    return np.array(shared), middle, middle - spread, middle + spread

@@ -1,0 +1,130 @@
+"""Train an agent into a run folder, or go on from its last checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import sys
+import warnings
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    HumanOutputFormat,
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+)
+
+from icnn_rl.experiment.checkpoint import CheckpointCallback, latest_checkpoint, restore, save_checkpoint
+from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, versions
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.evaluation import EvaluationCallback, make_env
+from icnn_rl.experiment.files import write_file, write_text
+
+__all__ = ["load_model", "resume_run", "train_run"]
+
+
+def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: bool = False) -> BaseAlgorithm:
+    """Train from the start. ``folder`` must not hold a run already.
+
+    Leaves: config.yml, progress.csv, tb/ (TensorBoard), eval.csv, checkpoints/, best_model.zip, model.zip.
+
+    Raises:
+        UserError: the folder holds something, the environment or a setting is wrong.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--out {folder}: not empty. Choose another folder, or go on with its run: --resume {folder}.")
+    env = make_env(config.env, config.n_envs, config.seed)
+    try:
+        model = build_agent(config, env, None)
+        extra = {
+            "versions": versions(),
+            "revision": revision(),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_text(folder / "config.yml", config.to_yaml(extra))
+        return _learn(model, config, folder, verbose, progress_bar)
+    finally:
+        env.close()
+
+
+def resume_run(folder: Path, *, verbose: int = 0, progress_bar: bool = False) -> BaseAlgorithm:
+    """Go on from the last checkpoint up to the run's number of steps.
+
+    Raises:
+        UserError: no run, no checkpoint, a damaged one.
+    """
+    config = Config.load(folder / "config.yml")
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    env = make_env(config.env, config.n_envs, config.seed)
+    try:
+        model = restore(AGENTS[config.agent], checkpoint, env, config.device)
+        print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
+        return _learn(model, config, folder, verbose, progress_bar)
+    finally:
+        env.close()
+
+
+def _learn(model: BaseAlgorithm, config: Config, folder: Path, verbose: int, progress_bar: bool) -> BaseAlgorithm:
+    model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
+    callbacks = CallbackList(
+        [
+            EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes),
+            CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
+        ]
+    )
+    remaining = config.timesteps - model.num_timesteps
+    if remaining > 0:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, message=".*experimental.*")  # tqdm.rich
+            model.learn(remaining, callback=callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
+        save_checkpoint(model, folder / "checkpoints")
+    write_file(folder / "model.zip", model.save)
+    model.logger.dump(model.num_timesteps)
+    model.logger.close()
+    return model
+
+
+def _log_writers(folder: Path, done: int, verbose: int) -> list[KVWriter]:
+    """CSV, TensorBoard and, if asked for, the terminal. A resumed run keeps the rows up to its checkpoint."""
+    table = folder / "progress.csv"
+    kept = []
+    if done and table.is_file():
+        with table.open(newline="") as stream:
+            kept = [
+                row
+                for row in csv.DictReader(stream)
+                if row.get("time/total_timesteps") and float(row["time/total_timesteps"]) <= done
+            ]
+    writer = CSVOutputFormat(str(table))
+    for row in kept:
+        writer.write({key: float(value) for key, value in row.items() if value}, dict.fromkeys(row, ()))
+    writers: list[KVWriter] = [writer, TensorBoardOutputFormat(str(folder / "tb"))]
+    if verbose:
+        writers.append(HumanOutputFormat(sys.stdout))
+    return writers
+
+
+def load_model(folder: Path, which: str = "model") -> tuple[Config, BaseAlgorithm]:
+    """The last ("model") or best ("best_model") agent of a run, on the CPU.
+
+    Raises:
+        UserError: no run, or the model is missing or damaged.
+    """
+    config = Config.load(folder / "config.yml")
+    path = folder / f"{which}.zip"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file. The run has not finished: go on with `icnn-rl rl --resume {folder}`, or evaluate "
+            "--model best_model."
+        )
+    try:
+        model = AGENTS[config.agent].load(path, device="cpu")
+    except Exception as error:
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}). It is damaged or from an incompatible version."
+        ) from error
+    return config, model

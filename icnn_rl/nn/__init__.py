@@ -1,0 +1,18 @@
+"""Input-convex networks: scalar functions that are convex in some of their inputs."""
+
+from icnn_rl.nn.activations import CONVEX_ACTIVATIONS, ConvexActivation, resolve_activation
+from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
+from icnn_rl.nn.icnn import ICNN
+from icnn_rl.nn.linear import NonNegativeLinear
+from icnn_rl.nn.picnn import PICNN
+
+__all__ = [
+    "CONVEX_ACTIVATIONS",
+    "ICNN",
+    "PICNN",
+    "ConvexActivation",
+    "ConvexLayer",
+    "EnsembleEnergy",
+    "NonNegativeLinear",
+    "resolve_activation",
+]

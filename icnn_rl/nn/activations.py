@@ -1,0 +1,171 @@
+"""Activations of the convex path, with the derivatives that the solvers' closed forms need.
+
+A composition g(convex function) stays convex if g is convex **and** non-decreasing. Both are checked when a network is
+built; SiLU, GELU, tanh and the like are refused, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["CONVEX_ACTIVATIONS", "ConvexActivation", "resolve_activation"]
+
+_GRID_LIMIT, _GRID_POINTS = 12.0, 4097
+
+
+Jet = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class ConvexActivation:
+    """A convex, non-decreasing scalar function g.
+
+    Attributes:
+        name: for messages and configs.
+        value: x -> g(x), elementwise.
+        jet: x -> (g(x), g'(x), g''(x)), elementwise; at a kink any element of the subdifferential, g'' = 0.
+        smooth: whether g is twice differentiable.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    jet: Callable[[Tensor], Jet]
+    smooth: bool
+
+
+def _softplus(beta: float) -> ConvexActivation:
+    def value(x: Tensor) -> Tensor:
+        return F.softplus(x, beta=beta)
+
+    def jet(x: Tensor) -> Jet:
+        sigma = torch.sigmoid(beta * x)
+        return value(x), sigma, beta * (sigma - sigma * sigma)
+
+    return ConvexActivation("softplus", value, jet, smooth=True)
+
+
+def _squareplus(width: float) -> ConvexActivation:
+    """(x + sqrt(x^2 + w^2)) / 2: a smooth ReLU that costs one square root (Barron, 2021, arXiv 2112.11687)."""
+
+    def value(x: Tensor) -> Tensor:
+        return 0.5 * (x + torch.sqrt(x * x + width * width))
+
+    def jet(x: Tensor) -> Jet:
+        inverse = torch.rsqrt(x * x + width * width)
+        slope = 0.5 + 0.5 * x * inverse
+        return slope / inverse, slope, (0.5 * width * width) * inverse * inverse * inverse
+
+    return ConvexActivation("squareplus", value, jet, smooth=True)
+
+
+def _leaky_relu(slope: float) -> ConvexActivation:
+    def jet(x: Tensor) -> Jet:
+        return F.leaky_relu(x, slope), torch.where(x > 0, 1.0, slope).to(x.dtype), torch.zeros_like(x)
+
+    name = "relu" if slope == 0 else "leaky_relu"
+    return ConvexActivation(name, lambda x: F.leaky_relu(x, slope), jet, smooth=False)
+
+
+def _elu() -> ConvexActivation:
+    def jet(x: Tensor) -> Jet:
+        tail = torch.exp(x.clamp(max=0.0))
+        return F.elu(x), tail, torch.where(x > 0, 0.0, tail)
+
+    return ConvexActivation("elu", F.elu, jet, smooth=False)  # g'' jumps at 0
+
+
+CONVEX_ACTIVATIONS: dict[str, ConvexActivation] = {
+    "softplus": _softplus(beta=2.0),
+    "squareplus": _squareplus(width=1.0),
+    "relu": _leaky_relu(0.0),
+    "leaky_relu": _leaky_relu(0.01),
+    "elu": _elu(),
+}
+
+
+def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActivation) -> ConvexActivation:
+    """Turn a name, an elementwise callable or a ConvexActivation into a checked ConvexActivation.
+
+    Args:
+        activation: a key of :data:`CONVEX_ACTIVATIONS`, or any elementwise function such as
+            ``torch.nn.Softplus(beta=5)``.
+
+    Raises:
+        ValueError: the name is unknown, or the function is not convex or decreases somewhere on [-12, 12].
+    """
+    if isinstance(activation, str):
+        if activation not in CONVEX_ACTIVATIONS:
+            known = ", ".join(sorted(CONVEX_ACTIVATIONS))
+            raise ValueError(
+                f"activation: {activation!r} is not a known convex, non-decreasing activation; choose one of {known}, "
+                "or pass an elementwise function, which is then checked."
+            )
+        return CONVEX_ACTIVATIONS[activation]
+    if isinstance(activation, ConvexActivation):
+        _check_shape(activation.value, activation.name)
+        return activation
+    if not callable(activation):
+        raise ValueError(f"activation: expected a name or a function, got {type(activation).__name__}.")
+    name = getattr(activation, "__name__", type(activation).__name__)
+    _check_shape(activation, name)
+    return ConvexActivation(name, activation, _autograd_jet(activation), smooth=_looks_smooth(activation))
+
+
+def _grid_values(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    x = torch.linspace(-_GRID_LIMIT, _GRID_LIMIT, _GRID_POINTS, dtype=torch.float64)
+    with torch.no_grad():
+        return x, function(x.clone())
+
+
+def _check_shape(function: Callable[[Tensor], Tensor], name: str) -> None:
+    """Raise unless ``function`` is non-decreasing and convex on a grid: first and second differences >= 0."""
+    x, g = _grid_values(function)
+    if g.shape != x.shape or not bool(torch.isfinite(g).all()):
+        raise ValueError(f"activation {name!r}: must map a tensor to finite numbers of the same shape.")
+    tolerance = 1e-9 * float(g.abs().max() + 1.0)
+    slope = g.diff()
+    if float(slope.min()) < -tolerance:
+        at = float(x[int(slope.argmin())])
+        raise ValueError(
+            f"activation {name!r} decreases near {at:.2f}: the network would not be convex in its input. "
+            f"Use a convex, non-decreasing function: {', '.join(sorted(CONVEX_ACTIVATIONS))}."
+        )
+    bend = slope.diff()
+    if float(bend.min()) < -tolerance:
+        at = float(x[int(bend.argmin()) + 1])
+        raise ValueError(
+            f"activation {name!r} is not convex near {at:.2f}: the network would not be convex in its input. "
+            f"Use a convex, non-decreasing function: {', '.join(sorted(CONVEX_ACTIVATIONS))}."
+        )
+
+
+def _looks_smooth(function: Callable[[Tensor], Tensor]) -> bool:
+    """No kink on the grid: the slope changes by less than a tenth of its range in one cell."""
+    _, g = _grid_values(function)
+    slope = g.diff()
+    spread = float(slope.max() - slope.min())
+    return math.isclose(spread, 0.0) or float(slope.diff().abs().max()) < 0.1 * spread
+
+
+def _autograd_jet(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Jet]:
+    """Value, first and second derivative by autograd, for functions that come without a closed form."""
+
+    def jet(x: Tensor) -> Jet:
+        keep = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            leaf = x if keep else x.detach().requires_grad_()
+            g = function(leaf)
+            (first,) = torch.autograd.grad(g.sum(), leaf, create_graph=True)
+            if first.requires_grad:
+                (second,) = torch.autograd.grad(first.sum(), leaf, create_graph=keep, materialize_grads=True)
+            else:
+                second = torch.zeros_like(x)
+        return (g, first, second) if keep else (g.detach(), first.detach(), second.detach())
+
+    return jet

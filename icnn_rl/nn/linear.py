@@ -1,0 +1,165 @@
+"""Linear layers: one per ensemble member, run as batched matrix products, and one whose weights are non-negative."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Generic, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icnn_rl._checks import check_choice, check_positive_int
+from icnn_rl.nn.activations import ConvexActivation, resolve_activation
+from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
+
+__all__ = ["EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear"]
+
+POSITIVITY = ("clamp", "softplus", "relu")
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class Layers(nn.ModuleList, Generic[Layer]):
+    """A ModuleList that knows what its modules are."""
+
+    def __iter__(self) -> Iterator[Layer]:
+        return cast(Iterator[Layer], super().__iter__())
+
+    def __getitem__(self, index: int) -> Layer:  # type: ignore[override]  # no slices here
+        return cast(Layer, super().__getitem__(index))
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    return value + torch.log(-torch.expm1(-value))
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = torch.matmul(x, weight.mT)
+    return product if bias is None else product + bias
+
+
+class EnsembleLinear(nn.Module):
+    """E linear maps side by side: (B, in) or (E, B, in) -> (E, B, out).
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        ensemble: number of members E.
+        bias: whether to add one.
+    """
+
+    def __init__(self, in_features: int, out_features: int, ensemble: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.ensemble = in_features, out_features, ensemble
+        bound = 1.0 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(ensemble, out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(ensemble, 1, out_features).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _affine(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"ensemble={self.ensemble}, bias={self.bias is not None}"
+        )
+
+
+class EnsembleNorm(nn.Module):
+    """LayerNorm over the last dimension with a scale and shift for each member: (E, B, width) -> (E, B, width)."""
+
+    def __init__(self, width: int, ensemble: int) -> None:
+        super().__init__()
+        self.width, self.ensemble = width, ensemble
+        self.weight = nn.Parameter(torch.ones(ensemble, 1, width))
+        self.bias = nn.Parameter(torch.zeros(ensemble, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, F.layer_norm(x, (self.width,)), self.weight)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, ensemble={self.ensemble}"
+
+
+class NonNegativeLinear(nn.Module):
+    """Linear map y = W x + b with W >= 0 elementwise: keeps convexity from input to output.
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        bias: whether to add b, free in sign.
+        positivity: how W stays non-negative.
+            ``"clamp"``: W is the parameter; call :meth:`project_` after every optimiser step (the paper's way).
+            ``"softplus"``: W = softplus(V), always positive. ``"relu"``: W = max(V, 0); an entry at zero gets no
+                gradient.
+        activation: the activation whose outputs come in, for the initialisation that keeps the signal's scale.
+        ensemble: None for one map (weight (out, in)), or E for E maps side by side (weight (E, out, in)).
+
+    Attributes:
+        weight: the raw parameter. weight_nonneg: what forward multiplies by.
+
+    Raises:
+        ValueError: a size below 1, an unknown ``positivity``, an activation that is not convex and non-decreasing.
+
+    Example:
+        >>> layer = NonNegativeLinear(64, 32, positivity="softplus")
+        >>> bool((layer.weight_nonneg >= 0).all())
+        True
+
+    References:
+        Amos, Xu, Kolter, Input Convex Neural Networks, ICML 2017, section 3; initialisation: see ``nn.initialisation``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        positivity: str = "clamp",
+        activation: str | ConvexActivation = "relu",
+        ensemble: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_positive_int("in_features", in_features)
+        self.out_features = check_positive_int("out_features", out_features)
+        self.positivity = check_choice("positivity", positivity, POSITIVITY)
+        self.ensemble = ensemble
+        lead = () if ensemble is None else (check_positive_int("ensemble", ensemble),)
+        self.weight = nn.Parameter(torch.empty(*lead, out_features, in_features))
+        moments = non_negative_moments(in_features, resolve_activation(activation))
+        with torch.no_grad():
+            log_normal_(self.weight, moments.mean, moments.std)
+            if positivity == "softplus":
+                self.weight.copy_(_inverse_softplus(self.weight))
+        shape = (out_features,) if ensemble is None else (ensemble, 1, out_features)
+        self.bias = nn.Parameter(torch.full(shape, moments.bias)) if bias else None
+
+    @property
+    def weight_nonneg(self) -> Tensor:
+        """(out, in) or (E, out, in): the weights that forward uses. With "clamp", non-negative once projected."""
+        if self.positivity == "softplus":
+            return F.softplus(self.weight)
+        return self.weight.relu() if self.positivity == "relu" else self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _affine(x, self.weight_nonneg, self.bias)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clamp the weights to >= 0. Does nothing unless positivity is "clamp"; a NaN stays a NaN."""
+        if self.positivity == "clamp":
+            self.weight.clamp_(min=0.0)
+
+    def is_nonneg(self) -> bool:
+        """Whether every weight that forward uses is >= 0 (False if one is NaN)."""
+        return bool((self.weight_nonneg >= 0).all())
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"positivity={self.positivity!r}, ensemble={self.ensemble}"
+        )

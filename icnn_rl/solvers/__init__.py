@@ -1,0 +1,26 @@
+"""Convex minimisation over a network's inputs: solvers, domains, gradients through the minimiser."""
+
+from icnn_rl.solvers.adjoint import DualKKT, Implicit, Unrolled
+from icnn_rl.solvers.base import Problem, Progress, Solver
+from icnn_rl.solvers.bundle import Bundle, BundleEntropy
+from icnn_rl.solvers.domain import Box, Unconstrained
+from icnn_rl.solvers.gradient import ProjectedGradient
+from icnn_rl.solvers.minimize import minimize, solve
+from icnn_rl.solvers.newton import ProjectedNewton
+
+__all__ = [
+    "Box",
+    "Bundle",
+    "BundleEntropy",
+    "DualKKT",
+    "Implicit",
+    "Problem",
+    "Progress",
+    "ProjectedGradient",
+    "ProjectedNewton",
+    "Solver",
+    "Unconstrained",
+    "Unrolled",
+    "minimize",
+    "solve",
+]

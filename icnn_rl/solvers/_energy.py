@@ -1,0 +1,64 @@
+"""Derivatives of an energy: its own closed forms where it has them, autograd otherwise.
+
+An energy maps y (..., n) to (...), each row on its own; summing over rows before differentiating therefore mixes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+EnergyFunction = Callable[[Tensor], Tensor]
+
+
+def value_and_grad(energy: EnergyFunction, y: Tensor, *, differentiable: bool = False) -> tuple[Tensor, Tensor]:
+    """f(y) and its gradient; detached unless ``differentiable``."""
+    if hasattr(energy, "value_and_grad"):
+        with torch.set_grad_enabled(differentiable):
+            f, g = energy.value_and_grad(y)
+            return f, g
+    with torch.enable_grad():
+        leaf = y if differentiable and y.requires_grad else y.detach().requires_grad_()
+        f = energy(leaf)
+        g = _grad(f.sum(), leaf, create_graph=differentiable)
+    return (f, g) if differentiable else (f.detach(), g.detach())
+
+
+def value_grad_hessian(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """f(y), its gradient and its Hessian, detached. Without a closed form: n backward passes."""
+    if hasattr(energy, "value_grad_hessian"):
+        with torch.no_grad():
+            f, g, h = energy.value_grad_hessian(y)
+            return f, g, h
+    with torch.enable_grad():
+        leaf = y.detach().requires_grad_()
+        f = energy(leaf)
+        g = _grad(f.sum(), leaf, create_graph=True)
+        columns = [_grad(g[..., j].sum(), leaf, retain_graph=True) for j in range(y.shape[-1])]
+    return f.detach(), g.detach(), torch.stack(columns, dim=-1).detach()
+
+
+def live_gradient(energy: EnergyFunction, y: Tensor) -> Tensor:
+    """The gradient at the constant ``y``, as a function of whatever parameters the energy depends on."""
+    with torch.enable_grad():
+        if hasattr(energy, "value_and_grad"):
+            g: Tensor = energy.value_and_grad(y.detach())[1]
+            return g
+        leaf = y.detach().requires_grad_()
+        return _grad(energy(leaf).sum(), leaf, create_graph=True)
+
+
+def curvature_of(energy: EnergyFunction) -> Tensor | None:
+    """The energy's own lower bound on its curvature, detached, or None."""
+    curvature = getattr(energy, "curvature", None)
+    return None if curvature is None else curvature.detach()
+
+
+def _grad(f: Tensor, leaf: Tensor, *, create_graph: bool = False, retain_graph: bool | None = None) -> Tensor:
+    if not f.requires_grad:
+        return torch.zeros_like(leaf)
+    (g,) = torch.autograd.grad(f, leaf, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True)
+    return g

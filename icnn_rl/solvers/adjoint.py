@@ -1,0 +1,175 @@
+"""Gradients through a minimiser: how d value / d parameters is computed, apart from how the value was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icnn_rl._checks import check_range
+from icnn_rl.solution import Solution
+from icnn_rl.solvers import _energy
+from icnn_rl.solvers.base import Problem
+from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
+
+__all__ = ["DualKKT", "Implicit", "Unrolled"]
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Implicit function theorem at the solution, active bounds masked.
+
+    With F the free coordinates, at a minimiser of f over a box
+
+        d y_F = - H_FF^{-1} ( d g_F + H_FA d y_A ),        d y_A = d bound_A,
+
+    H the Hessian and g the gradient of f in y. For BundleEntropy, which minimises f - tau H(w) inside the box, every
+    coordinate is free and H gains tau / (w (1 - w)) / width^2 on its diagonal. The energy must be twice differentiable
+    at the solution; for a piecewise-linear one use DualKKT. A coordinate that sits on a bound with zero gradient counts
+    as fixed: the derivative along the bound, an element of the subdifferential.
+
+    Args:
+        damping: added to the Hessian, in its units; guards against a singular one.
+    """
+
+    damping: float = 1e-9
+
+    def __post_init__(self) -> None:
+        check_range("Implicit.damping", self.damping, 0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Differentiate through the steps themselves (ProjectedGradient only). Memory grows with the number of steps."""
+
+
+@dataclass(frozen=True)
+class DualKKT:
+    """The paper's gradient of the bundle method: differentiate the optimality conditions of the last model.
+
+    Over the cuts with positive multipliers (G, h, lambda) and D = tau / (w (1 - w)),
+
+        [ D  G^T  0 ] [dw      ]       [ dG^T lambda ]
+        [ G  0   -1 ] [dlambda ]  =  - [ dG w + dh   ],
+        [ 0 -1^T  0 ] [dt      ]       [ 0           ]
+
+    one small system a row, then a gradient of f and of its gradient at the cut points, which are held fixed. Exact for
+    piecewise-linear energies; for
+    curved ones the cuts miss the curvature: use Implicit.
+
+    Args:
+        threshold: cuts with a smaller multiplier count as inactive.
+    """
+
+    threshold: float = 1e-7
+
+    def __post_init__(self) -> None:
+        check_range("DualKKT.threshold", self.threshold, 0.0, 1.0)
+
+
+def differentiable_value(
+    adjoint: Implicit | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
+) -> Tensor:
+    """``solution.value`` with a gradient attached. Failed rows stay detached: they must not spoil the others."""
+    if isinstance(adjoint, DualKKT):
+        if not isinstance(solver, BundleEntropy):
+            raise ValueError(
+                f"adjoint: DualKKT belongs to BundleEntropy, not to {type(solver).__name__}; use Implicit()."
+            )
+        return _through_bundle(adjoint, problem, solver, solution)
+    tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
+    return _implicit(adjoint, problem, tau, solution, domain)
+
+
+def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solution, domain: Any) -> Tensor:
+    y = solution.value.detach()
+    usable = ~solution.failed.unsqueeze(-1)
+    gradient = _energy.live_gradient(problem.energy, y)
+    _, g, hessian = problem.value_grad_hessian(y)
+    lower, upper = domain.bounds(y)
+    if tau > 0:
+        # S (I + S H S)^{-1} S with S^2 = w (1 - w) width^2 / tau stays finite where a coordinate reaches the border
+        w = to_unit(problem, y)
+        root = torch.sqrt(w * (1.0 - w) / tau) * problem.widths(y)
+        bound = torch.zeros_like(y)
+    else:
+        at_low, at_high = (y <= problem.lower) & (g >= 0), (y >= problem.upper) & (g <= 0)
+        root = (~(at_low | at_high)).to(y.dtype)
+        bound = torch.where(at_low, lower, torch.where(at_high, upper, y))  # live where the bounds are
+    with torch.no_grad():
+        matrix = root.unsqueeze(-1) * hessian * root.unsqueeze(-2)
+        diagonal = (1.0 - root + adjoint.damping * root) if tau == 0 else torch.ones_like(root)
+        matrix = matrix + torch.diag_embed(diagonal)
+        matrix = torch.where(usable.unsqueeze(-1), matrix, torch.eye(y.shape[-1], dtype=y.dtype, device=y.device))
+    moved_bound = bound - bound.detach()
+    pull = gradient - gradient.detach() + torch.matmul(hessian, moved_bound.unsqueeze(-1)).squeeze(-1)
+    inner = torch.linalg.solve(matrix, (root * pull).unsqueeze(-1)).squeeze(-1)
+    change = moved_bound - root * inner
+    return torch.where(usable, y + change, y)
+
+
+class _BundleValue(torch.autograd.Function):
+    """y as a function of the live cuts: forward hands the value through, backward solves the KKT system above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        slopes: Tensor,
+        y: Tensor,
+        w: Tensor,
+        multipliers: Tensor,
+        active: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(slopes, w, multipliers, active, scale)
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (v,) = grads
+        slopes, w, multipliers, active, width_and_tau = ctx.saved_tensors
+        width, tau = width_and_tau[..., :-1], width_and_tau[..., -1:]
+        a, b = _kkt_solve(v * width, slopes, w * (1.0 - w) / tau, active)
+        # y = lower + width w, so the incoming gradient is scaled by width; dw = -K^{-1} (dG^T lambda, d cut)
+        return -b, -(multipliers.unsqueeze(-1) * a.unsqueeze(-2)), None, None, None, None, None
+
+
+def _kkt_solve(v: Tensor, slopes: Tensor, inverse: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """First two blocks of the inverse KKT matrix applied to (v, 0, 0); repeated cuts share what belongs to them (least
+    norm)."""
+    on = active.to(v.dtype)
+    g = slopes * on.unsqueeze(-1)
+    schur = torch.matmul(g * inverse.unsqueeze(-2), g.mT)
+    top = torch.cat((schur, on.unsqueeze(-1)), -1)
+    bottom = torch.cat((on, torch.zeros_like(on[..., :1])), -1).unsqueeze(-2)
+    matrix = torch.cat((top, bottom), -2)
+    right = torch.cat((torch.matmul(g, (inverse * v).unsqueeze(-1)).squeeze(-1), torch.zeros_like(on[..., :1])), -1)
+    b = torch.matmul(torch.linalg.pinv(matrix, hermitian=True), right.unsqueeze(-1)).squeeze(-1)[..., :-1] * on
+    a = inverse * (v - (g * b.unsqueeze(-1)).sum(-2))
+    return a, b
+
+
+def _through_bundle(adjoint: DualKKT, problem: Problem, solver: BundleEntropy, solution: Solution) -> Tensor:
+    bundle: Bundle = solution.state
+    y = solution.value.detach()
+    active = bundle.present & (bundle.multipliers > adjoint.threshold) & ~solution.failed.unsqueeze(-1)
+    width = problem.widths(y).expand_as(y)
+    values, slopes = [], []
+    with torch.enable_grad():
+        for k in range(active.shape[-1]):
+            point = bundle.points[..., k, :]
+            if not bool(active[..., k].any()):
+                values.append(torch.zeros_like(y[..., 0]))
+                slopes.append(torch.zeros_like(y))
+                continue
+            g = _energy.live_gradient(problem.energy, point)
+            values.append(problem.energy(point) + (g * (y - point)).sum(-1))
+            slopes.append(g * width)
+    scale = torch.cat((width, torch.full_like(y[..., :1], solver.entropy)), -1)
+    value: Tensor = _BundleValue.apply(  # type: ignore[no-untyped-call]
+        torch.stack(values, -1), torch.stack(slopes, -2), y, to_unit(problem, y), bundle.multipliers, active, scale
+    )
+    return torch.where(solution.failed.unsqueeze(-1), y, value)

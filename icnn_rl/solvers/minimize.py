@@ -1,0 +1,172 @@
+"""Convex minimisation over the inputs of a network: the entry point, and the one loop that all solvers share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl.solution import Solution, SolveError, Status
+from icnn_rl.solvers._energy import EnergyFunction
+from icnn_rl.solvers.adjoint import DualKKT, Implicit, Unrolled, differentiable_value
+from icnn_rl.solvers.base import Problem, Progress, Solver
+from icnn_rl.solvers.bundle import BundleEntropy
+from icnn_rl.solvers.domain import Box, Unconstrained
+from icnn_rl.solvers.gradient import ProjectedGradient
+
+__all__ = ["minimize"]
+
+Adjoint = Implicit | DualKKT | Unrolled
+
+
+def minimize(
+    energy: EnergyFunction,
+    solver: Solver,
+    y0: Tensor,
+    *,
+    domain: Box | Unconstrained | None = None,
+    adjoint: Adjoint | str | None = "auto",
+    warm_start: Tensor | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Find argmin_y energy(y) over a domain, for every row of a batch on its own.
+
+    Args:
+        energy: convex function y (B, n) -> (B,), each row on its own: ``net.bind(x)``, an :class:`ICNN`, or any
+            callable. Methods ``value_and_grad`` and ``value_grad_hessian`` are used where present, autograd elsewhere;
+            an attribute ``curvature`` (n,) or (B, n), m >= 0 with energy - 1/2 sum_j m_j y_j^2 convex, sharpens the
+            certificate.
+        solver: settings, for instance ``ProjectedNewton(tol=1e-6, max_steps=50)``.
+        y0: (B, n) starting point, float32 or float64; projected onto the domain first. Any number of leading batch
+            dimensions, or none.
+        domain: ``Box(lower, upper)`` or ``Unconstrained()`` (the default).
+        adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
+            for BundleEntropy on an energy that is not known to be smooth, Implicit otherwise. None: the value is
+            detached. Unrolled: ProjectedGradient only.
+        warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem.
+        throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
+
+    Returns:
+        A :class:`Solution`. ``gap`` is certified for convex energies: on a box one gradient bounds the minimum from
+        below. A row with a non-finite energy keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT;
+        other rows do not notice, and failed rows pass no gradient on.
+
+    Raises:
+        SolveError: some row did not succeed and ``throw`` is set; carries the solution.
+        ValueError: a wrong argument.
+
+    Example:
+        >>> energy = lambda y: ((y - 2.0) ** 2).sum(-1)
+        >>> minimize(energy, ProjectedNewton(), torch.zeros(1, 2), domain=Box(-1.0, 1.0)).value
+        tensor([[1., 1.]])
+    """
+    domain = Unconstrained() if domain is None else domain
+    start = _check_arguments(energy, solver, y0, domain, warm_start)
+    problem = Problem(energy, domain, start)
+    solution = _unroll(problem, solver, start) if isinstance(adjoint, Unrolled) else solve(problem, solver, start)
+    if throw and not bool(solution.success.all()):
+        raise SolveError(solution)
+    chosen = _default_adjoint(energy, solver) if adjoint == "auto" else adjoint
+    if chosen is None or isinstance(chosen, Unrolled) or not torch.is_grad_enabled():
+        return solution
+    if not isinstance(chosen, Implicit | DualKKT):
+        raise ValueError(f"adjoint: expected 'auto', None, Implicit(), DualKKT() or Unrolled(), got {adjoint!r}.")
+    return dataclasses.replace(solution, value=differentiable_value(chosen, problem, solver, solution, domain))
+
+
+def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object, warm_start: Tensor | None) -> Tensor:
+    if not callable(energy):
+        raise ValueError(f"energy: expected a callable y (B, n) -> (B,), got {type(energy).__name__}.")
+    if isinstance(solver, type) or not all(hasattr(solver, name) for name in ("init", "step", "progress", "max_steps")):
+        raise ValueError(f"solver: expected a solver object such as ProjectedNewton(), got {solver!r}.")
+    if not isinstance(domain, Box | Unconstrained):
+        raise ValueError(f"domain: expected Box(lower, upper) or Unconstrained(), got {domain!r}.")
+    start = check_float_tensor("y0", y0)
+    if start.dim() == 0:
+        raise ValueError("y0: expected shape (..., n), got a number. Give it at least one dimension.")
+    if warm_start is not None:
+        check_same_kind("warm_start", check_float_tensor("warm_start", warm_start), "y0", y0)
+        if warm_start.shape != y0.shape:
+            raise ValueError(f"warm_start: expected y0's shape {tuple(y0.shape)}, got {tuple(warm_start.shape)}.")
+        start = warm_start
+    start = start.detach()
+    with torch.no_grad():
+        f = energy(start)
+    if not isinstance(f, Tensor) or f.shape != start.shape[:-1]:
+        came = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        raise ValueError(
+            f"energy: expected one number a row, shape {tuple(start.shape[:-1])} for y0 {tuple(start.shape)}, got "
+            f"{came}."
+        )
+    return start
+
+
+def _default_adjoint(energy: EnergyFunction, solver: Solver) -> Implicit | DualKKT:
+    piecewise_linear = not getattr(energy, "smooth", False)
+    return DualKKT() if isinstance(solver, BundleEntropy) and piecewise_linear else Implicit()
+
+
+def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
+    """All ``max_steps`` steps with the graph kept: no early end, so that the answer is one fixed composition of
+    steps."""
+    if not isinstance(solver, ProjectedGradient):
+        raise ValueError(f"adjoint: Unrolled() needs ProjectedGradient, got {type(solver).__name__}; use Implicit().")
+    problem = problem.with_graph()
+    state = solver.init(problem, problem.project(start))
+    for _ in range(solver.max_steps):
+        state = solver.step(problem, state)
+    progress = Progress(*(item.detach() for item in solver.progress(problem, state)))
+    sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
+    steps = torch.full_like(progress.fun, solver.max_steps, dtype=torch.int64)
+    return _report(solver, state, progress, sound, steps)
+
+
+@torch.no_grad()
+def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
+    """Run ``solver`` from ``y0`` until every row is done. Finished rows are frozen; no row sees its neighbours."""
+    state = solver.init(problem, problem.project(y0))
+    progress = solver.progress(problem, state)
+    sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
+    num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
+    active = sound & ~_solved(progress, solver.tol)
+    for _ in range(solver.max_steps):
+        everything = bool(active.all())
+        if not everything and not bool(active.any()):
+            break
+        stepped = solver.step(problem, state)
+        state = stepped if everything else _freeze(active, stepped, state)
+        progress = solver.progress(problem, state)
+        num_steps += active
+        active = active & ~(_solved(progress, solver.tol) | progress.stalled)
+    return _report(solver, state, progress, sound, num_steps)
+
+
+def _report(solver: Solver, state: Any, progress: Progress, sound: Tensor, num_steps: Tensor) -> Solution:
+    status = torch.where(progress.stalled, int(Status.NUMERICAL), int(Status.MAX_STEPS))
+    status = torch.where(_solved(progress, solver.tol), int(Status.SUCCESS), status)
+    status = torch.where(sound, status, int(Status.NONFINITE_INPUT))
+    return Solution(
+        value=solver.value(state),
+        fun=progress.fun,
+        gap=progress.gap.clamp(min=0.0),
+        status=status,
+        num_steps=num_steps,
+        residual=progress.residual,
+        state=solver.extras(state),
+    )
+
+
+def _solved(progress: Progress, tol: float) -> Tensor:
+    return (progress.residual <= tol) | (progress.gap <= progress.noise)
+
+
+def _freeze(active: Tensor, new: Any, old: Any) -> Any:
+    """Rows that are done keep their old state."""
+    merged = []
+    for fresh, kept in zip(new, old, strict=True):
+        mask = active.reshape(active.shape + (1,) * (fresh.dim() - active.dim()))
+        merged.append(torch.where(mask, fresh, kept))
+    return type(old)(*merged)

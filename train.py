@@ -1,0 +1,6 @@
+"""Train, evaluate and plot agents: `python train.py --help`."""
+
+from icnn_rl.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
