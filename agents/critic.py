@@ -110,11 +110,12 @@ class ConcaveCritic(BasePolicy):
 
     def greedy(self, obs: PyTorchObs) -> Greedy:
         """The greedy actions, scaled to [-1, 1]; failures are counted."""
-        with torch.no_grad():
+        with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver)
+            value = -solution.fun
         self.act_count += solution.status.numel()
         self.act_failed += int(solution.failed.sum())
-        return Greedy(solution.value, -solution.fun, solution.gap, solution.status)
+        return Greedy(*(part.clone() for part in (solution.value, value, solution.gap, solution.status)))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self.greedy(observation).action

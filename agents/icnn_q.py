@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -25,11 +26,16 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from icnn_rl._checks import check_range
+from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.solvers import ProjectedNewton, Solver
 
 __all__ = ["ICNNQ", "Greedy", "ICNNQPolicy"]
+
+_MAX_WARM_UP = 10_000
+
+#: Logged under solver/: means over the batches of an update.
+SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction")
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
 
@@ -47,7 +53,7 @@ class ICNNQPolicy(BasePolicy):
         layer_norm: LayerNorm on the context path.
         n_critics: members E of the ensemble.
         solver: for the argmax in the Bellman target, where a few steps are enough.
-        act_solver: for actions to execute; None: ``solver`` with at least 20 steps.
+        act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-6 at most.
         picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
             ``positivity``).
         features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
@@ -67,11 +73,11 @@ class ICNNQPolicy(BasePolicy):
         activation_fn: type[nn.Module] = nn.ReLU,
         *,
         context: Sequence[int] | None = None,
-        hidden: Sequence[int] = (128,),
+        hidden: Sequence[int] = (64,),
         activation: str | Callable[[Tensor], Tensor] = "squareplus",
         layer_norm: bool = True,
         n_critics: int = 2,
-        solver: Solver = ProjectedNewton(tol=1e-4, max_steps=4),  # noqa: B008  (frozen)
+        solver: Solver = ProjectedNewton(tol=1e-4, max_steps=8),  # noqa: B008  (frozen)
         act_solver: Solver | None = None,
         picnn_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -100,7 +106,7 @@ class ICNNQPolicy(BasePolicy):
         self.hidden, self.activation = tuple(hidden), activation
         self.layer_norm, self.n_critics = layer_norm, n_critics
         self.solver = solver
-        self.act_solver = act_solver or dataclasses.replace(solver, max_steps=max(20, solver.max_steps))  # type: ignore[type-var]
+        self.act_solver = act_solver or _patient(solver)
         self.picnn_kwargs = picnn_kwargs or {}
         self.share_features_extractor = share_features_extractor
         self._build(lr_schedule)
@@ -220,6 +226,9 @@ class ICNNQ(OffPolicyAlgorithm):
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class.
         env: environment with a finite Box of actions, or its id.
         learning_rate: per update, or a schedule of the remaining progress.
+        learning_starts: environment steps of uniformly random actions before the first update; None: a tenth of the
+            first ``learn``, at most 10 000.
+        policy_delay: updates of the critics for each move of the target networks (there is no actor to delay).
         exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
             ``action_noise`` is not given.
         target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
@@ -254,7 +263,7 @@ class ICNNQ(OffPolicyAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
-        learning_starts: int = 1000,
+        learning_starts: int | None = None,
         batch_size: int = 256,
         tau: float = 0.005,
         gamma: float = 0.99,
@@ -265,6 +274,7 @@ class ICNNQ(OffPolicyAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
+        policy_delay: int = 1,
         exploration_noise: float = 0.1,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
@@ -281,7 +291,7 @@ class ICNNQ(OffPolicyAlgorithm):
             env,  # type: ignore[arg-type]
             learning_rate,
             buffer_size,
-            learning_starts,
+            0 if learning_starts is None else learning_starts,
             batch_size,
             tau,
             gamma,
@@ -302,6 +312,8 @@ class ICNNQ(OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
             support_multi_env=True,
         )
+        self._warm_up_open = learning_starts is None
+        self.policy_delay = check_positive_int("policy_delay", policy_delay)
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
@@ -323,12 +335,12 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def _create_aliases(self) -> None:
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self.actor, self.actor_target = self.critic, self.critic_target  # SB3 and its callbacks read these names
         self._parameters = list(self.critic.parameters()), list(self.critic_target.parameters())
         self._running = (
             get_parameters_by_name(self.critic, ["running_"]),
             get_parameters_by_name(self.critic_target, ["running_"]),
         )
-        self._move_target: Callable[..., None] = get_ema_multi_avg_fn(1.0 - self.tau)  # type: ignore[no-untyped-call]
 
     # learning
 
@@ -355,28 +367,31 @@ class ICNNQ(OffPolicyAlgorithm):
             loss.backward()  # type: ignore[no-untyped-call]
             self.critic.optimizer.step()
             self.critic.project_()
-            self._update_target()
             self._n_updates += 1
+            if self._n_updates % self.policy_delay == 0:
+                self._update_target()
             self.logger.record_mean("train/critic_loss", loss_value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._log_acting()
 
-    @torch.no_grad()
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
-        energy = self.critic_target.bind(next_obs)
-        solution = self.critic_target.maximise(energy, self.policy.solver)
-        action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
-        usable = ~solution.failed
-        self.logger.record_mean("solver/num_steps", float(solution.num_steps.float().mean()))
-        self.logger.record_mean("solver/gap", float(solution.gap.mean()))
-        self.logger.record_mean("solver/converged_fraction", float(solution.success.float().mean()))
-        self.logger.record_mean("solver/failed_fraction", 1.0 - float(usable.float().mean()))
-        return -energy.member_values(action).amax(0), usable
+        with torch.inference_mode():
+            energy = self.critic_target.bind(next_obs)
+            solution = self.critic_target.maximise(energy, self.policy.solver)
+            action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
+            value, usable = -energy.member_values(action).amax(0), ~solution.failed
+            numbers = torch.stack(
+                (solution.num_steps.float(), solution.gap, solution.success.float(), solution.failed.float())
+            )
+            for name, mean in zip(SOLVER_KEYS, numbers.mean(-1).tolist(), strict=True):
+                self.logger.record_mean(f"solver/{name}", mean)
+        return value.clone(), usable.clone()  # inference tensors may not enter the loss
 
     def _update_target(self) -> None:
         with torch.no_grad():
-            self._move_target(self._parameters[1], self._parameters[0], None)
+            average = get_ema_multi_avg_fn(1.0 - self.tau)  # type: ignore[no-untyped-call]  # one fused pass
+            average(self._parameters[1], self._parameters[0], None)
         polyak_update(*self._running, 1.0)
 
     def _log_acting(self) -> None:
@@ -448,6 +463,11 @@ class ICNNQ(OffPolicyAlgorithm):
         _finite_obs(new_obs)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
 
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self._warm_up_open:
+            self.learning_starts, self._warm_up_open = min(total_timesteps // 10, _MAX_WARM_UP), False
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
+
     def learn(
         self: SelfICNNQ,
         total_timesteps: int,
@@ -467,7 +487,16 @@ class ICNNQ(OffPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "critic", "critic_target", "_parameters", "_running", "_move_target"]
+        return [
+            *super()._excluded_save_params(),
+            "critic",
+            "critic_target",
+            "actor",
+            "actor_target",
+            "_parameters",
+            "_running",
+            "_move_target",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "critic.optimizer"], []
@@ -484,6 +513,11 @@ def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
     if noise == 0:
         return action
     return (action + (noise * torch.randn_like(action)).clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
+def _patient(solver: Solver) -> Solver:
+    """The same method, run to convergence: for single states precision is nearly free."""
+    return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-6, solver.tol))  # type: ignore
 
 
 def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -40,10 +41,10 @@ def check_same_kind(name: str, value: Tensor, other_name: str, other: Tensor) ->
 
 
 def check_positive_int(name: str, value: object) -> int:
-    """Return ``value`` if it is an int of at least 1 (bool does not count)."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """Return ``value`` as an int if it is an integer of at least 1 (NumPy's count, bool does not)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name}: expected an integer >= 1, got {value!r}.")
-    return value
+    return int(value)
 
 
 def check_widths(name: str, widths: object) -> tuple[int, ...]:

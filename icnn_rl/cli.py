@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # no space, no permission: the text names the file
+        print(f"error: {error}. What was saved before is untouched.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; a run goes on from its last checkpoint with: icnn-rl rl --resume RUN", file=sys.stderr)
@@ -117,16 +121,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
-    return value
+    return _at_least(1, text)
 
 
 def _non_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
     return value
 
 
@@ -134,6 +142,7 @@ def _run_rl(args: argparse.Namespace) -> None:
     options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
     if args.resume is not None:
         folder = args.resume
+        _refuse_settings(args)
         resume_run(folder, **options)
     else:
         config = Config(
@@ -156,6 +165,16 @@ def _run_rl(args: argparse.Namespace) -> None:
     if (folder / "eval.csv").is_file():
         plot_runs([folder], picture)
         print(f"learning curve: {picture}")
+
+
+def _refuse_settings(args: argparse.Namespace) -> None:
+    """A resumed run keeps its settings; one given beside --resume would be ignored in silence."""
+    plain = build_parser().parse_args(["rl"])
+    settings = {f.name for f in dataclasses.fields(Config)} - {"settings"} | {"out", "overrides"}
+    given = sorted(name for name in settings if getattr(args, name) != getattr(plain, name))
+    if given:
+        options = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in given)
+        raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")
 
 
 def _free_folder(wanted: Path) -> Path:

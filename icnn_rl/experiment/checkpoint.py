@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import read_manifest, write_folder
 
-__all__ = ["CheckpointCallback", "latest_checkpoint", "restore", "save_checkpoint"]
+__all__ = [
+    "CheckpointCallback",
+    "discard_unfinished",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "load_agent",
+    "restore",
+    "save_checkpoint",
+]
 
 _KEEP = 2
 
@@ -42,6 +51,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
+def discard_unfinished(folder: Path) -> None:
+    """Delete what a killed :func:`save_checkpoint` has left half-written."""
+    for path in folder.glob(".step_*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def latest_checkpoint(folder: Path) -> Path:
     """The newest checkpoint, verified against its manifest.
 
@@ -55,15 +70,22 @@ def latest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
+def load_agent(algorithm: type[BaseAlgorithm], path: Path, **options: Any) -> BaseAlgorithm:
+    """SB3's load, without its false alarm: it takes the n-step buffer that it has chosen itself for a user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*n_steps=.* is ignored because a custom")
+        return algorithm.load(path, **options)
+
+
 def restore(algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: str) -> BaseAlgorithm:
     """The agent as it was at the checkpoint, with a fresh episode: the interrupted one is dropped."""
-    model = algorithm.load(path / "model.zip", env=env, device=device)
+    model = load_agent(algorithm, path / "model.zip", env=env, device=device)
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(path / "replay_buffer.pkl")
         _end_last_episode(model)
     env.reset()  # uses up the seeds that loading has set, so that the states restored below hold
     states = pickle.loads((path / "random.pkl").read_bytes())
-    _restore_random_states(states, env)
+    _restore_random_states(states, model, env)
     return model
 
 
@@ -86,15 +108,17 @@ def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002  (SB3 draws from the global generator)
         "torch": torch.get_rng_state(),
+        "action_space": model.action_space.np_random.bit_generator.state,  # warm-up actions are drawn here
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "envs": [generator.bit_generator.state for generator in _env_generators(model.env)],
     }
 
 
-def _restore_random_states(states: dict[str, Any], env: VecEnv) -> None:
+def _restore_random_states(states: dict[str, Any], model: BaseAlgorithm, env: VecEnv) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
+    model.action_space.np_random.bit_generator.state = states["action_space"]
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
     for generator, state in zip(_env_generators(env), states["envs"], strict=True):

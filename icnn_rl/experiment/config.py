@@ -26,6 +26,7 @@ from torch import nn
 from icnn_rl import solvers
 from icnn_rl.agents import ICNNQ, NAF
 from icnn_rl.experiment.errors import UserError
+from icnn_rl.nn import PICNN
 
 __all__ = ["AGENTS", "Config", "build_agent", "parse_overrides", "resolve_settings", "versions"]
 
@@ -74,6 +75,8 @@ class Config:
             raise UserError(
                 f"{path}: lacks {', '.join(missing)}; it was not written by this program, or by another version of it."
             )
+        if data["agent"] not in AGENTS:
+            raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
         return cls(**{name: data[name] for name in names})
 
 
@@ -81,15 +84,15 @@ def resolve_settings(agent: str, env: str, overrides: Mapping[str, Any]) -> dict
     """Defaults of the agent, then those for the environment, then ``overrides``; all keys checked.
 
     Raises:
-        UserError: an unknown key, with the nearest known ones.
+        UserError: an unknown key, with the nearest known ones, or a value of the wrong kind.
     """
     source = importlib.resources.files("icnn_rl.agents") / "configs" / f"{agent}.yml"
     table = yaml.safe_load(source.read_text()) or {}
     settings: dict[str, Any] = {}
     for layer in (table.get("default") or {}, table.get(env) or {}, overrides):
-        settings = _merge(settings, layer)
+        settings = _merge(settings, _numbers(layer))
     check_settings(agent, settings)
-    return settings
+    return _whole_numbers(AGENTS[agent], settings)
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
@@ -107,15 +110,19 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"--set {item}: the value is not valid YAML ({error}).") from error
-        value = _number(value)
+        value = _numbers(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         result = _merge(result, value)
     return result
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as a string; nobody who types it means one."""
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as a string, also inside lists and mappings; nobody who types it means one."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
     if isinstance(value, str):
         try:
             return float(value)
@@ -132,16 +139,27 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _whole_numbers(algorithm: type[BaseAlgorithm], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """1e5 becomes 100000 where the constructor's default is an integer."""
+    defaults = _defaults(algorithm)
+    return {
+        key: int(value) if type(defaults.get(key)) is int and isinstance(value, float) else value
+        for key, value in settings.items()
+    }
+
+
 def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
-    """Every key must be an argument of the agent's constructor, those of policy_kwargs of its policy's."""
+    """Every key must be an argument of the agent's constructor, those of policy_kwargs of its policy's; a number must
+    be given where the default is one."""
     algorithm = AGENTS[agent]
     known = _arguments(algorithm) - _OWN_ARGUMENTS
     if issubclass(algorithm, TD3):
         known.add("exploration_noise")  # turned into an action noise below
     _check_keys(settings, known, f"agent {agent!r}")
-    policy_kwargs = settings.get("policy_kwargs") or {}
+    _check_kinds(settings, {"exploration_noise": 0.1, **_defaults(algorithm)})
+    policy_kwargs = _mapping("policy_kwargs", settings.get("policy_kwargs"))
     policy = settings.get("policy", "MlpPolicy")
-    if policy not in algorithm.policy_aliases:
+    if policy not in list(algorithm.policy_aliases):
         raise UserError(f"policy: expected one of {', '.join(sorted(algorithm.policy_aliases))}, got {policy!r}.")
     policy_class = algorithm.policy_aliases[policy]
     _check_keys(
@@ -149,25 +167,64 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
         _arguments(policy_class) - {"self", "observation_space", "action_space", "lr_schedule"},
         f"policy_kwargs of {agent!r}",
     )
+    _check_keys(
+        _mapping("policy_kwargs.picnn_kwargs", policy_kwargs.get("picnn_kwargs")),
+        _arguments(PICNN) - {"self", "x_features", "y_features"},
+        "picnn_kwargs, the input-convex network",
+    )
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name}: expected key: value pairs, got {value!r}. For one of them: --set {name}.KEY=VALUE.")
+    return value
+
+
+def _check_kinds(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Truth values and numbers where the default is one; lists and the like are the constructor's business."""
+    for key, value in given.items():
+        default = defaults.get(key)
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UserError(f"{key}: expected true or false, got {value!r}.")
+        elif isinstance(default, int | float):
+            if value is None or isinstance(value, bool | str | Mapping):
+                raise UserError(f"{key}: expected a number, got {value!r}. The default is {default}.")
+            if isinstance(default, int) and isinstance(value, float) and not value.is_integer():
+                raise UserError(f"{key}: expected an integer, got {value!r}. The default is {default}.")
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Default values of the constructor's arguments, the most derived class's first."""
+    return {name: p.default for name, p in _parameters(cls).items() if p.default is not p.empty}
 
 
 def _arguments(cls: type) -> set[str]:
-    """Names of the constructor's arguments, through **kwargs up the class tree."""
-    names: set[str] = set()
+    """Names of the constructor's arguments."""
+    return set(_parameters(cls))
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's arguments, through **kwargs up the class tree."""
+    found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
         parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        for p in parameters:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                found.setdefault(p.name, p)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return names
+    return found
 
 
 def _check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
+            near = difflib.get_close_matches(str(key), known, n=3)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
             raise UserError(f"{key}: not an argument of {where}. {hint}")
 
@@ -179,6 +236,8 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         UserError: a setting has a value that the constructor refuses.
     """
     algorithm = AGENTS[config.agent]
+    _check_device(config.device)
+    _check_action_space(config.env, env.action_space)
     settings = deepcopy(config.settings)
     policy = settings.pop("policy", None) or default_policy(env)
     noise = settings.pop("exploration_noise", None) if issubclass(algorithm, TD3) else None
@@ -190,15 +249,37 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
     if isinstance(settings.get("train_freq"), list):
         settings["train_freq"] = tuple(settings["train_freq"])
     if "buffer_size" in _arguments(algorithm):
-        default = inspect.signature(algorithm.__init__).parameters.get("buffer_size")
-        wanted = settings.get("buffer_size", default.default if default is not None else 1_000_000)
-        settings["buffer_size"] = min(int(wanted), config.timesteps + config.n_envs)  # no larger than the run
+        wanted = settings.get("buffer_size", _defaults(algorithm)["buffer_size"])
+        settings["buffer_size"] = min(wanted, config.timesteps + config.n_envs)  # no larger than the run
     try:
         return algorithm(
             policy, env, seed=config.seed, device=config.device, tensorboard_log=tensorboard_log, **settings
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"agent {config.agent!r} on {config.env}: {error}") from error
+
+
+def _check_device(device: str) -> None:
+    if device == "auto":
+        return
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"--device {device}: no such device. Expected cpu, cuda, cuda:1 or auto.") from error
+    count = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= count:
+        raise UserError(f"--device {device}: torch finds {count} CUDA devices here. Use --device cpu or auto.")
+
+
+def _check_action_space(env_id: str, space: Any) -> None:
+    """SB3 refuses these too, in words that do not say what to do."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"--env {env_id}: the action space is unbounded ({space}); the agents need finite bounds. Give the "
+            "environment some, for instance with gymnasium.wrappers.TransformAction."
+        )
 
 
 def default_policy(env: Any) -> str:

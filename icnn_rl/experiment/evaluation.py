@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +45,9 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
         UserError: gymnasium does not know it, or cannot build it.
     """
     try:
-        return make_vec_env(env_id, n_envs=n_envs, seed=seed)
-    except gym.error.Error as error:
+        # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
+        return make_vec_env(functools.partial(gym.make, env_id), n_envs=n_envs, seed=seed)
+    except (gym.error.Error, ImportError) as error:  # ImportError: the module of an id such as "module:Name-v0"
         raise UserError(f"--env {env_id}: {error}") from error
 
 

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from icnn_rl.experiment.config import Config
+from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file
 
@@ -24,7 +25,8 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
     standard deviation over its evaluation episodes.
 
     Raises:
-        UserError: a folder is not a run, or has no evaluation yet.
+        UserError: a folder is not a run, or has no evaluation yet; runs of one agent share no step; ``out`` has an
+        unknown ending.
     """
     groups: dict[str, dict[str, list[list[EvalRow]]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
@@ -32,11 +34,19 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
         groups[config.env][config.agent].append(read_evaluations(folder / "eval.csv"))
 
     figure = Figure(figsize=(6.4 * len(groups), 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
+    ending = out.suffix.lstrip(".").lower()
+    if ending not in canvas.get_supported_filetypes():
+        raise UserError(f"--out {out}: expected a name ending in .png, .pdf or .svg.")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for axis, (env, agents) in zip(axes, sorted(groups.items()), strict=True):
         for agent, runs in sorted(agents.items()):
             steps, middle, low, high = _band(runs)
+            if not len(steps):
+                raise UserError(
+                    f"{agent} on {env}: no step at which all {len(runs)} runs were evaluated. Plot them one by one, or "
+                    "train them with the same --eval-freq."
+                )
             count = f"{len(runs)} runs, lowest to highest" if len(runs) > 1 else "1 run, ± std over episodes"
             (line,) = axis.plot(steps, middle, marker="o", markersize=3, label=f"{agent} ({count})")
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
@@ -45,7 +55,7 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
         axis.set_ylabel("return of an evaluation episode")
         axis.grid(alpha=0.3)
         axis.legend(loc="best", fontsize="small")
-    write_file(out, lambda path: figure.savefig(path, dpi=120, format=out.suffix.lstrip(".") or "png"))
+    write_file(out, lambda path: figure.savefig(path, dpi=120, format=ending))
 
 
 def _band(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,15 @@ from stable_baselines3.common.logger import (
     TensorBoardOutputFormat,
 )
 
-from icnn_rl.experiment.checkpoint import CheckpointCallback, latest_checkpoint, restore, save_checkpoint
+from icnn_rl.experiment.checkpoint import (
+    CheckpointCallback,
+    discard_unfinished,
+    latest_checkpoint,
+    list_checkpoints,
+    load_agent,
+    restore,
+    save_checkpoint,
+)
 from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, versions
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, make_env
@@ -35,8 +43,11 @@ def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: b
     Raises:
         UserError: the folder holds something, the environment or a setting is wrong.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--out {folder}: not empty. Choose another folder, or go on with its run: --resume {folder}.")
+        further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
+        raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
     env = make_env(config.env, config.n_envs, config.seed)
     try:
         model = build_agent(config, env, None)
@@ -52,17 +63,30 @@ def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: b
 
 
 def resume_run(folder: Path, *, verbose: int = 0, progress_bar: bool = False) -> BaseAlgorithm:
-    """Go on from the last checkpoint up to the run's number of steps.
+    """Go on from the last checkpoint up to the run's number of steps; from the start if there is none yet.
 
     Raises:
-        UserError: no run, no checkpoint, a damaged one.
+        UserError: no run, a damaged checkpoint, or a finished run without its checkpoints.
     """
     config = Config.load(folder / "config.yml")
-    checkpoint = latest_checkpoint(folder / "checkpoints")
+    discard_unfinished(folder / "checkpoints")
+    if not list_checkpoints(folder / "checkpoints") and (folder / "model.zip").exists():
+        raise UserError(
+            f"{folder / 'checkpoints'}: no checkpoint, but {folder / 'model.zip'} exists and would be overwritten. "
+            "Train anew into another folder."
+        )
     env = make_env(config.env, config.n_envs, config.seed)
     try:
-        model = restore(AGENTS[config.agent], checkpoint, env, config.device)
-        print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
+        if list_checkpoints(folder / "checkpoints"):
+            checkpoint = latest_checkpoint(folder / "checkpoints")
+            model = restore(AGENTS[config.agent], checkpoint, env, config.device)
+            if model.num_timesteps >= config.timesteps and (folder / "model.zip").is_file():
+                print(f"{folder}: nothing to do, all {config.timesteps} steps are done")
+                return model
+            print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
+        else:
+            model = build_agent(config, env, None)
+            print(f"{folder}: stopped before its first checkpoint, starting again from step 0")
         return _learn(model, config, folder, verbose, progress_bar)
     finally:
         env.close()
@@ -70,21 +94,27 @@ def resume_run(folder: Path, *, verbose: int = 0, progress_bar: bool = False) ->
 
 def _learn(model: BaseAlgorithm, config: Config, folder: Path, verbose: int, progress_bar: bool) -> BaseAlgorithm:
     model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
-    callbacks = CallbackList(
-        [
-            EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes),
-            CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
-        ]
-    )
-    remaining = config.timesteps - model.num_timesteps
-    if remaining > 0:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, message=".*experimental.*")  # tqdm.rich
-            model.learn(remaining, callback=callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
-        save_checkpoint(model, folder / "checkpoints")
-    write_file(folder / "model.zip", model.save)
-    model.logger.dump(model.num_timesteps)
-    model.logger.close()
+    try:
+        callbacks = CallbackList(
+            [
+                EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes),
+                CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
+            ]
+        )
+        remaining = config.timesteps - model.num_timesteps
+        if remaining > 0:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=UserWarning, message=".*experimental.*")  # tqdm.rich
+                try:
+                    model.learn(remaining, callback=callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
+                except (ValueError, FloatingPointError) as error:
+                    raise UserError(f"{folder}: training stopped at step {model.num_timesteps}. {error}") from error
+            save_checkpoint(model, folder / "checkpoints")
+        write_file(folder / "model.zip", model.save)
+        model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+        model.logger.dump(model.num_timesteps)
+    finally:
+        model.logger.close()
     return model
 
 
@@ -99,9 +129,11 @@ def _log_writers(folder: Path, done: int, verbose: int) -> list[KVWriter]:
                 for row in csv.DictReader(stream)
                 if row.get("time/total_timesteps") and float(row["time/total_timesteps"]) <= done
             ]
-    writer = CSVOutputFormat(str(table))
+    temporary = folder / ".progress.csv"  # takes its name with the old rows in it: a kill here loses none
+    writer = CSVOutputFormat(str(temporary))
     for row in kept:
         writer.write({key: float(value) for key, value in row.items() if value}, dict.fromkeys(row, ()))
+    temporary.replace(table)
     writers: list[KVWriter] = [writer, TensorBoardOutputFormat(str(folder / "tb"))]
     if verbose:
         writers.append(HumanOutputFormat(sys.stdout))
@@ -117,12 +149,14 @@ def load_model(folder: Path, which: str = "model") -> tuple[Config, BaseAlgorith
     config = Config.load(folder / "config.yml")
     path = folder / f"{which}.zip"
     if not path.is_file():
+        reason = "The run has not finished" if which == "model" else "The run has not been evaluated yet"
+        best = (folder / "best_model.zip").is_file()
         raise UserError(
-            f"{path}: no such file. The run has not finished: go on with `icnn-rl rl --resume {folder}`, or evaluate "
-            "--model best_model."
+            f"{path}: no such file. {reason}: go on with `icnn-rl rl --resume {folder}`"
+            f"{', or use its best model so far: --model best_model' if best else ''}."
         )
     try:
-        model = AGENTS[config.agent].load(path, device="cpu")
+        model = load_agent(AGENTS[config.agent], path, device="cpu")
     except Exception as error:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}: {error}). It is damaged or from an incompatible version."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int) -> float:
         raise UserError(f"--out {out}: expected a name ending in .mp4 or .gif.")
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # no screen: draw off screen
-    try:
-        env = gym.make(env_id, render_mode="rgb_array")
-    except gym.error.Error as error:
-        raise UserError(f"--env {env_id}: {error}") from error
     total = 0.0
     frames: list[Any] = []
-    obs, _ = env.reset(seed=EVAL_SEED)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not in the possible render_modes")  # said better below
+            env = gym.make(env_id, render_mode="rgb_array")
+        if "rgb_array" not in env.metadata.get("render_modes", ()):
+            raise UserError(f"{env_id}: cannot be filmed, the environment draws no pictures (render mode rgb_array).")
+        obs, _ = env.reset(seed=EVAL_SEED)
+        env.render()  # some find out only here that they cannot
+    except (gym.error.Error, ImportError) as error:
+        raise UserError(f"{env_id}: cannot be filmed. {error}") from error
     for _ in range(steps):
         frames.append(env.render())
         action, _ = model.predict(obs, deterministic=True)

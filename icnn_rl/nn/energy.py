@@ -19,6 +19,7 @@ products of the rows of W_0^(y); only deeper layers need Jacobians per row.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ class _Trace(NamedTuple):
 
     slope: list[Tensor]
     bend: list[Tensor]
+
+
+def _present(part: Tensor | None) -> Tensor:
+    assert part is not None
+    return part
 
 
 def _scaled(x: Tensor, gate: Tensor | None) -> Tensor:
@@ -100,6 +106,32 @@ class EnsembleEnergy:
         if self.reduction == "softmax":
             return self.quadratic.amin(0)
         return self.quadratic.squeeze(0) if self.squeeze else self.quadratic
+
+    @property
+    def separable(self) -> bool:
+        """Whether the energy is one number a row, so that :meth:`rows` makes sense."""
+        return self.reduction != "none" or self.squeeze
+
+    def rows(self, index: Tensor) -> EnsembleEnergy:
+        """The energy of the rows at ``index`` alone. Tensors that do not depend on the row are shared."""
+
+        def pick(part: Tensor | None) -> Tensor | None:
+            return part if part is None or part.shape[1] == 1 else part[:, index]
+
+        layers = [
+            ConvexLayer(_present(pick(one.offset)), one.passthrough, pick(one.y_gate), one.weight, pick(one.z_gate))
+            for one in self.layers
+        ]
+        chosen = dataclasses.replace(
+            self,
+            layers=layers,
+            out_weight=_present(pick(self.out_weight)),
+            linear=_present(pick(self.linear)),
+            constant=_present(pick(self.constant)),
+            quadratic=_present(pick(self.quadratic)),
+        )
+        chosen._outer_products = self._outer_products
+        return chosen
 
     def start(self) -> Tensor:
         """(B, n) of zeros: a starting point of the right shape, dtype and device."""

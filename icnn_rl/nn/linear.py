@@ -37,6 +37,8 @@ def _inverse_softplus(value: Tensor) -> Tensor:
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None and x.dim() == 3 and weight.dim() == 3 and x.shape[0] == weight.shape[0]:
+        return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
     product = torch.matmul(x, weight.mT)
     return product if bias is None else product + bias
 
@@ -69,16 +71,18 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsembleNorm(nn.Module):
-    """LayerNorm over the last dimension with a scale and shift for each member: (E, B, width) -> (E, B, width)."""
+    """LayerNorm over the last dimension with a shift for each member: (E, B, width) -> (E, B, width).
+
+    There is no scale: before a ReLU the next layer's weights can carry it, and a pass over the batch is saved.
+    """
 
     def __init__(self, width: int, ensemble: int) -> None:
         super().__init__()
         self.width, self.ensemble = width, ensemble
-        self.weight = nn.Parameter(torch.ones(ensemble, 1, width))
         self.bias = nn.Parameter(torch.zeros(ensemble, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, F.layer_norm(x, (self.width,)), self.weight)
+        return F.layer_norm(x, (self.width,)) + self.bias
 
     def extra_repr(self) -> str:
         return f"width={self.width}, ensemble={self.ensemble}"

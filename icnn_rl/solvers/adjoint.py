@@ -84,8 +84,8 @@ def differentiable_value(
 
 
 def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solution, domain: Any) -> Tensor:
-    y = solution.value.detach()
     usable = ~solution.failed.unsqueeze(-1)
+    y = _finite_point(problem, solution)
     gradient = _energy.live_gradient(problem.energy, y)
     _, g, hessian = problem.value_grad_hessian(y)
     lower, upper = domain.bounds(y)
@@ -107,7 +107,14 @@ def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solutio
     pull = gradient - gradient.detach() + torch.matmul(hessian, moved_bound.unsqueeze(-1)).squeeze(-1)
     inner = torch.linalg.solve(matrix, (root * pull).unsqueeze(-1)).squeeze(-1)
     change = moved_bound - root * inner
-    return torch.where(usable, y + change, y)
+    return torch.where(usable, y + change, solution.value.detach())
+
+
+def _finite_point(problem: Problem, solution: Solution) -> Tensor:
+    """The value, and some point of the box for failed rows: derivatives at a NaN would be NaN even when multiplied by
+    0."""
+    y = solution.value.detach()
+    return torch.where(solution.failed.unsqueeze(-1), problem.project(torch.zeros_like(y)), y)
 
 
 class _BundleValue(torch.autograd.Function):
@@ -141,7 +148,7 @@ def _kkt_solve(v: Tensor, slopes: Tensor, inverse: Tensor, active: Tensor) -> tu
     """First two blocks of the inverse KKT matrix applied to (v, 0, 0); repeated cuts share what belongs to them (least
     norm)."""
     on = active.to(v.dtype)
-    g = slopes * on.unsqueeze(-1)
+    g = slopes.masked_fill(~active.unsqueeze(-1), 0.0)
     schur = torch.matmul(g * inverse.unsqueeze(-2), g.mT)
     top = torch.cat((schur, on.unsqueeze(-1)), -1)
     bottom = torch.cat((on, torch.zeros_like(on[..., :1])), -1).unsqueeze(-2)
@@ -154,13 +161,13 @@ def _kkt_solve(v: Tensor, slopes: Tensor, inverse: Tensor, active: Tensor) -> tu
 
 def _through_bundle(adjoint: DualKKT, problem: Problem, solver: BundleEntropy, solution: Solution) -> Tensor:
     bundle: Bundle = solution.state
-    y = solution.value.detach()
+    y = _finite_point(problem, solution)
     active = bundle.present & (bundle.multipliers > adjoint.threshold) & ~solution.failed.unsqueeze(-1)
     width = problem.widths(y).expand_as(y)
     values, slopes = [], []
     with torch.enable_grad():
         for k in range(active.shape[-1]):
-            point = bundle.points[..., k, :]
+            point = torch.where(active[..., k, None], bundle.points[..., k, :], y)
             if not bool(active[..., k].any()):
                 values.append(torch.zeros_like(y[..., 0]))
                 slopes.append(torch.zeros_like(y))
@@ -172,4 +179,4 @@ def _through_bundle(adjoint: DualKKT, problem: Problem, solver: BundleEntropy, s
     value: Tensor = _BundleValue.apply(  # type: ignore[no-untyped-call]
         torch.stack(values, -1), torch.stack(slopes, -2), y, to_unit(problem, y), bundle.multipliers, active, scale
     )
-    return torch.where(solution.failed.unsqueeze(-1), y, value)
+    return torch.where(solution.failed.unsqueeze(-1), solution.value.detach(), value)

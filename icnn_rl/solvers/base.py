@@ -33,11 +33,30 @@ class Problem:
         self.differentiable = False
         self.lower, self.upper = (bound.detach() for bound in domain.bounds(y))
         self.curvature = _energy.curvature_of(energy)
+        self._batch_dims = y.dim() - 1
         span = self.upper - self.lower
         self.finite = bool(torch.isfinite(span).all())
         self._widths = span if self.finite else None
         self._noise = NOISE * torch.finfo(y.dtype).eps
         self._tiny = torch.finfo(y.dtype).tiny
+
+    @property
+    def separable(self) -> bool:
+        """Whether :meth:`rows` can take rows out of the batch: the energy must know how."""
+        return self._batch_dims == 1 and bool(getattr(self.energy, "separable", False))
+
+    def rows(self, index: Tensor) -> Problem:
+        """The problem of the rows at ``index`` alone."""
+        other = copy.copy(self)
+
+        def pick(part: Tensor) -> Tensor:
+            return part[index] if part.dim() == 2 and part.shape[0] > 1 else part  # one row: shared by all
+
+        other.energy = self.energy.rows(index)  # type: ignore[attr-defined]  # checked by ``separable``
+        other.curvature = None if self.curvature is None else pick(self.curvature)
+        other.lower, other.upper = pick(self.lower), pick(self.upper)
+        other._widths = other.upper - other.lower if self.finite else None
+        return other
 
     def with_graph(self) -> Problem:
         """The same problem, its values and gradients differentiable with respect to what the energy depends on."""

@@ -234,7 +234,8 @@ def simplex_dual(slopes: Tensor, offsets: Tensor, present: Tensor, tau: float) -
     for _ in range(_DUAL_STEPS):
         complementarity = (lam * s * on).sum(-1, keepdim=True)
         stationarity = ((nu - t - s) * on).abs().amax(-1, keepdim=True)
-        if bool((torch.maximum(complementarity, stationarity) <= _DUAL_TOL * scale).all()):
+        done = ~(torch.maximum(complementarity, stationarity) > _DUAL_TOL * scale)  # true for NaN
+        if bool(done.all()):
             break
         mu = _CENTERING * complementarity / count
         ratio = torch.where(present, s / lam.clamp(min=1e-300), 1.0)
@@ -250,6 +251,7 @@ def simplex_dual(slopes: Tensor, offsets: Tensor, present: Tensor, tau: float) -
         d_s = torch.where(present, (mu - lam * s - s * d_lam) / lam.clamp(min=1e-300), 0.0)
         d_lam, d_s, d_nu = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (d_lam, d_s, d_nu))
         alpha = torch.minimum(_step_to_boundary(lam, d_lam, present), _step_to_boundary(s, d_s, present)).unsqueeze(-1)
+        alpha = alpha.masked_fill(done, 0.0)  # a row that is done does not depend on how long its neighbours take
         before = residual(t, lam, s, nu, mu)
         for _ in range(12):  # halve the step of the rows whose residual would grow: t is not linear in lambda
             t_new, _w_new = cuts(lam + alpha * d_lam)

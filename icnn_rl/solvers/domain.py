@@ -80,13 +80,12 @@ def certificate(grad: Tensor, low: Tensor, high: Tensor, curvature: Tensor | Non
 
     and the right-hand side separates: minimise it over every coordinate's interval. For m = 0 this is the Frank-Wolfe
     gap sum_j max( -g_j low_j, -g_j high_j ); without bounds it is sum_j g_j^2 / (2 m_j). Infinite where neither helps.
-    ``grad`` may be any subgradient at y; ``low`` <= 0 <= ``high`` are the bounds minus y.
+    ``grad`` may be any subgradient at y; ``low`` <= 0 <= ``high`` are the bounds minus y; ``curvature`` >= 0 or None.
     """
     if curvature is None:
         # a flat coordinate offers no decrease, however long its interval (0 * inf would be NaN)
         step = torch.where(grad > 0, low, high).masked_fill(grad == 0, 0.0)
         return -(grad * step).sum(-1)
-    step = torch.clamp(-grad / curvature, low, high)  # curvature 0: +-inf, or NaN for a flat coordinate
-    if not bool((curvature > 0).all()):
-        step = step.masked_fill(grad == 0, 0.0)
-    return -(torch.addcmul(grad, curvature, step, value=0.5) * step).sum(-1)
+    step = torch.clamp(grad / -curvature, low, high).masked_fill(grad == 0, 0.0)
+    bend = (curvature * step).masked_fill(curvature == 0, 0.0)
+    return -(torch.add(grad, bend, alpha=0.5) * step).sum(-1)

@@ -81,13 +81,18 @@ class ProjectedGradient:
 
     def init(self, problem: Problem, y0: Tensor) -> GradientState:
         f, g = problem.value_and_grad(y0)
-        width = problem.widths(y0)
-        scale = (g.abs() * width).sum(-1)
-        lipschitz = (
-            torch.full_like(f, 1.0 / self.lr)
-            if self.lr is not None
-            else g.norm(dim=-1) / width.expand_as(y0).norm(dim=-1)
-        )
+        width = problem.widths(y0).expand_as(y0)
+        # A second gradient, an eighth of the box away: near a minimiser the first says nothing about how much f varies.
+        probe = problem.project(y0 + torch.where(y0 - problem.lower > problem.upper - y0, -0.125, 0.125) * width)
+        change = problem.value_and_grad(probe)[1] - g
+        change = torch.where(torch.isfinite(change), change, 0.0)
+        scale = ((g.abs() + change.abs()) * width).sum(-1)
+        if self.lr is not None:
+            lipschitz = torch.full_like(f, 1.0 / self.lr)
+        else:
+            tiny = torch.finfo(y0.dtype).tiny
+            secant = change.norm(dim=-1) / (probe - y0).norm(dim=-1).clamp(min=tiny)
+            lipschitz = torch.maximum(g.norm(dim=-1) / width.norm(dim=-1).clamp(min=tiny), secant).clamp(min=tiny)
         zero = torch.zeros_like(y0)
         memory = y0 if self.method == "accelerated" else zero
         lower = f - problem.gap(y0, g)

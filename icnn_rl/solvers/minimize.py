@@ -126,22 +126,47 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
 
 @torch.no_grad()
 def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
-    """Run ``solver`` from ``y0`` until every row is done. Finished rows are frozen; no row sees its neighbours."""
-    state = solver.init(problem, problem.project(y0))
-    progress = solver.progress(problem, state)
+    """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
+
+    Finished rows are frozen, and taken out of the batch once they are the majority; no row sees its neighbours.
+    """
+    everything, whole = problem, solver.init(problem, problem.project(y0))
+    progress = solver.progress(problem, whole)
     sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
     num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
+    state, index = whole, None  # the rows still worked on, and where they belong; None: all of them
     active = sound & ~_solved(progress, solver.tol)
     for _ in range(solver.max_steps):
-        everything = bool(active.all())
-        if not everything and not bool(active.any()):
+        remaining = int(active.sum())
+        if remaining == 0:
             break
+        if 2 * remaining <= active.numel() and problem.separable:
+            whole = _put_back(whole, state, index)
+            chosen = active.nonzero().squeeze(-1)
+            index = chosen if index is None else index[chosen]
+            problem, active = problem.rows(chosen), active[chosen]
+            state = type(state)(*(part[chosen] for part in state))
         stepped = solver.step(problem, state)
-        state = stepped if everything else _freeze(active, stepped, state)
+        state = stepped if remaining == active.numel() else _freeze(active, stepped, state)
         progress = solver.progress(problem, state)
-        num_steps += active
+        if index is None:
+            num_steps += active
+        else:
+            num_steps[index] += active
         active = active & ~(_solved(progress, solver.tol) | progress.stalled)
-    return _report(solver, state, progress, sound, num_steps)
+    if index is not None:
+        whole = _put_back(whole, state, index)
+        progress = solver.progress(everything, whole)
+    else:
+        whole = state
+    return _report(solver, whole, progress, sound, num_steps)
+
+
+def _put_back(whole: Any, state: Any, index: Tensor | None) -> Any:
+    """The batch with the rows at ``index`` brought up to date."""
+    if index is None:
+        return state
+    return type(whole)(*(part.index_copy(0, index, fresh) for part, fresh in zip(whole, state, strict=True)))
 
 
 def _report(solver: Solver, state: Any, progress: Progress, sound: Tensor, num_steps: Tensor) -> Solution:

@@ -27,6 +27,7 @@ class NewtonState(NamedTuple):
     damping: Tensor
     gap: Tensor
     scale: Tensor
+    noise: Tensor
     stalled: Tensor
 
 
@@ -68,9 +69,8 @@ class ProjectedNewton:
     def init(self, problem: Problem, y0: Tensor) -> NewtonState:
         f, g, h = problem.value_grad_hessian(y0)
         scale = _variation(problem.widths(y0), g, h)
-        return NewtonState(
-            y0, f, g, h, torch.zeros_like(f), problem.gap(y0, g), scale, torch.zeros_like(f, dtype=torch.bool)
-        )
+        gap, stalled = problem.gap(y0, g), torch.zeros_like(f, dtype=torch.bool)
+        return NewtonState(y0, f, g, h, torch.zeros_like(f), gap, scale, problem.noise(f, scale), stalled)
 
     def step(self, problem: Problem, state: NewtonState) -> NewtonState:
         y, f, g = state.y, state.fun, state.grad
@@ -78,31 +78,35 @@ class ProjectedNewton:
         diagonal = h.diagonal(dim1=-2, dim2=-1)
         rounding = torch.finfo(h.dtype).eps * diagonal.sum(-1)
         diagonal.add_((state.damping + rounding).unsqueeze(-1))
-        d, info = box_qp(g, h, problem.lower - y, problem.upper - y, self.model_solves)
+        low, high = problem.lower - y, problem.upper - y
+        d, info = box_qp(g, h, low, high, self.model_solves)
         trial = problem.project(y + d)
         slope = (g * d).sum(-1)
         predicted = -slope - 0.5 * (torch.matmul(h, d.unsqueeze(-1)).squeeze(-1) * d).sum(-1)
 
         f_new, g_new, h_new = problem.value_grad_hessian(trial)
-        noise = problem.noise(f, state.scale)
+        noise = state.noise
         actual = f - f_new + noise
-        accept = (actual >= _ACCEPT * predicted) & (info == 0)  # false for NaN
+        # A gradient step is sure of this much; an active set that has not settled may do worse, or point uphill.
+        steepest = torch.clamp(-g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(h.dtype).tiny), low, high)
+        downhill = (info == 0) & (predicted >= -0.5 * (g * steepest).sum(-1) - noise)
+        accept = downhill & (actual >= _ACCEPT * predicted)  # false for NaN
         good = accept & (actual >= _GOOD * predicted)
         if bool(good.all()):
             damping = _EASIER * state.damping
         else:
-            damping = _next_damping(state.damping, accept, good, info, slope, d)
+            damping = _next_damping(state.damping, accept, good, downhill, slope, d, diagonal)
             row = accept.unsqueeze(-1)
             trial, f_new = torch.where(row, trial, y), torch.where(accept, f_new, f)
             g_new, h_new = torch.where(row, g_new, g), torch.where(row.unsqueeze(-1), h_new, state.hessian)
         gap = problem.gap(trial, g_new)
         # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
-        stalled = (predicted <= noise) & (gap > 0.5 * state.gap) & (info == 0)
-        return NewtonState(trial, f_new, g_new, h_new, damping, gap, state.scale, stalled)
+        stalled = downhill & (predicted <= noise) & (gap > 0.5 * state.gap)
+        return NewtonState(trial, f_new, g_new, h_new, damping, gap, state.scale, noise, stalled)
 
     def progress(self, problem: Problem, state: NewtonState) -> Progress:
         residual = problem.residual(state.y, state.grad, state.gap, state.scale)
-        return Progress(state.fun, state.gap, residual, problem.noise(state.fun, state.scale), state.stalled)
+        return Progress(state.fun, state.gap, residual, state.noise, state.stalled)
 
     def value(self, state: NewtonState) -> Tensor:
         return state.y
@@ -116,9 +120,13 @@ def _variation(w: Tensor, g: Tensor, h: Tensor) -> Tensor:
     return ((g.abs() + 0.125 * h.diagonal(dim1=-2, dim2=-1) * w) * w).sum(-1)
 
 
-def _next_damping(damping: Tensor, accept: Tensor, good: Tensor, info: Tensor, slope: Tensor, d: Tensor) -> Tensor:
-    """Less where the model was good; where it failed, three times the curvature -g.d / d.d that would have made d
-    exact."""
-    needed = (-slope / (d * d).sum(-1)).nan_to_num(0.0, 0.0, 0.0).clamp(min=0.0)
-    harder = _HARDER * torch.where(info == 0, needed, 1.0) + damping
+def _next_damping(
+    damping: Tensor, accept: Tensor, good: Tensor, downhill: Tensor, slope: Tensor, d: Tensor, diagonal: Tensor
+) -> Tensor:
+    """Less where the model was good; where it failed, three times the curvature |g.d| / d.d that such a step needs.
+    Where the active set did not settle, d says nothing: the mean of the diagonal makes it easy."""
+    needed = torch.where(downhill, slope.abs() / (d * d).sum(-1), 0.0)
+    needed = torch.maximum(needed, diagonal.mean(-1)).nan_to_num(1.0, 1.0, 1.0)
+    needed = torch.where(needed > 0, needed, 1.0)  # a linear energy has no curvature to go by
+    harder = _HARDER * needed + damping
     return torch.where(accept, torch.where(good, _EASIER * damping, damping), harder)

@@ -1,0 +1,390 @@
+"""ICNNQ as a Stable-Baselines3 algorithm: short runs, saving and loading, observations and actions of all kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from icnn_rl import Status
+from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
+from icnn_rl.agents.icnn_q import bellman_loss, smooth
+from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton
+
+SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
+QUICK: dict[str, Any] = {
+    "learning_starts": 20,
+    "batch_size": 16,
+    "buffer_size": 1000,
+    "seed": 0,
+    "policy_kwargs": SMALL,
+}
+
+
+class ReachEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One step: reward -|a - target(s)|^2 in the environment's own, lopsided units. The best action is known."""
+
+    def __init__(self, low: Any = (-2.0, 1.0), high: Any = (4.0, 3.0), reward: float | None = None) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.action_space = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+        self.forced_reward = reward
+
+    def target(self, obs: np.ndarray) -> np.ndarray:
+        middle, half = (
+            (self.action_space.high + self.action_space.low) / 2,
+            (self.action_space.high - self.action_space.low) / 2,
+        )
+        return np.asarray(middle + 0.7 * half * obs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.obs = self.np_random.uniform(-1.0, 1.0, 2).astype(np.float32)
+        return self.obs, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(np.asarray(action, np.float32)), action
+        half = (self.action_space.high - self.action_space.low) / 2
+        reward = -float((((action - self.target(self.obs)) / half) ** 2).sum())
+        return self.obs, reward if self.forced_reward is None else self.forced_reward, True, False, {}
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_finds_the_known_best_action_in_the_environments_units(algorithm: type[ICNNQ]) -> None:
+    env = ReachEnv()
+    agent = algorithm("MlpPolicy", env, learning_starts=200, batch_size=64, seed=0, policy_kwargs={"context": (32, 32)})
+    agent.learn(900)
+    obs = np.random.default_rng(0).uniform(-0.9, 0.9, (50, 2)).astype(np.float32)
+    action, _ = agent.predict(obs, deterministic=True)
+    scaled_error = (action - env.target(obs)) / (env.action_space.high - env.action_space.low)
+    assert np.abs(scaled_error).mean() < 0.05
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_same_seed_same_run(algorithm: type[ICNNQ]) -> None:
+    runs = [algorithm("MlpPolicy", "Pendulum-v1", **QUICK).learn(60) for _ in range(2)]
+    for one, other in zip(runs[0].policy.parameters(), runs[1].policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    different = algorithm("MlpPolicy", "Pendulum-v1", **{**QUICK, "seed": 1}).learn(60)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(runs[0].policy.parameters(), different.policy.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_save_and_load_go_on_alike(algorithm: type[ICNNQ], tmp_path: Path) -> None:
+    agent = algorithm("MlpPolicy", "Pendulum-v1", **QUICK).learn(60)
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "buffer")
+    copy = algorithm.load(tmp_path / "agent", env=gym.make("Pendulum-v1"))
+    copy.load_replay_buffer(tmp_path / "buffer")
+    obs = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(agent.predict(obs)[0], copy.predict(obs)[0])
+    state, copied = agent.critic.optimizer.state_dict(), copy.critic.optimizer.state_dict()
+    assert state["param_groups"] == copied["param_groups"]
+    for key, entry in state["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(value, copied["state"][key][name])
+    for model in (agent, copy):  # the next updates are the same, too
+        model.set_logger(Logger(None, []))
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        model.train(5, 16)
+    for one, other in zip(agent.policy.parameters(), copy.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_policy_alone_can_be_saved(tmp_path: Path) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK)
+    agent.policy.save(str(tmp_path / "policy"))
+    policy = ICNNQPolicy.load(str(tmp_path / "policy"))
+    obs = np.zeros(3, np.float32)
+    np.testing.assert_array_equal(agent.policy.predict(obs)[0], policy.predict(obs)[0])
+
+
+def _goal_env() -> gym.Env[Any, Any]:
+    return BitFlippingEnv(n_bits=3, continuous=True)
+
+
+OBSERVATIONS: dict[str, tuple[str, Callable[[], gym.Env[Any, Any]], dict[str, Any]]] = {
+    "vector": ("MlpPolicy", lambda: gym.make("Pendulum-v1"), {}),
+    "image": (
+        "CnnPolicy",
+        lambda: FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False),
+        {"policy_kwargs": {**SMALL, "features_extractor_kwargs": {"features_dim": 16}}, "buffer_size": 100},
+    ),
+    "dict": (
+        "MultiInputPolicy",
+        lambda: SimpleMultiObsEnv(discrete_actions=False),
+        {"policy_kwargs": {**SMALL, "features_extractor_kwargs": {"cnn_output_dim": 16}}},
+    ),
+    "her": (
+        "MultiInputPolicy",
+        _goal_env,
+        {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}},
+    ),
+    "n_step": ("MlpPolicy", lambda: gym.make("Pendulum-v1"), {"n_steps": 3}),
+}
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_learns_from_every_kind_of_observation(algorithm: type[ICNNQ], kind: str, tmp_path: Path) -> None:
+    policy, make, kwargs = OBSERVATIONS[kind]
+    agent = algorithm(policy, make(), **{**QUICK, **kwargs})
+    before = [p.clone() for p in agent.critic.parameters()]
+    agent.learn(40)
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.critic.parameters(), strict=True))
+    obs = make_vec_env(make, n_envs=2).reset()
+    action, _ = agent.predict(obs)
+    assert action.shape == (2, *agent.action_space.shape)
+    agent.save(tmp_path / "agent")
+    copy = algorithm.load(tmp_path / "agent", env=make())
+    np.testing.assert_array_equal(action, copy.predict(obs)[0])
+
+
+def test_several_envs_normalisation_and_noise() -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=3))
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.2 * np.ones(1))
+    agent = ICNNQ("MlpPolicy", env, action_noise=noise, train_freq=1, gradient_steps=-1, **QUICK)
+    agent.learn(
+        90,
+        callback=EvalCallback(
+            VecNormalize(make_vec_env("Pendulum-v1"), training=False), eval_freq=20, n_eval_episodes=1
+        ),
+    )
+    assert agent.num_timesteps == 90
+
+
+def test_exploration_noise_is_the_default_and_can_be_replaced() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK)
+    assert isinstance(agent.action_noise, NormalActionNoise)
+    assert ICNNQ("MlpPolicy", "Pendulum-v1", exploration_noise=0.0, **QUICK).action_noise is None
+    own = NormalActionNoise(np.zeros(1), np.ones(1))
+    assert ICNNQ("MlpPolicy", "Pendulum-v1", action_noise=own, **QUICK).action_noise is own
+
+
+def test_warm_up_is_a_tenth_of_the_first_run() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **{**QUICK, "learning_starts": None})
+    agent.learn(200)
+    assert agent.learning_starts == 20
+    agent.learn(50, reset_num_timesteps=False)
+    assert agent.learning_starts == 20
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        ProjectedNewton(max_steps=3),
+        ProjectedGradient(max_steps=20),
+        ProjectedGradient("adam", lr=0.05, max_steps=20),
+        BundleEntropy(entropy=0.01, max_steps=6),
+    ],
+    ids=lambda solver: type(solver).__name__ + getattr(solver, "method", ""),
+)
+def test_any_solver_can_be_chosen(solver: Any) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **{**QUICK, "policy_kwargs": {**SMALL, "solver": solver}}).learn(30)
+    assert agent.policy.solver == solver
+    assert type(agent.critic.solver) is type(solver)
+    action, _ = agent.predict(np.zeros(3, np.float32))
+    assert agent.action_space.contains(action)
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_best_action_beats_a_grid_and_its_gap_is_a_bound(algorithm: type[ICNNQ]) -> None:
+    env = ReachEnv()
+    agent = algorithm("MlpPolicy", env, **{**QUICK, "policy_kwargs": {"context": (16,)}}).learn(100)
+    obs = np.random.default_rng(1).uniform(-1, 1, (20, 2)).astype(np.float32)
+    found = agent.best_action(obs)
+    assert (found.status == Status.SUCCESS).all()
+    np.testing.assert_allclose(agent.q_values(obs, found.action.numpy()), found.value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(agent.predict(obs)[0], found.action, rtol=1e-5, atol=1e-5)
+    axes = [np.linspace(lo, hi, 41) for lo, hi in zip(env.action_space.low, env.action_space.high, strict=True)]
+    grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+    for i, one in enumerate(obs):
+        best = agent.q_values(np.repeat(one[None], len(grid), 0), grid).max()
+        assert best <= float(found.value[i] + found.gap[i]) + 1e-5
+
+
+def test_critic_stays_concave_while_learning() -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv(), **{**QUICK, "policy_kwargs": {"context": (16,), "hidden": (8, 8)}}).learn(
+        120
+    )
+    assert agent.critic.net.is_convex()
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (200, 2)).astype(np.float32)
+    low, high = agent.action_space.low, agent.action_space.high
+    a, b = rng.uniform(low, high, (2, 200, 2))
+    middle = agent.q_values(obs, (a + b) / 2)
+    assert (middle >= 0.5 * (agent.q_values(obs, a) + agent.q_values(obs, b)) - 1e-5).all()
+
+
+def test_logs_the_solver(tmp_path: Path) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK).learn(40)
+    logged = agent.logger.name_to_value
+    for key in (
+        "solver/num_steps",
+        "solver/gap",
+        "solver/converged_fraction",
+        "solver/failed_fraction",
+        "train/critic_loss",
+    ):
+        assert np.isfinite(logged[key]), key
+
+
+def test_one_failed_argmax_is_counted_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK).learn(30)
+    maximise = type(agent.critic_target).maximise
+
+    def spoiled(self: Any, energy: Any, solver: Any) -> Any:
+        solution = maximise(self, energy, solver)
+        solution.status[0] = Status.NONFINITE_INPUT
+        solution.value[0] = float("nan")
+        return solution
+
+    monkeypatch.setattr(type(agent.critic_target), "maximise", spoiled)
+    agent.logger.name_to_value.clear()
+    agent.logger.name_to_count.clear()
+    agent.train(1, 16)
+    assert agent.logger.name_to_value["solver/failed_fraction"] == pytest.approx(1 / 16)
+    assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
+
+
+def test_bellman_loss_by_hand() -> None:
+    energies = torch.tensor([[-1.0, 2.0, float("nan")], [0.0, 1.0, 5.0]])  # Q = -energies
+    target = torch.tensor([2.0, -1.0, 3.0])
+    usable = torch.tensor([True, True, False])
+    # member 1: errors 1 - 2 = -1, -2 + 1 = -1; member 2: 0 - 2 = -2, -1 + 1 = 0; mean over two rows, sum over members
+    assert bellman_loss(energies, target, usable).item() == pytest.approx((1 + 1 + 4 + 0) / 2)
+
+
+def test_target_is_the_twin_minimum_with_truncation_not_termination() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", target_policy_noise=0.0, **QUICK).learn(30)
+    obs = torch.randn(7, 3)
+    value, usable = agent._next_value(obs)
+    with torch.no_grad():
+        energy = agent.critic_target.bind(obs)
+        best = agent.critic_target.maximise(energy, ProjectedNewton(max_steps=60)).value
+        by_hand = torch.min(*agent.critic_target(obs, best)).squeeze(-1)
+    assert usable.all()
+    torch.testing.assert_close(value, by_hand, rtol=1e-3, atol=1e-4)
+    buffer = agent.replay_buffer
+    assert buffer is not None
+    buffer.dones[:] = 1.0
+    buffer.timeouts[:] = 1.0  # every transition ended by the time limit
+    assert buffer.sample(8).dones.sum() == 0
+
+
+def test_smoothing_stays_in_the_box() -> None:
+    torch.manual_seed(0)
+    action = torch.full((1000, 2), 0.9)
+    noisy = smooth(action, 0.2, 0.5)
+    assert noisy.max() <= 1.0
+    assert (noisy - action).abs().max() <= 0.5
+    assert smooth(action, 0.0, 0.5) is action
+
+
+def test_multidimensional_actions() -> None:
+    class MatrixEnv(ReachEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = spaces.Box(-1.0, 2.0, (2, 3), np.float32)
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            assert action.shape == (2, 3)
+            return self.obs, -float((action**2).sum()), True, False, {}
+
+    agent = ICNNQ("MlpPolicy", MatrixEnv(), **QUICK).learn(40)
+    assert agent.predict(np.zeros(2, np.float32))[0].shape == (2, 3)
+    assert agent.best_action(np.zeros((4, 2), np.float32)).action.shape == (4, 2, 3)
+    assert agent.q_values(np.zeros((4, 2), np.float32), np.zeros((4, 2, 3))).shape == (4,)
+
+
+# what must be refused, and how
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, 1.0), (0.0, 0.0)])
+def test_action_space_must_be_a_finite_box(bounds: tuple[float, float]) -> None:
+    env = ReachEnv((bounds[0], -1.0), (bounds[1], 1.0))
+    with pytest.raises(ValueError, match="action space: expected"):
+        ICNNQ("MlpPolicy", env)
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(AssertionError, match="Discrete"):
+        ICNNQ("MlpPolicy", "CartPole-v1")
+
+
+def test_nan_observation_is_named() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK)
+    with pytest.raises(ValueError, match="observation: contains NaN"):
+        agent.predict(np.full(3, np.nan, np.float32))
+    with pytest.raises(ValueError, match="observation: contains NaN"):
+        agent.best_action(np.full((1, 3), np.inf, np.float32))
+
+
+def test_nan_reward_is_named_and_not_stored() -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv(reward=float("nan")), **QUICK)
+    with pytest.raises(ValueError, match="reward: the environment returned"):
+        agent.learn(10)
+    assert agent.replay_buffer is not None
+    assert agent.replay_buffer.size() == 0
+
+
+def test_diverged_loss_stops_before_it_spoils_the_weights() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK).learn(40)
+    assert agent.replay_buffer is not None
+    agent.replay_buffer.rewards[:] = 1e30
+    with pytest.raises(FloatingPointError, match="critic loss is"):
+        agent.train(50, 16)
+    assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
+
+
+def test_wrong_shapes_of_actions_are_named() -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv(), **QUICK)
+    obs = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match=r"action: expected finite numbers of shape \(B, 2\)"):
+        agent.q_values(obs, np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="action: expected 4 rows"):
+        agent.q_values(obs, np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"exploration_noise": -0.1}, "exploration_noise"),
+        ({"policy_delay": 0}, "policy_delay"),
+        ({"policy_kwargs": {"hidden": (0,)}}, "hidden"),
+        ({"policy_kwargs": {"activation": "silu"}}, "activation"),
+        ({"policy_kwargs": {"activation": torch.tanh}}, "not convex"),
+        ({"policy_kwargs": {"context": (8,), "net_arch": [8]}}, "net_arch and context"),
+    ],
+)
+def test_wrong_settings_name_the_argument(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ICNNQ("MlpPolicy", "Pendulum-v1", **kwargs)
+
+
+def test_net_arch_is_the_context() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": {"pi": [4], "qf": [8, 9]}})
+    assert agent.policy.context == (8, 9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_learns_on_cuda() -> None:
+    agent = ICNNQ("MlpPolicy", DummyVecEnv([lambda: gym.make("Pendulum-v1")]), device="cuda", **QUICK).learn(60)
+    assert agent.predict(np.zeros((3, 3), np.float32))[0].shape == (3, 1)

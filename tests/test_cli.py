@@ -1,0 +1,499 @@
+"""The program as its user meets it: mostly in a process of its own, tiny runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+_SMALL = ["policy_kwargs.net_arch=[8]", "learning_starts=20", "batch_size=8"]
+_SETTINGS = {
+    "icnn": [*_SMALL, "policy_kwargs.hidden=[4]"],
+    "naf": _SMALL,
+    "ddpg": _SMALL,
+    "td3": _SMALL,
+    "sac": _SMALL,
+    "ppo": ["policy_kwargs.net_arch=[8]", "n_steps=32", "batch_size=16", "n_epochs=2"],
+}
+
+_ODD = """
+import gymnasium as gym
+import numpy as np
+
+
+class Odd(gym.Env):
+    metadata = {"render_modes": []}
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, high=1.0, reward=0.0, render_mode=None):
+        self.action_space = gym.spaces.Box(-high, high, (1,), np.float32)
+        self.reward, self.render_mode = reward, render_mode
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), self.reward, False, False, {}
+
+
+for name, options in (("Plain", {}), ("Unbounded", {"high": np.inf}), ("Sick", {"reward": np.nan})):
+    gym.register(f"{name}-v0", Odd, max_episode_steps=5, kwargs=options)
+"""
+
+
+def rl(agent, out, *more, env="InvertedPendulum-v5", timesteps=60):
+    """The arguments of a tiny training run."""
+    settings = [word for setting in _SETTINGS[agent] for word in ("--set", setting)]
+    episodes = ["--eval-episodes", "1", "--final-episodes", "2"]
+    where = ["--agent", agent, "--env", env, "--timesteps", str(timesteps), "--out", str(out), "--device", "cpu"]
+    return ["rl", *where, *settings, *episodes, *more]
+
+
+def start(arguments, cwd, **options):
+    """The program in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    """Its output, once it has ended well and silently on stderr."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert err == ""
+    return out
+
+
+def run(arguments, capsys):
+    """The program in this process: exit code, standard output, standard error."""
+    from icnn_rl.cli import main
+
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    return (code, *capsys.readouterr())
+
+
+def fails(arguments, capsys):
+    """The message of a run that must fail: one error, exit code 1, no traceback."""
+    code, _, err = run(arguments, capsys)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+    return err
+
+
+def evaluation_steps(folder):
+    with (folder / "eval.csv").open(newline="") as stream:
+        return [int(row["timesteps"]) for row in csv.DictReader(stream)]
+
+
+def progress(folder):
+    with (folder / "progress.csv").open(newline="") as stream:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, made by the program in a process of its own: its folder and what it printed."""
+    cwd = tmp_path_factory.mktemp("finished")
+    out = finish(start(rl("icnn", "run", timesteps=100), cwd))
+    return cwd / "run", out
+
+
+@pytest.fixture
+def odd_env(tmp_path, monkeypatch):
+    """odd_envs:Plain-v0, Unbounded-v0 and Sick-v0 can be imported."""
+    import gymnasium as gym
+
+    (tmp_path / "module").mkdir()
+    (tmp_path / "module" / "odd_envs.py").write_text(_ODD)
+    monkeypatch.syspath_prepend(str(tmp_path / "module"))
+    yield "odd_envs"
+    sys.modules.pop("odd_envs", None)
+    for name in ("Plain-v0", "Unbounded-v0", "Sick-v0"):
+        gym.registry.pop(name, None)
+
+
+# a whole run
+
+
+def test_a_run_leaves_a_whole_folder(finished):
+    folder, out = finished
+    assert out.startswith("icnn on InvertedPendulum-v5: 100 steps, seed 0, into run\n")
+    assert "model after 100 steps: return " in out
+    assert "over 2 episodes" in out
+    assert out.endswith("learning curve: run/learning_curve.png\n")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yml",
+        "progress.csv",
+        "eval.csv",
+        "tb",
+        "checkpoints",
+        "model.zip",
+        "best_model.zip",
+        "evaluation_model.json",
+        "learning_curve.png",
+    }
+    assert evaluation_steps(folder) == list(range(10, 101, 10))
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step_000000090", "step_000000100"]
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert progress(folder)[-1]["time/total_timesteps"] == 100
+    assert next((folder / "tb").glob("events.out.tfevents.*")).stat().st_size > 0
+    summary = json.loads((folder / "evaluation_model.json").read_text())
+    assert (summary["timesteps"], summary["episodes"], len(summary["returns"])) == (100, 2, 2)
+
+
+def test_the_configuration_names_versions_seed_and_settings(finished):
+    import yaml
+
+    config = yaml.safe_load((finished[0] / "config.yml").read_text())
+    assert (config["agent"], config["env"], config["seed"], config["timesteps"]) == (
+        "icnn",
+        "InvertedPendulum-v5",
+        0,
+        100,
+    )
+    assert config["settings"]["policy_kwargs"] == {"net_arch": [8], "hidden": [4]}
+    assert {"python", "torch", "gymnasium", "stable-baselines3"} <= set(config["versions"])
+    assert {"revision", "started"} <= set(config)
+
+
+def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
+    from icnn_rl import cli
+
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["icnn-rl"])
+    monkeypatch.setattr(cli, "train_run", lambda config, folder, **options: seen.append((config, folder)))
+    monkeypatch.setattr(cli, "_report", lambda folder, which, episodes: seen.append((folder, which)))
+    assert cli.main() == 0
+    (config, folder), report = seen
+    assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
+    assert folder == Path("runs/icnn-InvertedPendulum-v5-s0")
+    assert report == (folder, "model")
+
+
+def test_the_default_folder_is_numbered_when_taken(tmp_path):
+    from icnn_rl.cli import _free_folder
+
+    assert _free_folder(tmp_path / "a") == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    assert _free_folder(tmp_path / "a") == tmp_path / "a-2"
+    (tmp_path / "a-2").mkdir()
+    assert _free_folder(tmp_path / "a") == tmp_path / "a-3"
+
+
+@pytest.mark.parametrize("agent", sorted(_SETTINGS))
+def test_every_agent(agent, tmp_path, capsys):
+    code, out, err = run(rl(agent, tmp_path / "run", "--seed", "5", "--n-envs", "2"), capsys)
+    assert (code, err) == (0, "")
+    assert f"{agent} on InvertedPendulum-v5: 60 steps, seed 5" in out
+    assert "return " in out
+    assert (tmp_path / "run" / "learning_curve.png").is_file()
+    assert "model after 6" in run(["eval", tmp_path / "run", "--episodes", 1], capsys)[1]
+
+
+def test_pendulum(tmp_path, capsys):
+    """No early end of an episode, observations and actions in other units."""
+    arguments = rl("icnn", tmp_path / "run", "--eval-freq", "40", env="Pendulum-v1")
+    code, out, err = run(arguments, capsys)
+    assert (code, err) == (0, "")
+    assert "model after 60 steps: return -" in out
+    assert "length 200" in out
+
+
+# killed and resumed
+
+
+def test_killed_twice_and_resumed_to_the_end(tmp_path):
+    folder = tmp_path / "run"
+    frequencies = ["--eval-freq", "50", "--checkpoint-freq", "40"]
+    process = start(rl("icnn", "run", *frequencies, timesteps=1000), tmp_path)
+    kept = []
+    for wanted in (120, 480):
+        _kill_after_checkpoint(process, folder, wanted)
+        assert not (folder / "model.zip").exists()
+        done = int(max((folder / "checkpoints").glob("step_*")).name.removeprefix("step_"))
+        assert wanted <= done < 1000
+        kept = [row for row in progress(folder) if row["time/total_timesteps"] <= done]
+        assert kept
+        process = start(["rl", "--resume", "run", "--final-episodes", "1"], tmp_path)
+    out = finish(process)
+    assert f"run: going on from step {done} of 1000" in out
+    assert "model after 1000 steps: return " in out
+    assert evaluation_steps(folder) == list(range(50, 1001, 50))
+    rows = progress(folder)
+    assert rows[: len(kept)] == kept
+    steps = [row["time/total_timesteps"] for row in rows]
+    assert steps[:-1] == sorted(set(steps[:-1]))
+    assert steps[-1] == 1000  # once more, with what was logged since, where an episode has ended there
+    assert not list((folder / "checkpoints").glob(".*"))
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step_000000960", "step_000001000"]
+
+    from icnn_rl.experiment.config import AGENTS
+
+    model = AGENTS["icnn"].load(folder / "model.zip", device="cpu")
+    model.load_replay_buffer(folder / "checkpoints" / "step_000001000" / "replay_buffer.pkl")
+    assert (model.num_timesteps, model._n_updates, model.replay_buffer.pos) == (1000, 980, 1000)
+
+
+def _kill_after_checkpoint(process, folder, step):
+    """SIGKILL a moment after a checkpoint of at least this step has appeared."""
+    deadline = time.monotonic() + 200
+    while not any(int(path.name[5:]) >= step for path in (folder / "checkpoints").glob("step_*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_interrupting_says_how_to_go_on(tmp_path):
+    process = start(rl("icnn", "run", "--checkpoint-freq", "50", timesteps=100_000), tmp_path)
+    while not list((tmp_path / "run" / "checkpoints").glob("step_*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "stopped; a run goes on from its last checkpoint with: icnn-rl rl --resume RUN\n"
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = contents(folder)
+    code, out, _ = run(["rl", "--resume", folder, "--final-episodes", 2], capsys)
+    assert code == 0
+    assert "nothing to do, all 100 steps are done" in out
+    after = contents(folder)
+    for path in before.keys() - {folder / "learning_curve.png"}:
+        assert after[path] == before[path], path
+
+
+# eval, video, plot
+
+
+def test_eval_prints_and_keeps_the_numbers(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    code, out, err = run(["eval", folder, "--episodes", 3, "--model", "best_model"], capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith("best_model after ")
+    summary = json.loads((folder / "evaluation_best_model.json").read_text())
+    assert len(summary["returns"]) == 3
+    assert f"return {summary['mean']:.1f} ± {summary['std']:.1f} over 3 episodes" in out
+
+
+def test_eval_twice_gives_the_same_numbers(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    assert run(["eval", folder, "--episodes", 3], capsys) == run(["eval", folder, "--episodes", 3], capsys)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio's reader does not close its pipes
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_video_without_a_screen(ending, finished, tmp_path):
+    import imageio.v2 as imageio
+
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL")}
+    film = tmp_path / "new" / f"film.{ending}"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "video", str(finished[0]), "--out", str(film), "--steps", "12"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode and any(word in done.stderr for word in ("EGL", "OpenGL", "GLContext")):
+        pytest.skip(f"no off-screen rendering on this machine: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"video: {film} (return ")
+    with imageio.get_reader(film) as reader:
+        frames = [frame for frame in reader]  # noqa: C416  (list() would ask for the length, which is infinite)
+    assert 1 <= len(frames) <= 12
+    assert frames[0].shape[:2] == (480, 480)
+    assert frames[0][..., :3].std() > 1  # something is to be seen
+
+
+def test_plot_of_several_runs(finished, tmp_path, capsys):
+    again = shutil.copytree(finished[0], tmp_path / "again")
+    picture = tmp_path / "both.png"
+    code, out, err = run(["plot", finished[0], again, "--out", picture], capsys)
+    assert (code, out, err) == (0, f"learning curves: {picture}\n", "")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "learning_rat=1"], "learning_rat: not an argument of agent 'icnn'. Did you mean learning_rate"),
+        (
+            ["--set", "policy_kwargs.hiden=[8]"],
+            "hiden: not an argument of policy_kwargs of 'icnn'. Did you mean hidden",
+        ),
+        (["--set", "learning_rate"], "--set learning_rate: expected key=value"),
+        (["--set", "learning_rate=[1"], "--set learning_rate=[1: the value is not valid YAML"),
+        (["--env", "Pendulam-v1"], "--env Pendulam-v1: Environment `Pendulam` doesn't exist. Did you mean: `Pendulum`"),
+        (["--env", "CartPole-v1"], "agent 'icnn' on CartPole-v1: "),
+        (["--env", "odd_envs:Unbounded-v0"], "--env odd_envs:Unbounded-v0: the action space is unbounded"),
+        (["--device", "gpu"], "--device gpu: no such device. Expected cpu"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_folder(arguments, message, odd_env, tmp_path, capsys):
+    code, _, err = run(["rl", "--out", tmp_path / "run", *arguments], capsys)
+    assert code == 1
+    assert err.startswith(f"error: {message}")
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
+    process = start(["rl", "--env", "Pendulam-v1"], tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err == "error: --env Pendulam-v1: Environment `Pendulam` doesn't exist. Did you mean: `Pendulum`?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_occupied_folder_is_left_alone(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = contents(folder)
+    err = fails(rl("icnn", folder), capsys)
+    assert f"--out {folder}: not empty. Choose another folder, or go on with its run: --resume {folder}." in err
+    assert contents(folder) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert fails(rl("icnn", tmp_path), capsys) == f"error: --out {tmp_path}: not empty. Choose another folder.\n"
+    file = tmp_path / "notes.txt"
+    assert fails(rl("icnn", file), capsys).startswith(f"error: --out {file}: is a file.")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [["eval"], ["video"], ["plot"], ["rl", "--resume"]])
+def test_a_missing_run_is_named(command, tmp_path, capsys):
+    err = fails([*command, tmp_path / "nowhere"], capsys)
+    assert f"{tmp_path}/nowhere/config.yml: no such file. Expected a run folder made by `icnn-rl rl" in err
+
+
+@pytest.mark.parametrize("command", ["eval", "video"])
+def test_a_truncated_model_is_named(command, finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "model.zip").write_bytes((folder / "model.zip").read_bytes()[:500])
+    assert f"{folder}/model.zip: cannot be read" in fails([command, folder], capsys)
+
+
+def test_a_truncated_checkpoint_is_named(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "model.zip").unlink()
+    broken = folder / "checkpoints" / "step_000000100" / "replay_buffer.pkl"
+    broken.write_bytes(broken.read_bytes()[:500])
+    before = contents(folder)
+    err = fails(["rl", "--resume", folder], capsys)
+    assert f"{broken}: damaged (500 bytes, " in err
+    assert f"Delete {broken.parent} to use an earlier checkpoint." in err
+    assert contents(folder) == before
+    shutil.rmtree(broken.parent)
+    code, out, _ = run(["rl", "--resume", folder, "--final-episodes", 1], capsys)
+    assert code == 0
+    assert "going on from step 90 of 100" in out
+    assert evaluation_steps(folder) == list(range(10, 101, 10))
+
+
+def test_settings_beside_resume_are_not_ignored_in_silence(finished, capsys):
+    given = ["--timesteps", 5000, "--set", "gamma=0.9", "--n-envs", 2]
+    err = fails(["rl", "--resume", finished[0], *given], capsys)
+    assert "goes on with the settings in its config.yml. Leave out --n-envs, --set, --timesteps." in err
+
+
+@pytest.mark.filterwarnings("ignore:.*reward is a NaN")  # gymnasium's own word on it
+def test_rewards_that_are_not_numbers_end_the_run_with_a_reason(odd_env, tmp_path, capsys):
+    arguments = rl("icnn", tmp_path / "run", env=f"{odd_env}:Sick-v0")
+    code, _, err = run(arguments, capsys)
+    assert code == 1
+    assert f"error: {tmp_path / 'run'}: training stopped at step 1. reward: the environment returned [nan]" in err
+
+
+def test_an_environment_that_cannot_be_filmed_is_named(odd_env, tmp_path, capsys):
+    code, _, err = run(rl("icnn", tmp_path / "run", env=f"{odd_env}:Plain-v0", timesteps=30), capsys)
+    assert code == 0, err
+    code, _, err = run(["video", tmp_path / "run"], capsys)
+    assert code == 1
+    assert "odd_envs:Plain-v0: cannot be filmed" in err
+    assert not (tmp_path / "run" / "video.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "message"),
+    [
+        ("video", "film.avi", "expected a name ending in .mp4 or .gif"),
+        ("plot", "curve.xyz", "expected a name ending in"),
+    ],
+)
+def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, capsys):
+    assert f"--out {tmp_path / name}: {message}" in fails([command, finished[0], "--out", tmp_path / name], capsys)
+
+
+def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
+    from icnn_rl import cli
+
+    def full(folders, out):
+        raise OSError(28, "No space left on device", str(out))
+
+    monkeypatch.setattr(cli, "plot_runs", full)
+    err = fails(["plot", finished[0], "--out", tmp_path / "curve.png"], capsys)
+    assert f"No space left on device: '{tmp_path / 'curve.png'}'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rl", "--timesteps", "0"], "argument --timesteps: expected an integer >= 1, got 0"),
+        (["rl", "--timesteps", "many"], "argument --timesteps: expected an integer >= 1, got many"),
+        (["rl", "--seed", "-1"], "argument --seed: expected an integer >= 0, got -1"),
+        (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
+        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn"),
+        (["plot"], "the following arguments are required: RUN"),
+    ],
+)
+def test_wrong_usage_is_argparses_business(arguments, message, capsys):
+    from icnn_rl.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["rl"], ["eval"], ["video"], ["plot"]])
+def test_help(command, capsys):
+    from icnn_rl.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "usage: icnn-rl" in capsys.readouterr().out
