@@ -23,6 +23,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -320,8 +321,12 @@ class ICNNQ(OffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        _check_action_space(env.action_space)  # before SB3's own, shorter complaint
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
     def _setup_model(self) -> None:
-        _check_action_space(self.action_space)
         super()._setup_model()
         if self.action_noise is None and self.exploration_noise > 0:
             shape = self._action_shape
@@ -528,7 +533,8 @@ def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tu
 
 
 def _check_action_space(space: spaces.Space[Any]) -> None:
-    assert isinstance(space, spaces.Box)
+    if not isinstance(space, spaces.Box):
+        return  # SB3 refuses it, by name
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
             f"action space: expected a Box with finite bounds, got {space}. The greedy action is sought inside the "

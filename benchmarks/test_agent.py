@@ -1,0 +1,97 @@
+"""Environment steps per second of ICNNQ against SB3's TD3, and the latency of predict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from stable_baselines3 import TD3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from benchmarks.conftest import ENV, cpu_time
+from icnn_rl.agents import ICNNQ
+
+STEPS, ROUNDS = 500, 5
+
+
+def _warmed_up(algorithm: type[OffPolicyAlgorithm], **kwargs: object) -> OffPolicyAlgorithm:
+    model = algorithm(
+        "MlpPolicy", ENV, batch_size=256, learning_starts=300, buffer_size=10_000, device="cpu", seed=0, **kwargs
+    )  # type: ignore[call-arg, arg-type]
+    return model.learn(600)
+
+
+def test_steps_per_second_against_td3(benchmark: BenchmarkFixture) -> None:
+    """Rounds alternate, so that a change of the machine's speed meets both. Target: at least half of TD3's."""
+    models = {"td3": _warmed_up(TD3, policy_kwargs={"net_arch": [256, 256]}), "icnn": _warmed_up(ICNNQ)}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(ROUNDS):
+        for name, model in models.items():
+            seconds[name].append(cpu_time(lambda model=model: model.learn(STEPS, reset_num_timesteps=False)))
+    fps = {name: STEPS / np.array(times) for name, times in seconds.items()}
+    ratios = fps["icnn"] / fps["td3"]
+    benchmark.extra_info.update(
+        {
+            "td3 steps/s": fps["td3"].round(1).tolist(),
+            "icnn steps/s": fps["icnn"].round(1).tolist(),
+            "ratio": ratios.round(3).tolist(),
+        }
+    )
+    print(
+        f"\nTD3 {fps['td3'].mean():.1f} steps/s, ICNNQ {fps['icnn'].mean():.1f}, ratio {ratios.mean():.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+    )
+    benchmark.pedantic(lambda: models["icnn"].learn(100, reset_num_timesteps=False), rounds=3)
+    assert np.median(ratios) >= 0.5
+
+
+@pytest.mark.parametrize(("rows", "limit_ms"), [(1, 1.0), (256, 5.0)])
+def test_predict(
+    benchmark: BenchmarkFixture, agent: ICNNQ, observations: np.ndarray, rows: int, limit_ms: float
+) -> None:
+    batches = iter(np.tile(observations, (100, 1)).reshape(-1, rows, observations.shape[1]))
+
+    def one() -> None:
+        batch = next(batches)
+        agent.predict(batch[0] if rows == 1 else batch, deterministic=True)
+
+    benchmark.pedantic(one, rounds=90, warmup_rounds=5)
+    print(f"\npredict, {rows} rows: median {benchmark.stats.stats.median * 1e3:.2f} ms")
+    assert benchmark.stats.stats.median * 1e3 <= limit_ms
+
+
+def test_parts_of_an_update(benchmark: BenchmarkFixture, agent: ICNNQ, observations: np.ndarray) -> None:
+    """Where an update's time goes, batch 256: minimum processor time of each part."""
+    obs = torch.as_tensor(observations, dtype=torch.float32)
+    actions = torch.rand(256, agent.critic.action_dim) * 2 - 1
+    critic, target = agent.critic, agent.critic_target
+    with torch.inference_mode():
+        energy = target.bind(obs)
+        start = energy.start()
+
+    def loss() -> torch.Tensor:
+        return critic.bind(obs).member_values(actions).square().mean(1).sum()
+
+    def inference(function: object) -> object:
+        def run() -> None:
+            with torch.inference_mode():
+                function()  # type: ignore[operator]
+
+        return run
+
+    parts = {
+        "target context (bind)": inference(lambda: target.bind(obs)),
+        "argmax": inference(lambda: target.maximise(energy, agent.policy.solver)),
+        "  one value": inference(lambda: energy(start)),
+        "  one value and gradient": inference(lambda: energy.value_and_grad(start)),
+        "  one value, gradient and Hessian": inference(lambda: energy.value_grad_hessian(start)),
+        "loss, forward": loss,
+        "loss, forward and backward": lambda: loss().backward(),
+        "optimiser": agent.critic.optimizer.step,
+        "move target": agent._update_target,
+    }
+    times = {name: min(cpu_time(part) for _ in range(40)) * 1e3 for name, part in parts.items()}  # type: ignore[arg-type]
+    agent.critic.optimizer.zero_grad()
+    benchmark.extra_info.update({name: round(ms, 3) for name, ms in times.items()})
+    print("\n" + "\n".join(f"{name:36s} {ms:7.2f} ms" for name, ms in times.items()))
+    benchmark.pedantic(loss, rounds=5)

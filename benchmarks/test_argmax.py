@@ -1,0 +1,117 @@
+"""The greedy action of a trained critic, batch 256, 6 actions: accuracy and time, against the paper's Adam loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from benchmarks.conftest import cpu_time
+from icnn_rl.agents import ICNNQ
+from icnn_rl.nn import PICNN
+from icnn_rl.solvers import Box, BundleEntropy, ProjectedGradient, ProjectedNewton, minimize
+
+BOX = Box(-1.0, 1.0)
+
+
+class Reference:
+    """The minimum in float64 and how much f varies: relative gap = (f(a) - f*) / (mean of f at random actions - f*)."""
+
+    def __init__(self, net: PICNN, obs: Tensor) -> None:
+        double = PICNN(
+            net.x_features, net.y_features, net.context_widths, net.hidden, activation=net.activation,
+            context_norm=net.norms is not None, ensemble=net.ensemble,
+        ).double()  # fmt: skip
+        double.load_state_dict(net.state_dict())
+        self.energy = double.bind(obs.double(), "mean")
+        solver = ProjectedNewton(tol=1e-13, max_steps=300)
+        self.minimum = minimize(self.energy, solver, self.energy.start(), domain=BOX, adjoint=None).fun
+        generator = torch.Generator().manual_seed(0)
+        draws = [
+            torch.rand(self.energy.start().shape, generator=generator, dtype=torch.float64) * 2 - 1 for _ in range(300)
+        ]
+        self.variation = torch.stack([self.energy(a) for a in draws]).mean(0) - self.minimum
+
+    def relative_gap(self, action: Tensor) -> Tensor:
+        return (self.energy(action.double()) - self.minimum) / self.variation
+
+
+@pytest.fixture(scope="module")
+def problem(agent: ICNNQ, observations: np.ndarray) -> tuple[PICNN, Tensor, Reference]:
+    net = agent.critic.net
+    assert isinstance(net, PICNN)
+    obs = torch.as_tensor(observations, dtype=torch.float32)
+    with torch.no_grad():
+        return net, obs, Reference(net, obs)
+
+
+def adam_loop(net: PICNN, obs: Tensor, steps: int = 1000, lr: float = 0.01) -> Tensor:
+    """The paper's released inner loop: Adam on the action, the whole network at every step."""
+    action = torch.zeros(len(obs), net.y_features, requires_grad=True)
+    optimiser = torch.optim.Adam([action], lr=lr)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        net(obs, action).mean(0).sum().backward(inputs=[action])
+        optimiser.step()
+        with torch.no_grad():
+            action.clamp_(-1.0, 1.0)
+    return action.detach()
+
+
+SOLVERS = {
+    "newton, as in the target": ProjectedNewton(tol=1e-4, max_steps=8),
+    "newton, to convergence": ProjectedNewton(),
+    "accelerated gradient": ProjectedGradient(tol=1e-4),
+    "adam, bound context, 100 steps": ProjectedGradient("adam", lr=0.05, max_steps=100),
+    "bundle entropy, tau 0.01": BundleEntropy(entropy=0.01, max_steps=15),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_argmax(benchmark: BenchmarkFixture, problem: tuple[PICNN, Tensor, Reference], name: str) -> None:
+    net, obs, reference = problem
+
+    def solve() -> Tensor:
+        with torch.inference_mode():
+            energy = net.bind(obs, "mean")
+            return minimize(energy, SOLVERS[name], energy.start(), domain=BOX, adjoint=None, throw=False).value
+
+    relative = reference.relative_gap(solve().clone())
+    milliseconds = min(cpu_time(solve) for _ in range(10)) * 1e3
+    share = float((relative <= 1e-4).float().mean())
+    benchmark.extra_info.update(
+        {"share of rows at 1e-4": share, "median": float(relative.median()), "cpu ms": milliseconds}
+    )
+    print(
+        f"\n{name}: {milliseconds:.1f} ms with the context, relative gap median {relative.median():.1e}, "
+        f"99th percentile {relative.quantile(0.99):.1e}, {100 * share:.1f} % of rows within 1e-4"
+    )
+    benchmark.pedantic(solve, rounds=5)
+    if name.startswith("newton"):
+        assert share >= 0.99
+
+
+def test_newton_against_the_papers_adam_loop(
+    benchmark: BenchmarkFixture, problem: tuple[PICNN, Tensor, Reference]
+) -> None:
+    """Target: at least 50 times faster."""
+    net, obs, reference = problem
+    adam = reference.relative_gap(adam_loop(net, obs))
+    slow = min(cpu_time(lambda: adam_loop(net, obs)) for _ in range(2))
+    newton = SOLVERS["newton, as in the target"]
+
+    def fast_solve() -> None:
+        with torch.inference_mode():
+            energy = net.bind(obs, "mean")
+            minimize(energy, newton, energy.start(), domain=BOX, adjoint=None, throw=False)
+
+    fast = min(cpu_time(fast_solve) for _ in range(10))
+    benchmark.extra_info.update({"adam loop ms": slow * 1e3, "newton ms": fast * 1e3, "ratio": slow / fast})
+    print(
+        f"\nAdam loop {slow * 1e3:.0f} ms (99th percentile {adam.quantile(0.99):.1e}), Newton {fast * 1e3:.1f} ms: "
+        f"{slow / fast:.0f} times faster"
+    )
+    benchmark.pedantic(fast_solve, rounds=5)
+    assert slow / fast >= 50
