@@ -61,7 +61,7 @@ def adam_loop(net: PICNN, obs: Tensor, steps: int = 1000, lr: float = 0.01) -> T
 
 
 SOLVERS = {
-    "newton, as in the target": ProjectedNewton(tol=1e-4, max_steps=8),
+    "newton, as in the target": ProjectedNewton(tol=1e-3, max_steps=6),
     "newton, to convergence": ProjectedNewton(),
     "accelerated gradient": ProjectedGradient(tol=1e-4),
     "adam, bound context, 100 steps": ProjectedGradient("adam", lr=0.05, max_steps=100),

@@ -25,6 +25,7 @@ __all__ = ["EvalRow", "EvaluationCallback", "evaluate", "make_env", "read_evalua
 
 #: Evaluation episodes start from these seeds, whatever the training seed: runs are compared on the same starts.
 EVAL_SEED = 10_000
+_EVAL_ENVS = 10
 COLUMNS = ("timesteps", "mean", "std", "episodes", "mean_length")
 
 
@@ -52,8 +53,8 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
 
 
 def evaluate(model: BaseAlgorithm, env_id: str, episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of ``episodes`` deterministic episodes."""
-    env = make_env(env_id, 1, EVAL_SEED)
+    """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all."""
+    env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED)
     try:
         returns, lengths = evaluate_policy(
             model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True
