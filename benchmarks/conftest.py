@@ -1,6 +1,7 @@
 """Shared by the benchmarks: one thread, a critic trained on HalfCheetah, and states that it has seen.
 
-Run with `make bench`. The critic is trained for 15 000 steps (some minutes); ICNN_RL_BENCH_RUN=RUN takes that of a run folder instead.
+Run with `make bench`. The critic is trained for 15 000 steps (some minutes); ICNN_RL_BENCH_RUN=RUN takes that of a
+run folder instead.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def test_steps_per_second_against_td3(benchmark: BenchmarkFixture) -> None:
         }
     )
     print(
-        f"\nTD3 {fps['td3'].mean():.1f} steps/s, ICNNQ {fps['icnn'].mean():.1f}, ratio {ratios.mean():.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+        f"\nTD3 {fps['td3'].mean():.1f} steps/s, ICNNQ {fps['icnn'].mean():.1f}, "
+        f"ratio {ratios.mean():.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
     )
     benchmark.pedantic(lambda: models["icnn"].learn(100, reset_num_timesteps=False), rounds=3)
     assert np.median(ratios) >= 0.5
