@@ -38,10 +38,15 @@ class ConvexActivation:
     jet: Callable[[Tensor], Jet]
     smooth: bool
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by name, or by the user's own function: the closures inside cannot be."""
+        known = CONVEX_ACTIVATIONS.get(self.name) is self
+        return resolve_activation, (self.name if known else self.value,)
+
 
 def _softplus(beta: float) -> ConvexActivation:
     def value(x: Tensor) -> Tensor:
-        return F.softplus(x, beta=beta)
+        return F.softplus(x, beta=beta, threshold=40.0)  # the default, 20, leaves a step of 1e-9: not convex
 
     def jet(x: Tensor) -> Jet:
         sigma = torch.sigmoid(beta * x)

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_float_tensor, check_last_dim, check_positive_int, check_range, check_widths
+from icnn_rl._checks import (
+    check_float_tensor,
+    check_last_dim,
+    check_positive_int,
+    check_range,
+    check_same_kind,
+    check_widths,
+)
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
 from icnn_rl.nn.linear import EnsembleLinear, Layers, NonNegativeLinear
@@ -105,6 +112,7 @@ class ICNN(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         check_float_tensor("y", y)
         check_last_dim("y", y, self.in_features)
+        check_same_kind("y", y, "the network's parameters", self.passthrough[0].weight)
         return self.bind()(y)
 
     def project_(self) -> None:
