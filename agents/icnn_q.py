@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -34,7 +34,6 @@ from icnn_rl.solvers import ProjectedNewton, Solver
 __all__ = ["ICNNQ", "Greedy", "ICNNQPolicy"]
 
 _MAX_WARM_UP = 10_000
-_N_STEPS = 3
 
 #: Logged under solver/: means over the batches of an update.
 SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction")
@@ -230,8 +229,6 @@ class ICNNQ(OffPolicyAlgorithm):
         learning_rate: per update, or a schedule of the remaining progress.
         learning_starts: environment steps of uniformly random actions before the first update; None: a tenth of the
             first ``learn``, at most 10 000.
-        n_steps: length of the returns in the target; None: 3, or 1 where SB3 has no buffer for longer ones (Dict
-            observations, a replay buffer of your own, optimize_memory_usage).
         policy_delay: updates of the critics for each move of the target networks (there is no actor to delay).
         exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
             ``action_noise`` is not given.
@@ -269,7 +266,7 @@ class ICNNQ(OffPolicyAlgorithm):
         buffer_size: int = 1_000_000,
         learning_starts: int | None = None,
         batch_size: int = 256,
-        tau: float = 0.01,
+        tau: float = 0.005,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
@@ -277,7 +274,7 @@ class ICNNQ(OffPolicyAlgorithm):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int | None = None,
+        n_steps: int = 1,
         policy_delay: int = 1,
         exploration_noise: float = 0.1,
         target_policy_noise: float = 0.2,
@@ -305,7 +302,7 @@ class ICNNQ(OffPolicyAlgorithm):
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
-            n_steps=1 if n_steps is None else check_positive_int("n_steps", n_steps),
+            n_steps=check_positive_int("n_steps", n_steps),
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -316,7 +313,7 @@ class ICNNQ(OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
             support_multi_env=True,
         )
-        self._warm_up_open, self._n_steps_open = learning_starts is None, n_steps is None
+        self._warm_up_open = learning_starts is None
         self.policy_delay = check_positive_int("policy_delay", policy_delay)
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
@@ -330,22 +327,11 @@ class ICNNQ(OffPolicyAlgorithm):
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
-        self._choose_returns()
         super()._setup_model()
         if self.action_noise is None and self.exploration_noise > 0:
             shape = self._action_shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
         self._create_aliases()
-
-    def _choose_returns(self) -> None:
-        """Settle ``n_steps=None``: n-step returns wherever SB3 has a buffer for them."""
-        if self._n_steps_open:
-            plain = self.replay_buffer_class is None and not self.optimize_memory_usage
-            fits = plain and not isinstance(self.observation_space, spaces.Dict)
-            self.n_steps, self._n_steps_open = (_N_STEPS if fits else 1), False
-        ours = {"n_steps": self.n_steps, "gamma": self.gamma}
-        if self.replay_buffer_class is NStepReplayBuffer and ours.items() <= self.replay_buffer_kwargs.items():
-            self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, without a warning
 
     @property
     def _action_shape(self) -> tuple[int, ...]:

@@ -172,5 +172,4 @@ class NAF(ICNNQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("target_policy_noise", 0.0)
-        kwargs.setdefault("n_steps", 1)
         super().__init__(*args, **kwargs)
