@@ -117,6 +117,11 @@ class ConcaveCritic(BasePolicy):
         self.act_failed += int(solution.failed.sum())
         return Greedy(*(part.clone() for part in (solution.value, value, solution.gap, solution.status)))
 
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's, without walking through all modules where nothing changes: predict asks at every step."""
+        if self.training != mode:
+            super().set_training_mode(mode)
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self.greedy(observation).action
 

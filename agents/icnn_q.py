@@ -54,7 +54,7 @@ class ICNNQPolicy(BasePolicy):
         layer_norm: LayerNorm on the context path.
         n_critics: members E of the ensemble.
         solver: for the argmax in the Bellman target, where a few steps are enough.
-        act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-6 at most.
+        act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-5 at most.
         picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
             ``positivity``).
         features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
@@ -522,7 +522,7 @@ def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
 
 def _patient(solver: Solver) -> Solver:
     """The same method, run to convergence: for single states precision is nearly free."""
-    return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-6, solver.tol))  # type: ignore
+    return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-5, solver.tol))  # type: ignore
 
 
 def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tuple[int, ...]:

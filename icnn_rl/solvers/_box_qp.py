@@ -46,12 +46,12 @@ def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tupl
     at_low, at_high = (low >= 0) & (g > 0), (high <= 0) & (g < 0)
     step, info = solve_free(h, -g, at_low | at_high)  # fixed coordinates sit on their bounds: d = 0 there
     for _ in range(1, solves):
-        outside_low, outside_high = step < low, step > high
-        if not bool((outside_low | outside_high).any()):
-            break
         multiplier = g + torch.matmul(h, step.unsqueeze(-1)).squeeze(-1)
-        at_low = outside_low | (at_low & (multiplier > 0))
-        at_high = outside_high | (at_high & (multiplier < 0))
+        was_low, was_high = at_low, at_high
+        at_low = (step < low) | (was_low & (multiplier > 0))
+        at_high = (step > high) | (was_high & (multiplier < 0))
+        if bool(((at_low == was_low) & (at_high == was_high)).all()):
+            break
         fixed = at_low | at_high
         bound = torch.clamp(step, low, high).masked_fill(~fixed, 0.0)
         pull = g + torch.matmul(h, bound.unsqueeze(-1)).squeeze(-1)

@@ -34,6 +34,7 @@ class Problem:
         self.lower, self.upper = (bound.detach() for bound in domain.bounds(y))
         self.curvature = _energy.curvature_of(energy)
         self._batch_dims = y.dim() - 1
+        self._strict = self.curvature is not None and bool((self.curvature > 0).all())
         span = self.upper - self.lower
         self.finite = bool(torch.isfinite(span).all())
         self._widths = span if self.finite else None
@@ -76,7 +77,7 @@ class Problem:
 
     def gap(self, y: Tensor, grad: Tensor) -> Tensor:
         """Certified bound on f(y) - min f, see :func:`icnn_rl.solvers.domain.certificate`."""
-        return certificate(grad, self.lower - y, self.upper - y, self.curvature)
+        return certificate(grad, self.lower - y, self.upper - y, self.curvature, strict=self._strict)
 
     def widths(self, y: Tensor) -> Tensor:
         """Length of each coordinate's interval, or 1 + |y_j| where it is infinite: the unit that residuals are measured

@@ -71,7 +71,7 @@ class Unconstrained:
         return y.new_tensor(self.lower), y.new_tensor(self.upper)
 
 
-def certificate(grad: Tensor, low: Tensor, high: Tensor, curvature: Tensor | None) -> Tensor:
+def certificate(grad: Tensor, low: Tensor, high: Tensor, curvature: Tensor | None, *, strict: bool = False) -> Tensor:
     """Upper bound on f(y) - min f over the box, from one gradient: (..., n) -> (...).
 
     With f - 1/2 sum_j m_j y_j^2 convex (m = ``curvature``, or 0),
@@ -80,12 +80,15 @@ def certificate(grad: Tensor, low: Tensor, high: Tensor, curvature: Tensor | Non
 
     and the right-hand side separates: minimise it over every coordinate's interval. For m = 0 this is the Frank-Wolfe
     gap sum_j max( -g_j low_j, -g_j high_j ); without bounds it is sum_j g_j^2 / (2 m_j). Infinite where neither helps.
-    ``grad`` may be any subgradient at y; ``low`` <= 0 <= ``high`` are the bounds minus y; ``curvature`` >= 0 or None.
+    ``grad`` may be any subgradient at y; ``low`` <= 0 <= ``high`` are the bounds minus y; ``curvature`` >= 0 or None;
+    ``strict`` says that it is positive everywhere.
     """
     if curvature is None:
         # a flat coordinate offers no decrease, however long its interval (0 * inf would be NaN)
         step = torch.where(grad > 0, low, high).masked_fill(grad == 0, 0.0)
         return -(grad * step).sum(-1)
-    step = torch.clamp(grad / -curvature, low, high).masked_fill(grad == 0, 0.0)
-    bend = (curvature * step).masked_fill(curvature == 0, 0.0)
+    step = torch.clamp(grad / -curvature, low, high)
+    bend = curvature * step
+    if not strict:  # 0 / 0 and 0 * inf
+        step, bend = step.masked_fill(grad == 0, 0.0), bend.masked_fill(curvature == 0, 0.0)
     return -(torch.add(grad, bend, alpha=0.5) * step).sum(-1)

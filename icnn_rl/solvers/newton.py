@@ -87,21 +87,27 @@ class ProjectedNewton:
         f_new, g_new, h_new = problem.value_grad_hessian(trial)
         noise = state.noise
         actual = f - f_new + noise
-        # A gradient step is sure of this much; an active set that has not settled may do worse, or point uphill.
-        steepest = torch.clamp(-g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(h.dtype).tiny), low, high)
-        downhill = (info == 0) & (predicted >= -0.5 * (g * steepest).sum(-1) - noise)
-        accept = downhill & (actual >= _ACCEPT * predicted)  # false for NaN
+        accept = (actual >= _ACCEPT * predicted) & (info == 0)  # false for NaN
+        negligible = predicted <= noise
+        lost = stalled = state.stalled  # all false: rows that stalled are not stepped
+        if bool(negligible.any()):
+            # A gradient step is sure of ``promise``. Less than that means an active set that has not settled.
+            steepest = torch.clamp(-g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(h.dtype).tiny), low, high)
+            promise = -0.5 * (g * steepest).sum(-1)
+            lost = negligible & (predicted < promise - noise)
+            accept = accept & ~lost
         good = accept & (actual >= _GOOD * predicted)
         if bool(good.all()):
             damping = _EASIER * state.damping
         else:
-            damping = _next_damping(state.damping, accept, good, downhill, slope, d, diagonal)
+            damping = _next_damping(state.damping, accept, good, lost, slope, d, diagonal)
             row = accept.unsqueeze(-1)
             trial, f_new = torch.where(row, trial, y), torch.where(accept, f_new, f)
             g_new, h_new = torch.where(row, g_new, g), torch.where(row.unsqueeze(-1), h_new, state.hessian)
         gap = problem.gap(trial, g_new)
-        # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
-        stalled = downhill & (predicted <= noise) & (gap > 0.5 * state.gap)
+        if bool(negligible.any()):
+            # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
+            stalled = negligible & ~lost & (gap > 0.5 * state.gap) & (info == 0)
         return NewtonState(trial, f_new, g_new, h_new, damping, gap, state.scale, noise, stalled)
 
     def progress(self, problem: Problem, state: NewtonState) -> Progress:
@@ -121,11 +127,11 @@ def _variation(w: Tensor, g: Tensor, h: Tensor) -> Tensor:
 
 
 def _next_damping(
-    damping: Tensor, accept: Tensor, good: Tensor, downhill: Tensor, slope: Tensor, d: Tensor, diagonal: Tensor
+    damping: Tensor, accept: Tensor, good: Tensor, lost: Tensor, slope: Tensor, d: Tensor, diagonal: Tensor
 ) -> Tensor:
     """Less where the model was good; where it failed, three times the curvature |g.d| / d.d that such a step needs.
     Where the active set did not settle, d says nothing: the mean of the diagonal makes it easy."""
-    needed = torch.where(downhill, slope.abs() / (d * d).sum(-1), 0.0)
+    needed = torch.where(lost, 0.0, slope.abs() / (d * d).sum(-1))
     needed = torch.maximum(needed, diagonal.mean(-1)).nan_to_num(1.0, 1.0, 1.0)
     needed = torch.where(needed > 0, needed, 1.0)  # a linear energy has no curvature to go by
     harder = _HARDER * needed + damping
