@@ -17,6 +17,8 @@ __all__ = ["ProjectedNewton"]
 _ACCEPT = 1e-4  # share of the predicted decrease that a step must deliver
 _GOOD = 0.5  # above this share the model is trusted more
 _HARDER, _EASIER = 3.0, 0.1  # damping after a rejected and after a good step
+_SHORTEST = 10.0  # the model's next step along a failed one is at least 1 / 10 of it
+_STIFFER = 1.2  # how much more curvature a failed step must have met for the model to be corrected by it
 
 
 class NewtonState(NamedTuple):
@@ -100,10 +102,14 @@ class ProjectedNewton:
         if bool(good.all()):
             damping = _EASIER * state.damping
         else:
-            damping = _next_damping(state.damping, accept, good, lost, slope, d, diagonal)
             row = accept.unsqueeze(-1)
-            trial, f_new = torch.where(row, trial, y), torch.where(accept, f_new, f)
-            g_new, h_new = torch.where(row, g_new, g), torch.where(row.unsqueeze(-1), h_new, state.hessian)
+            h_new = torch.where(row.unsqueeze(-1), h_new, state.hessian)
+            change = (g_new * d).sum(-1) - slope
+            # a step that failed is cut to a tenth at most: steep energies would otherwise allow crumbs only
+            change = torch.where(accept, change, torch.minimum(change, -_SHORTEST * slope))
+            h_new, corrected = _match_secant(h_new, d, change, good | lost | (info != 0))
+            damping = _next_damping(state.damping, accept | corrected, good, lost, slope, d, diagonal)
+            trial, f_new, g_new = torch.where(row, trial, y), torch.where(accept, f_new, f), torch.where(row, g_new, g)
         gap = problem.gap(trial, g_new)
         if bool(negligible.any()):
             # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
@@ -124,6 +130,20 @@ class ProjectedNewton:
 def _variation(w: Tensor, g: Tensor, h: Tensor) -> Tensor:
     """How much the quadratic model varies over intervals of length w, coordinate by coordinate: the scale of f."""
     return ((g.abs() + 0.125 * h.diagonal(dim1=-2, dim2=-1) * w) * w).sum(-1)
+
+
+def _match_secant(h: Tensor, d: Tensor, change: Tensor, leave: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a step disappointed, give the model the curvature that it met: H + c d d^T, d^T (H + c d d^T) d = change.
+
+    ``change`` is the change of the slope g . d over the step. Other directions keep their Newton curvature. Returns the
+    Hessians, and which rows were corrected; rows in ``leave``, or whose curvature does not explain it, were not.
+    """
+    along = (torch.matmul(h, d.unsqueeze(-1)).squeeze(-1) * d).sum(-1)
+    corrected = ~leave & (change > _STIFFER * along) & torch.isfinite(change)
+    norm2 = (d * d).sum(-1)
+    factor = torch.where(corrected, (change - along) / (norm2 * norm2), 0.0)
+    d = torch.where(corrected.unsqueeze(-1), d, 0.0)
+    return h + factor[..., None, None] * (d.unsqueeze(-1) * d.unsqueeze(-2)), corrected
 
 
 def _next_damping(
