@@ -1,0 +1,1 @@
+"""Defaults of the command line by agent and environment: data, one YAML file an agent."""
