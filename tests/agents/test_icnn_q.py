@@ -141,7 +141,6 @@ OBSERVATIONS: dict[str, tuple[str, Callable[[], gym.Env[Any, Any]], dict[str, An
 }
 
 
-@pytest.mark.filterwarnings("ignore:`n_steps:UserWarning")  # SB3, on loading; the buffer is right
 @pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_learns_from_every_kind_of_observation(algorithm: type[ICNNQ], kind: str, tmp_path: Path) -> None:

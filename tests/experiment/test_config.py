@@ -114,7 +114,10 @@ def test_every_shipped_table_is_valid_for_its_agent(agent, build):
 
 
 def test_every_agent_has_a_table_and_every_table_an_agent():
-    shipped = {path.name for path in (resources.files("icnn_rl.agents") / "configs").iterdir()}
+    shipped = {path.name for path in (resources.files("icnn_rl.agents") / "configs").iterdir()} - {
+        "__init__.py",
+        "__pycache__",
+    }
     assert shipped == {f"{agent}.yml" for agent in AGENTS}
 
 
