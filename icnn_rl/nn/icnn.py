@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from icnn_rl._checks import (
     check_float_tensor,
@@ -18,12 +18,12 @@ from icnn_rl._checks import (
 )
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
-from icnn_rl.nn.linear import EnsembleLinear, Layers, NonNegativeLinear
+from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, Layers, NonNegativeLinear
 
 __all__ = ["ICNN"]
 
 
-class ICNN(nn.Module):
+class ICNN(ConvexNetwork):
     """Fully input-convex network (FICNN): a scalar f(y), convex in every input.
 
     With z_0 absent, layers i = 0 .. k-1 and a linear output layer,
@@ -114,15 +114,6 @@ class ICNN(nn.Module):
         check_last_dim("y", y, self.in_features)
         check_same_kind("y", y, "the network's parameters", self.passthrough[0].weight)
         return self.bind()(y)
-
-    def project_(self) -> None:
-        """Clamp W^(z) to >= 0 after an optimiser step. A no-op unless positivity is "clamp"."""
-        for layer in self.nonneg:
-            layer.project_()
-
-    def is_convex(self) -> bool:
-        """Whether every weight that carries convexity is >= 0."""
-        return all(layer.is_nonneg() for layer in self.nonneg)
 
     def extra_repr(self) -> str:
         return (

@@ -14,7 +14,7 @@ from icnn_rl._checks import check_choice, check_positive_int
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
 
-__all__ = ["EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear"]
+__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear"]
 
 POSITIVITY = ("clamp", "softplus", "relu")
 
@@ -167,3 +167,18 @@ class NonNegativeLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"positivity={self.positivity!r}, ensemble={self.ensemble}"
         )
+
+
+class ConvexNetwork(nn.Module):
+    """A network whose convexity rests on the weights of its ``nonneg`` layers being non-negative."""
+
+    nonneg: Layers[NonNegativeLinear]
+
+    def project_(self) -> None:
+        """Clamp W^(z) to >= 0 after an optimiser step. A no-op unless positivity is "clamp"."""
+        for layer in self.nonneg:
+            layer.project_()
+
+    def is_convex(self) -> bool:
+        """Whether every weight that carries convexity is >= 0."""
+        return all(layer.is_nonneg() for layer in self.nonneg)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from icnn_rl._checks import (
     check_choice,
@@ -21,7 +21,7 @@ from icnn_rl._checks import (
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
 from icnn_rl.nn.initialisation import non_negative_moments
-from icnn_rl.nn.linear import EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear
+from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear
 
 __all__ = ["PICNN"]
 
@@ -29,7 +29,7 @@ _GATE_BIAS = 0.5413  # softplus of it is 1: gates start near one
 _QUADRATIC_BIAS = -2.0  # softplus of it is 0.13: a mild bowl to begin with
 
 
-class PICNN(nn.Module):
+class PICNN(ConvexNetwork):
     """Partially input-convex network: a scalar f(x, y), convex in y for every x.
 
     The context path u_0 = x, u_{i+1} = g~( norm( W~_i u_i + b~_i ) ) ends in u, from which every gate and offset of the
@@ -236,15 +236,6 @@ class PICNN(nn.Module):
         check_last_dim("y", y, self.y_features)
         check_same_kind("y", y, "x", x)
         return self.bind(x)(y)
-
-    def project_(self) -> None:
-        """Clamp W^(z) to >= 0 after an optimiser step. A no-op unless positivity is "clamp"."""
-        for layer in self.nonneg:
-            layer.project_()
-
-    def is_convex(self) -> bool:
-        """Whether every weight that carries convexity is >= 0."""
-        return all(layer.is_nonneg() for layer in self.nonneg)
 
     def extra_repr(self) -> str:
         return (
