@@ -88,8 +88,8 @@ class ConcaveCritic(BasePolicy):
         self.features_dim = features_dim
         self.action_dim = get_action_dim(action_space)
         self.solver = solver
-        #: Solves for actions to execute, those that failed, since the last reset: the agent logs them.
-        self.act_count = self.act_failed = 0
+        #: Greedy actions whose solve failed, since the critic was built: the agent logs them.
+        self.act_failed = 0
 
     @abstractmethod
     def bind_features(self, features: Tensor) -> BoundCritic:
@@ -113,7 +113,6 @@ class ConcaveCritic(BasePolicy):
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver)
             value = -solution.fun
-        self.act_count += solution.status.numel()
         self.act_failed += int(solution.failed.sum())
         return Greedy(*(part.clone() for part in (solution.value, value, solution.gap, solution.status)))
 

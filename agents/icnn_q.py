@@ -380,7 +380,7 @@ class ICNNQ(OffPolicyAlgorithm):
                 self._update_target()
             self.logger.record_mean("train/critic_loss", loss_value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self._log_acting()
+        self.logger.record("solver/act_failed", self.critic.act_failed)
 
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
@@ -402,15 +402,11 @@ class ICNNQ(OffPolicyAlgorithm):
             average(self._parameters[1], self._parameters[0], None)
         polyak_update(*self._running, 1.0)
 
-    def _log_acting(self) -> None:
-        critic = self.critic
-        self.logger.record("solver/act_failed", critic.act_failed, exclude="tensorboard")
-
     # looking inside
 
     def q_values(self, obs: np.ndarray | dict[str, np.ndarray], action: np.ndarray) -> np.ndarray:
-        """Mean over the members of Q(s, a): observations and actions in the environment's units, one or a batch ->
-        (B,).
+        """Mean over the members of Q(s, a): (B,), for one or a batch of observations and actions in the environment's
+        units.
 
         Raises:
             ValueError: the shapes do not fit, or something is not finite.
