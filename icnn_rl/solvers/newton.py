@@ -91,8 +91,9 @@ class ProjectedNewton:
         actual = f - f_new + noise
         accept = (actual >= _ACCEPT * predicted) & (info == 0)  # false for NaN
         negligible = predicted <= noise
+        some_negligible = bool(negligible.any())
         lost = stalled = state.stalled  # all false: rows that stalled are not stepped
-        if bool(negligible.any()):
+        if some_negligible:
             # A gradient step is sure of ``promise``. Less than that means an active set that has not settled.
             steepest = torch.clamp(-g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(h.dtype).tiny), low, high)
             promise = -0.5 * (g * steepest).sum(-1)
@@ -111,7 +112,7 @@ class ProjectedNewton:
             damping = _next_damping(state.damping, accept | corrected, good, lost, slope, d, diagonal)
             trial, f_new, g_new = torch.where(row, trial, y), torch.where(accept, f_new, f), torch.where(row, g_new, g)
         gap = problem.gap(trial, g_new)
-        if bool(negligible.any()):
+        if some_negligible:
             # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
             stalled = negligible & ~lost & (gap > 0.5 * state.gap) & (info == 0)
         return NewtonState(trial, f_new, g_new, h_new, damping, gap, state.scale, noise, stalled)
