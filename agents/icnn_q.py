@@ -499,7 +499,6 @@ class ICNNQ(OffPolicyAlgorithm):
             "actor_target",
             "_parameters",
             "_running",
-            "_move_target",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

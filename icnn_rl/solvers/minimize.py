@@ -154,11 +154,9 @@ def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
         else:
             num_steps[index] += active
         active = active & ~(_solved(progress, solver.tol) | progress.stalled)
+    whole = _put_back(whole, state, index)
     if index is not None:
-        whole = _put_back(whole, state, index)
         progress = solver.progress(everything, whole)
-    else:
-        whole = state
     return _report(solver, whole, progress, sound, num_steps)
 
 
