@@ -1,0 +1,109 @@
+"""Gradients of a solution, of any order.
+
+On a given active set the solution (x, nu, z) is that of a symmetric linear system,
+
+    [ Q   A^T  C_i^T ] [x  ]   [-p ]
+    [ A    0     0   ] [nu ] = [ b ]          C_i the active rows of C; z = 0 on the others.
+    [ C_i  0     0   ] [z_i]   [d_i]
+
+so its derivatives are those of a linear solve K y = r: dr = K^{-1} dy and dK = -dr y^T, the paper's equations (7) and
+(8), and derivatives of derivatives are solves with the same factor. Where the active set changes (a row with z = s = 0)
+the solution has a kink; what is returned there belongs to the set that was found, an element of the generalised
+Jacobian. Where rows of the active set depend on each other, K is singular and its regularised inverse keeps the
+gradient finite.
+
+References:
+    B. Amos, J. Z. Kolter, OptNet, ICML 2017, equations (6) to (8).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icnn_rl.qp._tree import leaves, rebuild
+from icnn_rl.qp.kkt import System, Triple
+
+#: Corrections of a derivative by its residual.
+_CORRECTIONS = 2
+
+
+def differentiable(
+    point: Triple, system: System, q: Tensor, g: Tensor | None, a: Tensor | None, right: Triple
+) -> Triple:
+    """``point`` with a graph: as a function of Q, G, A and of ``right`` = (-p, b, d)."""
+    template, tensors = system, leaves(system)
+    x, nu, z = _Solve.apply(template, *point, q, g, a, *right, *tensors)  # type: ignore[no-untyped-call]
+    return x, nu, z
+
+
+class _Solve(torch.autograd.Function):
+    """K^{-1} r, or what is known to be it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        template: System,
+        x: Tensor | None,
+        nu: Tensor | None,
+        z: Tensor | None,
+        q: Tensor,
+        g: Tensor | None,
+        a: Tensor | None,
+        rx: Tensor,
+        ra: Tensor,
+        rc: Tensor,
+        *tensors: Tensor,
+    ) -> Triple:
+        if x is not None and nu is not None and z is not None:
+            return x.clone(), nu.clone(), z.clone()
+        return _corrected(rebuild(template, iter(tensors)), rx, ra, rc)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
+        template, _, _, _, q, g, a, _, _, _, *tensors = inputs
+        ctx.template = template
+        ctx.save_for_backward(q, g, a, *output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, g, a, x, nu, z, *tensors = ctx.saved_tensors
+        dx, dnu, dz = _Solve.apply(ctx.template, None, None, None, q, g, a, *grads, *tensors)  # type: ignore[no-untyped-call]
+        wanted = ctx.needs_input_grad
+        dq = -(_diagonal_product(dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)) if wanted[4] else None
+        dg = None
+        if g is not None and wanted[5]:
+            m = g.shape[-2]
+            dg = -(_outer(dz[:, :m], x, g) + _outer(z[:, :m], dx, g))
+        da = -(_outer(dnu, x, a) + _outer(nu, dx, a)) if a is not None and wanted[6] else None
+        return (None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
+
+
+def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+    """The solve with its regularisation corrected away."""
+    problem = system.problem
+    x, nu, z = system.solve(rx, ra, rc)
+    for _ in range(_CORRECTIONS):
+        left_x = rx - problem.Qx(x) - problem.Aty(nu) - problem.Ctz(z)
+        dx, dnu, dz = system.solve(left_x, ra - problem.Ax(x), rc - problem.Cx(x))
+        x, nu, z = x + dx, nu + dnu, z + dz
+    return x, nu, z
+
+
+def _outer(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    """u v^T (B, k, n) a row, or their sum over the batch (1, k, n) where the rows share the matrix."""
+    if like.shape[0] == 1:
+        return torch.matmul(u.mT, v).unsqueeze(0)
+    return u.unsqueeze(-1) * v.unsqueeze(-2)
+
+
+def _symmetric_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    product = _outer(u, v, like)
+    return 0.5 * (product + product.mT)
+
+
+def _diagonal_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    return (u * v).sum(0, keepdim=True) if like.shape[0] == 1 else u * v

@@ -1,0 +1,503 @@
+"""The linear systems of the method: the only place where anything is factored or solved, forward and backward.
+
+    [ Q   A^T   C^T ] [dx ]   [rx]
+    [ A    0     0  ] [dnu] = [ra]          E = diag(e),  0 <= e <= inf,
+    [ C    0    -E  ] [dz ]   [rc]
+
+With e = s / z it is an interior-point step; with e = 0 on a set of active rows and e = inf (dz = 0) on the others, the
+optimality conditions on that set and, with other right-hand sides, their derivatives. Every e is raised by a small
+delta, which keeps dependent rows from making the matrix singular; who needs the exact solution corrects it with its
+residual (the proximal method of multipliers).
+
+Two ways to eliminate, and two changes of variables that lead to problems where one of them is cheap:
+
+* :class:`Primal` factors Q + C^T W C, n x n, W = 1 / (E + delta). No equalities.
+* :class:`Range` factors R M R^T + E, R = [A; G], M = (Q + bounds)^{-1}. Q diagonal and positive. Without bounds R M R^T
+  is computed once.
+* :class:`Whiten`: x = L^{-T} v with L L^T = Q makes Q the identity.
+* :class:`Eliminate`: x = A^+ b + Z v with A Z = 0 removes the equalities.
+
+Each is a frozen dataclass of tensors, so that rows can be taken out of a batch and autograd can carry it.
+
+References:
+    B. Amos, J. Z. Kolter, OptNet, ICML 2017, section 3.1. R. Schwan et al., PIQP: A proximal interior-point quadratic
+    programming solver, CDC 2023 (the proximal terms).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icnn_rl.qp.problem import Problem, matvec, rmatvec
+
+#: delta, relative to ``unit``: of Primal, of Primal where Q may be singular, of Range. Primal's H holds 1 / delta: the
+#: digits of Q that this leaves are what corrections live on, and delta rho > eps keeps a singular H meaningful.
+_PRIMAL = {torch.float64: 1e-10, torch.float32: 1e-4}
+_SEMIDEFINITE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_RANGE = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: rho, relative to the curvature of the objective.
+_RHO = {torch.float64: 1e-8, torch.float32: 1e-3}
+#: 1 / e of a row that is out, relative to 1 / delta.
+_OUT = 1e-24
+#: Passes of the equilibration.
+_RUIZ = 8
+
+
+@dataclass(frozen=True)
+class Point:
+    """x (B, n), nu (B, q), z (B, k), s = d - C x (B, k)."""
+
+    x: Tensor
+    nu: Tensor
+    z: Tensor
+    s: Tensor
+
+
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What depends on e: w = 1 / (e + delta) (B, k), a Cholesky factor, and for :class:`Range` the diagonal of M."""
+
+    w: Tensor
+    chol: Tensor
+    mass: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Primal:
+    """H = Q + rho + C^T W C, for problems without equalities.
+
+    ``unit`` (1|B, k), here and in :class:`Range`: about c^T Q^{-1} c, what makes s / z a number without a unit.
+    """
+
+    problem: Problem
+    rho: Tensor
+    delta: Tensor
+    unit: Tensor
+    factor: Factor | None = None
+
+    @property
+    def inner(self) -> Primal:
+        return self
+
+    def lift(self, point: Point) -> Point:
+        return point
+
+    def factored(self, e: Tensor) -> Primal:
+        problem = self.problem
+        w = 1.0 / (e + self.delta)
+        if problem.present is not None:
+            w = w * problem.present
+        h = _hessian(problem, w, self.rho)
+        return dataclasses.replace(self, factor=Factor(w, torch.linalg.cholesky_ex(h)[0]))
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        assert self.factor is not None
+        problem, w = self.problem, self.factor.w
+        dx = _cholesky_solve(rx + problem.Ctz(w * rc), self.factor.chol)
+        return dx, ra, w * (problem.Cx(dx) - rc)
+
+
+@dataclass(frozen=True)
+class Range:
+    """S = R M R^T + E with R = [A; G] and M = 1 / (Q + bounds), for diagonal Q > 0.
+
+    ``delta`` (1|B, q + k) belongs to the equalities and the rows of C. ``gram`` is R Q^{-1} R^T where there are no
+    bounds, else None: then it changes with e.
+    """
+
+    problem: Problem
+    rows: Tensor
+    gram: Tensor | None
+    delta: Tensor
+    unit: Tensor
+    factor: Factor | None = None
+
+    @property
+    def inner(self) -> Range:
+        return self
+
+    def lift(self, point: Point) -> Point:
+        return point
+
+    @property
+    def q(self) -> int:
+        return self.rows.shape[-2] - self.problem.m
+
+    def factored(self, e: Tensor) -> Range:
+        problem, q, m = self.problem, self.q, self.problem.m
+        w = 1.0 / (e + self.delta[:, q:])
+        w = w if problem.present is None else w * problem.present
+        bounds = problem.on_diagonal(w)
+        mass = 1.0 / (problem.Q if bounds is None else problem.Q + bounds)
+        if self.gram is None:
+            s = torch.matmul(self.rows * mass.unsqueeze(-2), self.rows.mT)
+        else:
+            s = self.gram.expand(w.shape[0], -1, -1).clone()
+        diagonal = s.diagonal(dim1=-2, dim2=-1)
+        diagonal[:, :q].add_(self.delta[:, :q])
+        # a row that is out has w = 0: a shift that dwarfs the others keeps it out
+        diagonal[:, q:].add_(1.0 / torch.maximum(w[:, :m], _OUT / self.delta[:, q : q + m]))
+        return dataclasses.replace(self, factor=Factor(w, torch.linalg.cholesky_ex(s)[0], mass))
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        assert self.factor is not None
+        problem, q, m, w, mass = self.problem, self.q, self.problem.m, self.factor.w, self.factor.mass
+        assert mass is not None
+        bounded = problem.lower or problem.upper
+        if bounded:
+            rx = rx + problem.Ctz_bounds(w * rc)
+        y = _cholesky_solve(matvec(self.rows, mass * rx) - torch.cat((ra, rc[:, :m]), -1), self.factor.chol)
+        dx = mass * (rx - rmatvec(self.rows, y))
+        dz = torch.where(w[:, :m] > 0, y[:, q:], 0.0)
+        if bounded:
+            dz = torch.cat((dz, w[:, m:] * (problem.bounds_of(dx) - rc[:, m:])), -1)
+        return dx, y[:, :q], dz
+
+
+@dataclass(frozen=True)
+class Whiten:
+    """x = L^{-T} v, with L L^T = Q: the identity takes the place of a dense Q > 0, bounds become rows of G."""
+
+    problem: Problem
+    chol: Tensor
+    system: Kkt
+
+    @staticmethod
+    def of(problem: Problem, chol: Tensor) -> Whiten:
+        inner = dataclasses.replace(
+            problem,
+            Q=torch.ones_like(problem.p[:1]),
+            p=_lower_solve(chol, problem.p),
+            G=_rows_times(problem.constraint_matrix(), chol),
+            A=None if problem.A is None else _rows_times(problem.A, chol),
+            lower=False,
+            upper=False,
+        )
+        system = range_space(inner)
+        # c^T Q^{-1} c is ruled by the smallest eigenvalue of Q, |c|^2 / mean by the largest: the truth is in between
+        other = _unit(problem.row_norms(), _curvature(problem))
+        return Whiten(problem, chol, dataclasses.replace(system, unit=torch.sqrt(system.unit * other)))
+
+    @property
+    def inner(self) -> Inner:
+        return self.system.inner
+
+    def lift(self, point: Point) -> Point:
+        point = self.system.lift(point)
+        return dataclasses.replace(point, x=_upper_solve(self.chol, point.x))
+
+    def factored(self, e: Tensor) -> Whiten:
+        return dataclasses.replace(self, system=self.system.factored(e))
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        v, dnu, dz = self.system.solve(_lower_solve(self.chol, rx), ra, rc)
+        return _upper_solve(self.chol, v), dnu, dz
+
+
+@dataclass(frozen=True)
+class Eliminate:
+    """x = x_b + Z v, A Z = 0, A x_b = b: no equalities are left, bounds become rows of G.
+
+    Dependent rows of A are recognised by their singular values. Attributes: null = Z (1|B, n, r), pinv = A^+ (1|B, n,
+    q), particular = x_b (B, n).
+    """
+
+    problem: Problem
+    null: Tensor
+    pinv: Tensor
+    particular: Tensor
+    system: Kkt
+
+    @property
+    def inner(self) -> Inner:
+        return self.system.inner
+
+    def lift(self, point: Point) -> Point:
+        point, problem = self.system.lift(point), self.problem
+        x = self.particular + matvec(self.null, point.x)
+        nu = -rmatvec(self.pinv, problem.Qx(x) + problem.p + problem.Ctz(point.z))
+        return dataclasses.replace(point, x=x, nu=nu)
+
+    def factored(self, e: Tensor) -> Eliminate:
+        return dataclasses.replace(self, system=self.system.factored(e))
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        problem = self.problem
+        x_a = matvec(self.pinv, ra)
+        v, _, dz = self.system.solve(rmatvec(self.null, rx - problem.Qx(x_a)), ra[:, :0], rc - problem.Cx(x_a))
+        dx = x_a + matvec(self.null, v)
+        return dx, rmatvec(self.pinv, rx - problem.Qx(dx) - problem.Ctz(dz)), dz
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x = D v, and rows of A and C times E_a and E_c, the objective divided by a number: equilibrated data.
+
+    columns = diag D (1|B, n), a_rows = diag E_a (1|B, q), c_rows = diag E_c (1|B, k), cost (1|B, 1).
+    """
+
+    problem: Problem
+    columns: Tensor
+    a_rows: Tensor
+    c_rows: Tensor
+    cost: Tensor
+    system: Kkt
+
+    @property
+    def inner(self) -> Inner:
+        return self.system.inner
+
+    def lift(self, point: Point) -> Point:
+        point = self.system.lift(point)
+        nu, z = self.cost * self.a_rows * point.nu, self.cost * self.c_rows * point.z
+        return Point(self.columns * point.x, nu, z, point.s / self.c_rows)
+
+    def factored(self, e: Tensor) -> Scale:
+        return dataclasses.replace(self, system=self.system.factored(e))
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        v, dnu, dz = self.system.solve(self.columns * rx / self.cost, self.a_rows * ra, self.c_rows * rc)
+        return self.columns * v, self.cost * self.a_rows * dnu, self.cost * self.c_rows * dz
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Two systems: the rows at ``index`` belong to the second."""
+
+    problem: Problem
+    first: System
+    index: Tensor
+    second: Kkt
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        right = (rx, ra, rc)
+        others = self.second.solve(*(part[self.index] for part in right))
+        mine = self.first.solve(*right)
+        dx, dnu, dz = (a.index_copy(0, self.index, b) for a, b in zip(mine, others, strict=True))
+        return dx, dnu, dz
+
+
+#: What can be iterated on, what can be factored, what can be solved with. All have ``problem`` and
+#: ``solve(rx, ra, rc)`` -> dx (B, n), dnu (B, q), dz (B, k); the first two ``factored(e)``, e (B, k), a copy that holds
+#: the factor, ``inner``, the system of the problem in which iterations are cheapest, and ``lift``, from a point of
+#: that problem to one of their own.
+Inner = Primal | Range
+Kkt = Primal | Range | Whiten | Eliminate | Scale
+System = Kkt | Mixed
+
+
+def primal(problem: Problem, semidefinite: bool) -> Primal:
+    """A :class:`Primal` system; rho > 0 only where Q may be singular."""
+    curvature = _curvature(problem)
+    dtype, unit = problem.p.dtype, _unit(problem.row_norms(), curvature)
+    if semidefinite:
+        return Primal(problem, _RHO[dtype] * curvature, _SEMIDEFINITE[dtype] * unit, unit)
+    return Primal(problem, torch.zeros_like(curvature), _PRIMAL[dtype] * unit, unit)
+
+
+def range_space(problem: Problem) -> Range:
+    """A :class:`Range` system."""
+    blocks = [block for block in (problem.A, problem.G) if block is not None]
+    batch = max(block.shape[0] for block in blocks)
+    rows = torch.cat([block.expand(batch, -1, -1) for block in blocks], -2) if len(blocks) > 1 else blocks[0]
+    norms = torch.linalg.vector_norm(rows, dim=-1)
+    bounds = norms.new_ones(batch, problem.d.shape[-1] - problem.m)
+    unit = _unit(torch.cat((norms, bounds), -1), _curvature(problem))
+    bounded = problem.lower or problem.upper
+    gram = None if bounded else torch.matmul(rows / problem.Q.unsqueeze(-2), rows.mT)
+    return Range(problem, rows, gram, _RANGE[unit.dtype] * unit, unit[:, norms.shape[-1] - problem.m :])
+
+
+def eliminate(problem: Problem, semidefinite: bool) -> Eliminate:
+    """An :class:`Eliminate` change of variables with a :class:`Primal` system inside."""
+    assert problem.A is not None
+    null, pinv, repeated = _null_space(problem.A)
+    particular = matvec(pinv, problem.b)
+    qz = problem.Q.unsqueeze(-1) * null if problem.diagonal else torch.matmul(problem.Q, null)
+    q = torch.matmul(null.mT, qz)
+    q = q if repeated is None else q + torch.diag_embed(repeated)
+    inner = dataclasses.replace(
+        problem,
+        Q=q,
+        p=rmatvec(null, problem.p + problem.Qx(particular)),
+        G=torch.matmul(problem.constraint_matrix(), null),
+        A=None,
+        b=problem.b[:, :0],
+        d=problem.d - problem.Cx(particular),
+        lower=False,
+        upper=False,
+    )
+    return Eliminate(problem, null, pinv, particular, primal(inner, semidefinite))
+
+
+def choose(problem: Problem, chol: Tensor | None, semidefinite: bool) -> Kkt:
+    """The cheapest elimination: products at 1 a flop, Cholesky factors at 4, as measured on a CPU core.
+
+    Args:
+        problem: the problem.
+        chol: L L^T = Q (1|B, n, n), None where Q is diagonal.
+        semidefinite: whether some Q is singular or nearly so.
+    """
+    n, m, k = problem.n, problem.m, problem.d.shape[-1]
+    q = 0 if problem.A is None else problem.A.shape[-2]
+    bounded = problem.lower or problem.upper
+    free = max(n - q, 0)
+    costs = {"primal": _cost(n, m)} if q == 0 else {"eliminate": _cost(free, k)}
+    if not semidefinite and q + k > 0:
+        if problem.diagonal and q + m > 0:
+            costs["range"] = _cost(q + m, 0) + bounded * 2.0 * n * (q + m) ** 2
+        elif not problem.diagonal:
+            costs["whiten"] = _cost(q + k, 0) + 0.5 * (q + k) * n * (n + q + k)
+    name = min(costs, key=costs.__getitem__)
+    if name == "primal":
+        return primal(problem, semidefinite)
+    if name == "eliminate":
+        return eliminate(problem, semidefinite)
+    if name == "range":
+        return range_space(problem)
+    assert chol is not None
+    return Whiten.of(problem, chol)
+
+
+def equilibrate(problem: Problem) -> Scale:
+    """Ruiz' scaling: rows and columns of the matrix of the module's head brought to the norm 1 in the maximum norm.
+
+    Always with a system that takes singular matrices.
+    """
+    q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
+    a = problem.p[:1].new_zeros(1, 0, problem.n) if problem.A is None else problem.A
+    c = problem.constraint_matrix() if problem.d.shape[-1] else a[:, :0]
+    batch = max(part.shape[0] for part in (q, a, c))
+    q, a, c = (part.expand(batch, -1, -1) for part in (q, a, c))
+    ones = [torch.ones_like(part[..., 0]) for part in (q, a, c)]
+    columns, a_rows, c_rows = ones
+    for _ in range(_RUIZ):
+        q_now = columns.unsqueeze(-1) * q * columns.unsqueeze(-2)
+        a_now, c_now = (
+            a_rows.unsqueeze(-1) * a * columns.unsqueeze(-2),
+            c_rows.unsqueeze(-1) * c * columns.unsqueeze(-2),
+        )
+        columns = columns / _root(torch.cat((q_now, a_now, c_now), -2).abs().amax(-2))
+        a_rows, c_rows = a_rows / _root(_row_size(a_now)), c_rows / _root(_row_size(c_now))
+    q = columns.unsqueeze(-1) * q * columns.unsqueeze(-2)
+    p = columns * problem.p
+    cost = torch.maximum(q.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True), p.abs().amax(-1, keepdim=True))
+    cost = torch.where(cost > 0, cost, 1.0)
+    inner = dataclasses.replace(
+        problem,
+        Q=q / cost.unsqueeze(-1),
+        p=p / cost,
+        G=c_rows.unsqueeze(-1) * c * columns.unsqueeze(-2) if c.shape[-2] else None,
+        A=a_rows.unsqueeze(-1) * a * columns.unsqueeze(-2) if problem.A is not None else None,
+        b=a_rows * problem.b,
+        d=c_rows * problem.d,
+        lower=False,
+        upper=False,
+    )
+    system = primal(inner, True) if inner.A is None else eliminate(inner, True)
+    return Scale(problem, columns, a_rows, c_rows, cost, system)
+
+
+def _row_size(rows: Tensor) -> Tensor:
+    return rows.abs().amax(-1)
+
+
+def _root(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, 1.0).sqrt()
+
+
+def _cost(size: int, rows: int) -> float:
+    return 4.0 * size**3 / 3.0 + 2.0 * rows * size**2
+
+
+def _hessian(problem: Problem, w: Tensor, rho: Tensor) -> Tensor:
+    """Q + rho + C^T W C, a tensor of its own."""
+    bounds = problem.on_diagonal(w)
+    diagonal = (rho if bounds is None else rho + bounds) + (problem.Q if problem.diagonal else 0.0)
+    if problem.G is None:
+        h = torch.diag_embed(diagonal.expand(w.shape[0], problem.n))
+        return h if problem.diagonal else h + problem.Q
+    h = torch.matmul(problem.G.mT, problem.G * w[:, : problem.m].unsqueeze(-1))
+    h = h if problem.diagonal else h.add_(problem.Q)
+    h.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+    return h
+
+
+def _curvature(problem: Problem) -> Tensor:
+    """(1|B, 1): mean diagonal of Q, the unit of H; where Q = 0 the size of p stands in."""
+    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    if bool((mean > 0).all()):
+        return mean
+    size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True)
+    return torch.where(mean > 0, mean, torch.where(size > 0, size, 1.0))
+
+
+def _unit(norms: Tensor, curvature: Tensor) -> Tensor:
+    """|c|^2 / curvature; a row of zeros takes the mean row's."""
+    squares = norms.square()
+    mean = squares.mean(-1, keepdim=True)
+    return torch.where(squares > 0, squares, torch.where(mean > 0, mean, 1.0)) / curvature
+
+
+def _null_space(a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Z, A^+ and, where the ranks of a batch differ, 1.0 for the columns of Z that one row has less than another."""
+    q, n = a.shape[-2:]
+    if q <= n:
+        basis, r = torch.linalg.qr(a.mT, mode="complete")
+        square = r[..., :q, :]
+        diagonal = square.diagonal(dim1=-2, dim2=-1).abs()
+        if bool((diagonal.amin(-1) > 1e-8 * diagonal.amax(-1)).all()):
+            return basis[..., q:].contiguous(), _pinv(basis[..., :q], square), None
+    u, s, vh = torch.linalg.svd(a, full_matrices=True)
+    tolerance = max(q, n) * torch.finfo(a.dtype).eps * s.amax(-1, keepdim=True)
+    rank = (s > tolerance).sum(-1)
+    least = int(rank.min())
+    inverse = torch.where(s > tolerance, 1.0 / s, 0.0)
+    kept = s.shape[-1]
+    pinv = torch.matmul(vh[..., :kept, :].mT * inverse.unsqueeze(-2), u[..., :kept].mT)
+    null = vh[..., least:, :].mT
+    surplus = (torch.arange(least, n, device=a.device) < rank.unsqueeze(-1)).to(a.dtype)
+    repeated = surplus if bool((rank != least).any()) else None
+    return (null if repeated is None else null * (1.0 - surplus).unsqueeze(-2)).contiguous(), pinv, repeated
+
+
+def _pinv(basis: Tensor, r: Tensor) -> Tensor:
+    """A^+ = Y R^{-T} for A^T = Y R."""
+    out: Tensor = torch.linalg.solve_triangular(r, basis.mT, upper=True).mT
+    return out
+
+
+def _cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:
+    out: Tensor = torch.cholesky_solve(right.unsqueeze(-1), chol).squeeze(-1)
+    return out
+
+
+def _lower_solve(chol: Tensor, x: Tensor) -> Tensor:
+    out: Tensor = torch.linalg.solve_triangular(chol, x.unsqueeze(-1), upper=False).squeeze(-1)
+    return out
+
+
+def _upper_solve(chol: Tensor, x: Tensor) -> Tensor:
+    out: Tensor = torch.linalg.solve_triangular(chol.mT, x.unsqueeze(-1), upper=True).squeeze(-1)
+    return out
+
+
+def _rows_times(rows: Tensor, chol: Tensor) -> Tensor:
+    """rows L^{-T}."""
+    out: Tensor = torch.linalg.solve_triangular(chol, rows.mT, upper=False).mT
+    return out
+
+
+def with_inner(system: Kkt, inner: Inner) -> Kkt:
+    """The same system with its innermost one replaced: where iterations took place."""
+    if isinstance(system, Whiten | Eliminate | Scale):
+        return dataclasses.replace(system, system=with_inner(system.system, inner))
+    return inner

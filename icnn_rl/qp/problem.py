@@ -1,0 +1,145 @@
+"""A batch of convex quadratic programmes in the form the solvers work on.
+
+    min_x  1/2 x^T Q x + p^T x    subject to    A x = b,    C x <= d,
+
+where C stacks the rows of G, of -I (lower bounds) and of I (upper bounds), and d = (h, -lb, ub). Bounds are applied,
+never stored: they cost O(n). Every tensor has one leading batch dimension, of size B or, where the rows of the batch
+share it, 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Diagonal", "Problem"]
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A diagonal matrix, for the argument Q of :func:`icnn_rl.qp.solve_qp`.
+
+    Args:
+        d: (..., n) its diagonal, >= 0.
+    """
+
+    d: Tensor
+
+
+def matvec(m: Tensor, x: Tensor) -> Tensor:
+    """M x: m (1|B, k, n), x (B, n) -> (B, k)."""
+    if m.shape[0] == 1:
+        return torch.matmul(x, m[0].mT)
+    return torch.matmul(m, x.unsqueeze(-1)).squeeze(-1)
+
+
+def rmatvec(m: Tensor, y: Tensor) -> Tensor:
+    """M^T y: m (1|B, k, n), y (B, k) -> (B, n)."""
+    if m.shape[0] == 1:
+        return torch.matmul(y, m[0])
+    return torch.matmul(y.unsqueeze(-2), m).squeeze(-2)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """See the module. ``Q`` is (1|B, n) for a diagonal matrix, else (1|B, n, n).
+
+    Attributes:
+        G, A: (1|B, m, n) and (1|B, q, n), or None.
+        b: (B, q); zero columns where A is None.
+        d: (B, k), k = m + n (lower) + n (upper); where ``present`` is 0 any finite number.
+        lower, upper: whether C has the rows of -I and of I.
+        present: (B, k), 1.0 where a row exists and 0.0 where its right-hand side was infinite; None: all exist.
+    """
+
+    Q: Tensor
+    p: Tensor
+    G: Tensor | None
+    A: Tensor | None
+    b: Tensor
+    d: Tensor
+    lower: bool
+    upper: bool
+    present: Tensor | None
+
+    @property
+    def n(self) -> int:
+        return self.p.shape[-1]
+
+    @property
+    def m(self) -> int:
+        return 0 if self.G is None else self.G.shape[-2]
+
+    @property
+    def diagonal(self) -> bool:
+        return self.Q.dim() == 2
+
+    def Qx(self, x: Tensor) -> Tensor:
+        return self.Q * x if self.diagonal else matvec(self.Q, x)
+
+    def Ax(self, x: Tensor) -> Tensor:
+        return x[:, :0] if self.A is None else matvec(self.A, x)
+
+    def Aty(self, y: Tensor) -> Tensor | float:
+        return 0.0 if self.A is None else rmatvec(self.A, y)
+
+    def bounds_of(self, x: Tensor) -> Tensor:
+        """The rows of C x that belong to bounds."""
+        if self.lower and self.upper:
+            return torch.cat((-x, x), -1)
+        return -x if self.lower else (x if self.upper else x[:, :0])
+
+    def Cx(self, x: Tensor) -> Tensor:
+        if self.G is None:
+            return self.bounds_of(x)
+        gx = matvec(self.G, x)
+        return torch.cat((gx, self.bounds_of(x)), -1) if self.lower or self.upper else gx
+
+    def Ctz_bounds(self, z: Tensor) -> Tensor:
+        """What the bounds contribute to C^T z."""
+        _, lower, upper = self.blocks(z)
+        if self.lower and self.upper:
+            return upper - lower
+        return -lower if self.lower else upper
+
+    def Ctz(self, z: Tensor) -> Tensor:
+        """C^T z."""
+        bounded = self.lower or self.upper
+        if self.G is None:
+            return self.Ctz_bounds(z) if bounded else z.new_zeros(z.shape[0], self.n)
+        gz = rmatvec(self.G, z[:, : self.m])
+        return gz + self.Ctz_bounds(z) if bounded else gz
+
+    def blocks(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The parts of a vector over the rows of C: of G, of the lower and of the upper bounds (empty if absent)."""
+        m, n = self.m, self.n
+        middle = m + n if self.lower else m
+        return z[:, :m], z[:, m:middle], z[:, middle:]
+
+    def on_diagonal(self, w: Tensor) -> Tensor | None:
+        """Diagonal of sum_i w_i c_i c_i^T over the bounds; None if there are none."""
+        if not (self.lower or self.upper):
+            return None
+        _, lower, upper = self.blocks(w)
+        return lower + upper if self.lower and self.upper else (lower if self.lower else upper)
+
+    def row_norms(self) -> Tensor:
+        """(1|B, k): Euclidean norms of the rows of C."""
+        bounds = self.p.new_ones(1, self.d.shape[-1] - self.m)
+        if self.G is None:
+            return bounds
+        norms = torch.linalg.vector_norm(self.G, dim=-1)
+        return torch.cat((norms, bounds.expand(norms.shape[0], -1)), -1) if bounds.shape[-1] else norms
+
+    def constraint_matrix(self) -> Tensor:
+        """C (1|B, k, n), written out."""
+        identity = torch.eye(self.n, dtype=self.p.dtype, device=self.p.device).unsqueeze(0)
+        blocks = ([] if self.G is None else [self.G]) + ([-identity] if self.lower else []) + [identity] * self.upper
+        batch = 1 if self.G is None else self.G.shape[0]
+        return torch.cat([block.expand(batch, -1, -1) for block in blocks], -2)
+
+    def objective(self, x: Tensor) -> Tensor:
+        """(B,): 1/2 x^T Q x + p^T x."""
+        return ((0.5 * self.Qx(x) + self.p) * x).sum(-1)

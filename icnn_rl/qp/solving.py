@@ -1,0 +1,368 @@
+"""``solve_qp``: checks, broadcasting, dtype, and the two autograd functions between the numbers and the user."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl.qp import numeric
+from icnn_rl.qp._tree import leaves, map_tensors, pick, rebuild
+from icnn_rl.qp.autograd import differentiable
+from icnn_rl.qp.kkt import System
+from icnn_rl.qp.numeric import Outcome
+from icnn_rl.qp.primal_dual import PrimalDual
+from icnn_rl.qp.problem import Diagonal, Problem
+from icnn_rl.qp.solution import ActiveSet, QPSolution
+from icnn_rl.solution import SolveError, Status
+
+__all__ = ["solve_qp"]
+
+
+def solve_qp(
+    Q: Tensor | Diagonal | float,
+    p: Tensor,
+    G: Tensor | None = None,
+    h: Tensor | None = None,
+    A: Tensor | None = None,
+    b: Tensor | None = None,
+    lb: Tensor | float | None = None,
+    ub: Tensor | float | None = None,
+    *,
+    solver: PrimalDual | None = None,
+    warm_start: ActiveSet | None = None,
+    throw: bool = True,
+) -> QPSolution:
+    """Solve a batch of convex quadratic programmes, differentiably.
+
+        min_z  1/2 z^T Q z + p^T z    subject to    G z <= h,  A z = b,  lb <= z <= ub.
+
+    Leading batch dimensions broadcast; what lacks them is shared by all rows, and its gradient is the sum over the
+    rows. None drops a block. Every row is solved and judged on its own.
+
+    Args:
+        Q: positive semidefinite: (..., n, n), of which only the symmetric part matters; ``Diagonal(d)`` with d
+            (..., n); or a number (a tensor without dimensions may carry a gradient), the multiple of the identity.
+        p: (..., n), float32 or float64.
+        G, h: (..., m, n) and (..., m); +inf in h: no constraint.
+        A, b: (..., q, n) and (..., q). Dependent rows are welcome as long as they agree.
+        lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
+        solver: settings; ``PrimalDual()`` by default.
+        warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
+            changes nothing but the time.
+        throw: raise if any row failed; otherwise look at ``solution.status``.
+
+    Returns:
+        A :class:`QPSolution` in the dtype that came. Where a constraint is active with a zero multiplier the solution
+        has a kink, and the gradient is the one on the side of the active set found. Failed rows pass no gradient on.
+
+    Raises:
+        ValueError: a wrong argument; NonConvexError, a ValueError, where Q has a negative eigenvalue.
+        SolveError: some row failed and ``throw`` is set; carries the solution.
+
+    Example:
+        >>> solve_qp(1.0, torch.tensor([-1.0, -3.0]), lb=0.0, ub=2.0).value
+        tensor([1., 2.])
+
+    References:
+        B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
+    """
+    solver = PrimalDual() if solver is None else solver
+    _check(Q, p, G, h, A, b, lb, ub, solver)
+    dtype = torch.float64 if solver.dtype == "float64" else p.dtype
+    shape = _batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub)
+    problem, impossible = _problem(Q, p, G, h, A, b, lb, ub, shape, dtype)
+    guess = None if warm_start is None else _stack_active(warm_start, problem, shape)
+    outcome, system = _numbers(_Call(solver, throw, shape, p.dtype), problem, impossible, guess)
+    right = (-problem.p, problem.b, problem.d)
+    good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
+    found = (torch.where(good, outcome.x, 0.0), torch.where(good, outcome.nu, 0.0), torch.where(good, outcome.z, 0.0))
+    point = differentiable(found, system, problem.Q, problem.G, problem.A, right)
+    return _report(problem, outcome, point, shape, p.dtype)
+
+
+def _check(
+    Q: object, p: object, G: object, h: object, A: object, b: object, lb: object, ub: object, solver: object
+) -> None:
+    """Kinds, dtypes, devices and core shapes."""
+    p = check_float_tensor("p", p)
+    if p.dim() == 0:
+        raise ValueError("p: expected shape (..., n), got a number. Give it at least one dimension.")
+    if not isinstance(solver, PrimalDual):
+        raise ValueError(f"solver: expected PrimalDual(...), got {solver!r}.")
+    n = p.shape[-1]
+    _check_q(Q, p, n)
+    for (name, matrix), (right_name, right) in ((("G", G), ("h", h)), (("A", A), ("b", b))):
+        if (matrix is None) != (right is None):
+            missing = name if matrix is None else right_name
+            raise ValueError(f"{missing}: missing. {name} and {right_name} go together; give both or neither.")
+        if matrix is None:
+            continue
+        matrix, right = _check_like(name, matrix, p), _check_like(right_name, right, p)
+        if matrix.dim() < 2 or matrix.shape[-1] != n:
+            raise ValueError(
+                f"{name}: expected shape (..., rows, {n}) as p has {n} variables, got {tuple(matrix.shape)}."
+            )
+        if right.dim() == 0 or right.shape[-1] != matrix.shape[-2]:
+            raise ValueError(
+                f"{right_name}: expected shape (..., {matrix.shape[-2]}), a number for each row of {name}, got "
+                f"{tuple(right.shape)}."
+            )
+    for name, bound in (("lb", lb), ("ub", ub)):
+        if isinstance(bound, Tensor):
+            _check_like(name, bound, p)
+            if bound.dim() > 0 and bound.shape[-1] not in (1, n):
+                raise ValueError(f"{name}: expected shape (..., {n}) or a number, got {tuple(bound.shape)}.")
+        elif bound is not None and not isinstance(bound, int | float):
+            raise ValueError(f"{name}: expected a number or a tensor of shape (..., {n}), got {type(bound).__name__}.")
+
+
+def _check_q(Q: object, p: Tensor, n: int) -> None:
+    if isinstance(Q, Diagonal):
+        d = _check_like("Q", Q.d, p)
+        if d.dim() == 0 or d.shape[-1] != n:
+            raise ValueError(f"Q: expected Diagonal(d) with d of shape (..., {n}), got {tuple(d.shape)}.")
+    elif isinstance(Q, Tensor):
+        _check_like("Q", Q, p)
+        if Q.dim() > 0 and (Q.dim() < 2 or Q.shape[-2:] != (n, n)):
+            hint = " A vector is no matrix: wrap it in Diagonal(...)." if Q.dim() == 1 else ""
+            raise ValueError(f"Q: expected a number, Diagonal(d) or shape (..., {n}, {n}), got {tuple(Q.shape)}.{hint}")
+    elif isinstance(Q, bool) or not isinstance(Q, int | float):
+        raise ValueError(f"Q: expected a tensor, Diagonal(d) or a number, got {type(Q).__name__}.")
+
+
+def _check_like(name: str, value: object, p: Tensor) -> Tensor:
+    tensor = check_float_tensor(name, value)
+    check_same_kind(name, tensor, "p", p)
+    return tensor
+
+
+def _batch_shape(**arguments: Any) -> torch.Size:
+    """The common batch shape."""
+    core = {"Q": 2, "G": 2, "A": 2}
+    shapes = {}
+    for name, value in arguments.items():
+        tensor = value.d if isinstance(value, Diagonal) else value
+        if isinstance(tensor, Tensor) and tensor.dim() > 0:
+            dims = 1 if isinstance(value, Diagonal) else core.get(name, 1)
+            shapes[name] = tensor.shape[: tensor.dim() - dims]
+    try:
+        return torch.Size(torch.broadcast_shapes(*shapes.values()))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(
+            f"Batch dimensions do not broadcast: {found}. Leave them out for what all rows share."
+        ) from None
+
+
+def _flat(t: Tensor, core: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """One batch dimension: B, or 1 where all rows share the tensor."""
+    t = t.to(dtype)
+    inside = t.shape[t.dim() - core :]
+    if math.prod(t.shape[: t.dim() - core]) == 1:
+        return t.reshape(1, *inside)
+    return t.expand(*shape, *inside).reshape(-1, *inside)
+
+
+def _problem(
+    Q: Tensor | Diagonal | float,
+    p: Tensor,
+    G: Tensor | None,
+    h: Tensor | None,
+    A: Tensor | None,
+    b: Tensor | None,
+    lb: Tensor | float | None,
+    ub: Tensor | float | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+) -> tuple[Problem, Tensor]:
+    """The live problem, and the rows with a right-hand side that no point can meet."""
+    n, batch = p.shape[-1], math.prod(shape)
+
+    def vector(t: Tensor | float, size: int) -> Tensor:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device)
+        t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
+        return _flat(t, 1, shape, dtype).expand(batch, -1)
+
+    if isinstance(Q, Diagonal):
+        q = _flat(Q.d, 1, shape, dtype)
+    elif isinstance(Q, Tensor) and Q.dim() > 0:
+        q = _flat(Q, 2, shape, dtype)
+        q = 0.5 * (q + q.mT)
+    else:
+        q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).to(dtype).expand(1, n)
+    g = None if G is None or G.shape[-2] == 0 else _flat(G, 2, shape, dtype)
+    a = None if A is None or A.shape[-2] == 0 else _flat(A, 2, shape, dtype)
+    flat_p = vector(p, n)
+    right = [vector(h, h.shape[-1])] if h is not None and g is not None else []
+    right += [-vector(lb, n)] if lb is not None else []
+    right += [vector(ub, n)] if ub is not None else []
+    d = torch.cat(right, -1) if right else flat_p[:, :0]
+    flat_b = vector(b, b.shape[-1]) if b is not None and a is not None else flat_p[:, :0]
+    infinite = torch.isinf(d)
+    impossible = (infinite & (d < 0)).any(-1)
+    d = torch.where(infinite, 0.0, d)
+    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, (~infinite).to(dtype)), impossible
+
+
+def _stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) -> Tensor:
+    """An active set as (B, k) bool."""
+    parts = [warm_start.ineq] if problem.m else []
+    parts += ([warm_start.lower] if problem.lower else []) + ([warm_start.upper] if problem.upper else [])
+    sizes = ([problem.m] if problem.m else []) + [problem.n] * (problem.lower + problem.upper)
+    for part, size in zip(parts, sizes, strict=True):
+        if not isinstance(part, Tensor) or part.dtype != torch.bool or part.shape != (*shape, size):
+            raise ValueError(
+                f"warm_start: expected an ActiveSet of bool tensors of shapes {(*shape, problem.m)} and "
+                f"{(*shape, problem.n)}, got {part!r}. Take `solution.warm_start` of a problem with the same shapes."
+            )
+    return torch.cat(parts, -1).reshape(-1, sum(sizes)) if parts else problem.d > 0
+
+
+class _Call:
+    """What the numbers need besides tensors; takes the form of the answer back."""
+
+    def __init__(self, solver: PrimalDual, throw: bool, shape: torch.Size, dtype: torch.dtype) -> None:
+        self.solver, self.throw, self.shape, self.dtype = solver, throw, shape, dtype
+        self.answer: tuple[Outcome, System]
+
+
+def _numbers(call: _Call, problem: Problem, impossible: Tensor, guess: Tensor | None) -> tuple[Outcome, System]:
+    """:func:`_solve_rows` behind an autograd function: no graph, and torch.func sees one operation."""
+    parts = (problem.Q, problem.p, problem.G, problem.A, problem.b, problem.d, problem.present, impossible, guess)
+    tensors = iter(_Numbers.apply(call, problem.lower, problem.upper, *parts))  # type: ignore[no-untyped-call]
+    outcome, system = call.answer
+    return rebuild(outcome, tensors), rebuild(system, tensors)
+
+
+class _Numbers(torch.autograd.Function):
+    """The tensors of the outcome and of the factored system; nothing is differentiable."""
+
+    @staticmethod
+    def forward(call: _Call, lower: bool, upper: bool, *parts: Tensor | None) -> tuple[Tensor, ...]:
+        q, p, g, a, b, d, present, impossible, guess = parts
+        assert q is not None
+        assert p is not None
+        assert b is not None
+        assert d is not None
+        assert present is not None
+        assert impossible is not None
+        problem = Problem(q, p, g, a, b, d, lower, upper, None if bool(present.all()) else present)
+        call.answer = _solve_rows(problem, impossible, call.solver, guess)
+        outcome, _ = call.answer
+        if call.throw and bool((outcome.status != Status.SUCCESS).any()):
+            raise SolveError(_report(problem, outcome, (outcome.x, outcome.nu, outcome.z), call.shape, call.dtype))
+        return tuple(t.clone() if t._is_view() else t for part in call.answer for t in leaves(part))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        return (None,) * 12
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: _Call, lower: bool, upper: bool, *parts: Any) -> Any:
+        """The mapped dimension joins the batch."""
+        size = info.batch_size
+        batch = max(_rows(part, dim) for part, dim in zip(parts, in_dims[3:], strict=True) if part is not None)
+        merged = [_merge(part, dim, size, batch) for part, dim in zip(parts, in_dims[3:], strict=True)]
+        call.shape = torch.Size((size, *call.shape))
+        flat = _Numbers.apply(call, lower, upper, *merged)  # type: ignore[no-untyped-call]
+        shared = [t.shape[0] == 1 and size * batch > 1 for t in flat]
+        out = tuple(t if alone else t.reshape(size, batch, *t.shape[1:]) for t, alone in zip(flat, shared, strict=True))
+        return out, tuple(None if alone else 0 for alone in shared)
+
+
+def _rows(part: Tensor, dim: int | None) -> int:
+    return part.shape[0] if dim is None else part.movedim(dim, 0).shape[1]
+
+
+def _merge(part: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
+    """(size, 1|batch, ...) or, if not mapped, (1|batch, ...) -> (size * batch, ...), or (1, ...) if all share it."""
+    if part is None or (dim is None and part.shape[0] == 1):
+        return part
+    part = part.unsqueeze(0) if dim is None else part.movedim(dim, 0)
+    return part.expand(size, batch, *part.shape[2:]).reshape(size * batch, *part.shape[2:])
+
+
+def _solve_rows(
+    problem: Problem, impossible: Tensor, solver: PrimalDual, guess: Tensor | None
+) -> tuple[Outcome, System]:
+    """:func:`numeric.solve` for the rows that can be solved; copies of one of them stand in for the others."""
+    bad = torch.zeros_like(impossible)
+    for tensor in leaves(problem):
+        bad = bad | ~torch.isfinite(tensor).flatten(1).all(-1)
+    excluded = bad | impossible
+    some = bool(excluded.any())
+    if some and bool(excluded.all()):
+        problem, guess = _neutral(problem), None
+    elif some:
+        stand_in = torch.arange(excluded.shape[0], device=excluded.device).where(~excluded, (~excluded).nonzero()[0])
+        problem = pick(stand_in, problem)
+    outcome, system = numeric.solve(problem, solver, guess)
+    if some:
+        status = torch.where(impossible, int(Status.PRIMAL_INFEASIBLE), outcome.status)
+        status = torch.where(bad, int(Status.NONFINITE_INPUT), status)
+        row = bad.unsqueeze(-1)
+        x, nu, z = (torch.where(row, torch.nan, part) for part in (outcome.x, outcome.nu, outcome.z))
+        nan = torch.where(bad, torch.nan, 0.0)
+        fit = map_tensors(lambda t: t + nan, outcome.residuals)
+        active = outcome.active & ~excluded.unsqueeze(-1)
+        outcome = dataclasses.replace(outcome, x=x, nu=nu, z=z, residuals=fit, status=status, active=active)
+    if bool((outcome.status != Status.SUCCESS).any()):
+        # a failed row gets no gradient, but 0 times a factor that is NaN would be one
+        system = map_tensors(lambda t: torch.nan_to_num(t, 0.0, 0.0, 0.0) if t.is_floating_point() else t, system)
+    return outcome, system
+
+
+def _neutral(problem: Problem) -> Problem:
+    """A problem of the same form that is solved by 0."""
+    ones = torch.ones_like(problem.Q) if problem.diagonal else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    return dataclasses.replace(map_tensors(torch.zeros_like, problem), Q=ones)
+
+
+def _report(
+    problem: Problem, outcome: Outcome, point: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype
+) -> QPSolution:
+    """The solution in the user's shapes and dtype. ``point`` carries the graph of the rows that were solved."""
+    good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
+    x, nu, z = (
+        torch.where(good, live, found) for live, found in zip(point, (outcome.x, outcome.nu, outcome.z), strict=True)
+    )
+
+    def out(t: Tensor) -> Tensor:
+        return t.reshape((*shape, *t.shape[1:])).to(dtype if t.is_floating_point() else t.dtype)
+
+    z_g, z_lower, z_upper = problem.blocks(z)
+    on_g, on_lower, on_upper = problem.blocks(outcome.active)
+    none, off = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
+    with torch.no_grad():
+        gx = problem.Cx(outcome.x)[:, : problem.m]
+        slack = problem.d[:, : problem.m] - gx
+        if problem.present is not None:
+            slack = torch.where(problem.present[:, : problem.m] > 0, slack, torch.inf)
+        balance = ((problem.Qx(outcome.x) + problem.p) * outcome.x).sum(-1) + (problem.b * outcome.nu).sum(-1)
+        gap = (balance + (problem.d * outcome.z).sum(-1)).abs()
+    return QPSolution(
+        value=out(x),
+        fun=out(problem.objective(x)),
+        gap=out(gap),
+        status=out(outcome.status),
+        num_steps=out(outcome.steps),
+        residual=out(outcome.residuals.largest),
+        dual_ineq=out(z_g),
+        dual_eq=out(nu),
+        dual_lb=out(z_lower if problem.lower else none),
+        dual_ub=out(z_upper if problem.upper else none),
+        slack=out(slack),
+        primal_residual=out(outcome.residuals.primal),
+        dual_residual=out(outcome.residuals.dual),
+        active=ActiveSet(out(on_g), out(on_lower if problem.lower else off), out(on_upper if problem.upper else off)),
+        ray=out(outcome.ray),
+    )
