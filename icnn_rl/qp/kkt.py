@@ -9,13 +9,14 @@ optimality conditions on that set and, with other right-hand sides, their deriva
 delta, which keeps dependent rows from making the matrix singular; who needs the exact solution corrects it with its
 residual (the proximal method of multipliers).
 
-Two ways to eliminate, and two changes of variables that lead to problems where one of them is cheap:
+Two ways to eliminate, and changes to problems where they are cheap:
 
 * :class:`Primal` factors Q + C^T W C, n x n, W = 1 / (E + delta). No equalities.
-* :class:`Range` factors R M R^T + E, R = [A; G], M = (Q + bounds)^{-1}. Q diagonal and positive. Without bounds R M R^T
-  is computed once.
-* :class:`Whiten`: x = L^{-T} v with L L^T = Q makes Q the identity.
+* :class:`Range` factors R M R^T + E, R = [A; G], M = (Q + bounds)^{-1}, for bounds and a diagonal, positive Q.
+* :class:`Dual` turns to the dual problem, min 1/2 y^T R Q^{-1} R^T y + c^T y with y = (nu, z), z >= 0: bounds only, and
+  a matrix that is computed once.
 * :class:`Eliminate`: x = A^+ b + Z v with A Z = 0 removes the equalities.
+* :class:`Scale` equilibrates.
 
 Each is a frozen dataclass of tensors, so that rows can be taken out of a batch and autograd can carry it.
 
@@ -43,6 +44,8 @@ _RANGE = {torch.float64: 1e-12, torch.float32: 1e-5}
 _RHO = {torch.float64: 1e-8, torch.float32: 1e-3}
 #: 1 / e of a row that is out, relative to 1 / delta.
 _OUT = 1e-24
+#: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
+_PENALTY = 0.1
 #: Passes of the equilibration.
 _RUIZ = 8
 
@@ -73,13 +76,13 @@ class Factor:
 class Primal:
     """H = Q + rho + C^T W C, for problems without equalities.
 
-    ``unit`` (1|B, k), here and in :class:`Range`: about c^T Q^{-1} c, what makes s / z a number without a unit.
+    ``start`` (1|B, k), here and in :class:`Range`: the e of the penalty problem that iterations start from.
     """
 
     problem: Problem
     rho: Tensor
     delta: Tensor
-    unit: Tensor
+    start: Tensor
     factor: Factor | None = None
 
     @property
@@ -89,13 +92,19 @@ class Primal:
     def lift(self, point: Point) -> Point:
         return point
 
+    def outer(self, active: Tensor) -> Tensor:
+        return active
+
+    def guess(self, active: Tensor) -> Tensor:
+        return active
+
     def factored(self, e: Tensor) -> Primal:
         problem = self.problem
         w = 1.0 / (e + self.delta)
         if problem.present is not None:
             w = w * problem.present
         h = _hessian(problem, w, self.rho)
-        return dataclasses.replace(self, factor=Factor(w, torch.linalg.cholesky_ex(h)[0]))
+        return dataclasses.replace(self, factor=Factor(w, _cholesky(h)))
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         assert self.factor is not None
@@ -103,20 +112,21 @@ class Primal:
         dx = _cholesky_solve(rx + problem.Ctz(w * rc), self.factor.chol)
         return dx, ra, w * (problem.Cx(dx) - rc)
 
+    def spent(self, rx: Tensor, ra: Tensor, rc: Tensor, dx: Tensor, dnu: Tensor, dz: Tensor, e: Tensor) -> Triple:
+        return rx - self.rho * dx, ra, rc + (e + self.delta) * dz
+
 
 @dataclass(frozen=True)
 class Range:
     """S = R M R^T + E with R = [A; G] and M = 1 / (Q + bounds), for diagonal Q > 0.
 
-    ``delta`` (1|B, q + k) belongs to the equalities and the rows of C. ``gram`` is R Q^{-1} R^T where there are no
-    bounds, else None: then it changes with e.
+    ``delta`` (1|B, q + k) belongs to the equalities and the rows of C.
     """
 
     problem: Problem
     rows: Tensor
-    gram: Tensor | None
     delta: Tensor
-    unit: Tensor
+    start: Tensor
     factor: Factor | None = None
 
     @property
@@ -125,6 +135,12 @@ class Range:
 
     def lift(self, point: Point) -> Point:
         return point
+
+    def outer(self, active: Tensor) -> Tensor:
+        return active
+
+    def guess(self, active: Tensor) -> Tensor:
+        return active
 
     @property
     def q(self) -> int:
@@ -135,70 +151,113 @@ class Range:
         w = 1.0 / (e + self.delta[:, q:])
         w = w if problem.present is None else w * problem.present
         bounds = problem.on_diagonal(w)
-        mass = 1.0 / (problem.Q if bounds is None else problem.Q + bounds)
-        if self.gram is None:
-            s = torch.matmul(self.rows * mass.unsqueeze(-2), self.rows.mT)
-        else:
-            s = self.gram.expand(w.shape[0], -1, -1).clone()
+        assert bounds is not None
+        mass = 1.0 / (problem.Q + bounds)
+        s = torch.matmul(self.rows * mass.unsqueeze(-2), self.rows.mT)
         diagonal = s.diagonal(dim1=-2, dim2=-1)
         diagonal[:, :q].add_(self.delta[:, :q])
-        # a row that is out has w = 0: a shift that dwarfs the others keeps it out
-        diagonal[:, q:].add_(1.0 / torch.maximum(w[:, :m], _OUT / self.delta[:, q : q + m]))
-        return dataclasses.replace(self, factor=Factor(w, torch.linalg.cholesky_ex(s)[0], mass))
+        if m:
+            # a row that is out has w = 0: a shift that dwarfs the others keeps it out
+            diagonal[:, q:].add_(1.0 / torch.maximum(w[:, :m], _OUT / self.delta[:, q : q + m]))
+        return dataclasses.replace(self, factor=Factor(w, _cholesky(s), mass))
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         assert self.factor is not None
         problem, q, m, w, mass = self.problem, self.q, self.problem.m, self.factor.w, self.factor.mass
         assert mass is not None
-        bounded = problem.lower or problem.upper
-        if bounded:
-            rx = rx + problem.Ctz_bounds(w * rc)
+        rx = rx + problem.Ctz_bounds(w * rc)
         y = _cholesky_solve(matvec(self.rows, mass * rx) - torch.cat((ra, rc[:, :m]), -1), self.factor.chol)
         dx = mass * (rx - rmatvec(self.rows, y))
-        dz = torch.where(w[:, :m] > 0, y[:, q:], 0.0)
-        if bounded:
-            dz = torch.cat((dz, w[:, m:] * (problem.bounds_of(dx) - rc[:, m:])), -1)
+        dz = w[:, m:] * (problem.bounds_of(dx) - rc[:, m:])
+        if m:
+            dz = torch.cat((torch.where(w[:, :m] > 0, y[:, q:], 0.0), dz), -1)
         return dx, y[:, :q], dz
+
+    def spent(self, rx: Tensor, ra: Tensor, rc: Tensor, dx: Tensor, dnu: Tensor, dz: Tensor, e: Tensor) -> Triple:
+        return rx, ra + self.delta[:, : self.q] * dnu, rc + (e + self.delta[:, self.q :]) * dz
 
 
 @dataclass(frozen=True)
-class Whiten:
-    """x = L^{-T} v, with L L^T = Q: the identity takes the place of a dense Q > 0, bounds become rows of G."""
+class Dual:
+    """The dual problem, for Q > 0: what is active here is what is not at its bound there.
+
+    With L L^T = Q and W = L^{-1} R^T, R = [A; C], the multipliers y = (nu, z) solve min 1/2 y^T K y + c^T y, z >= 0,
+    where K = W^T W and c = (b, d) + R Q^{-1} p; then x = -Q^{-1} (p + R^T y) and s = K y + c.
+
+    ``chol``: L (1|B, n, n), or its diagonal (1|B, n); ``rows``: W (1|B, n, q + k).
+    """
 
     problem: Problem
     chol: Tensor
-    system: Kkt
+    rows: Tensor
+    system: Primal
 
     @staticmethod
-    def of(problem: Problem, chol: Tensor) -> Whiten:
-        inner = dataclasses.replace(
-            problem,
-            Q=torch.ones_like(problem.p[:1]),
-            p=_lower_solve(chol, problem.p),
-            G=_rows_times(problem.constraint_matrix(), chol),
-            A=None if problem.A is None else _rows_times(problem.A, chol),
-            lower=False,
+    def of(problem: Problem, chol: Tensor) -> Dual:
+        c = problem.constraint_matrix()
+        present = problem.present
+        if present is not None:
+            c = c * present.unsqueeze(-1)
+        r = c if problem.A is None else _stack(problem.A, c)
+        q = r.shape[-2] - c.shape[-2]
+        w = _half_solve(chol, r.mT)
+        gram = torch.matmul(w.mT, w)
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        if present is not None:
+            diagonal.add_(1.0 - torch.nn.functional.pad(present, (q, 0), value=1.0))
+        right = torch.cat((problem.b, problem.d if present is None else problem.d * present), -1)
+        free = None
+        if q or present is not None:
+            free = torch.ones_like(problem.d) if present is None else present
+            free = torch.nn.functional.pad(free, (q, 0))
+        inner = Problem(
+            Q=gram,
+            p=right + rmatvec(w, _half_solve(chol, problem.p.unsqueeze(-1)).squeeze(-1)),
+            G=None,
+            A=None,
+            b=problem.b[:, :0],
+            d=torch.zeros_like(right),
+            lower=True,
             upper=False,
-        )
-        system = range_space(inner)
+            present=free,
+        ).with_norms()
+        size = torch.where(diagonal > 0, diagonal, 1.0)
         # c^T Q^{-1} c is ruled by the smallest eigenvalue of Q, |c|^2 / mean by the largest: the truth is in between
-        other = _unit(problem.row_norms(), _curvature(problem))
-        return Whiten(problem, chol, dataclasses.replace(system, unit=torch.sqrt(system.unit * other)))
+        other = _unit(torch.linalg.vector_norm(r, dim=-1), _curvature(problem))
+        start = 1.0 / (_PENALTY * torch.sqrt(size * other))
+        return Dual(problem, chol, w, Primal(inner, _RANGE[size.dtype] * size, _OUT / size, start))
 
     @property
-    def inner(self) -> Inner:
-        return self.system.inner
+    def inner(self) -> Primal:
+        return self.system
+
+    @property
+    def q(self) -> int:
+        return self.rows.shape[-1] - self.problem.d.shape[-1]
 
     def lift(self, point: Point) -> Point:
-        point = self.system.lift(point)
-        return dataclasses.replace(point, x=_upper_solve(self.chol, point.x))
+        y, q, problem = point.x, self.q, self.problem
+        y = y if problem.present is None else y * torch.nn.functional.pad(problem.present, (q, 0), value=1.0)
+        x = -_half_solve_t(
+            self.chol, _half_solve(self.chol, problem.p.unsqueeze(-1)).squeeze(-1) + matvec(self.rows, y)
+        )
+        return Point(x, y[:, :q], y[:, q:], point.z[:, q:])
 
-    def factored(self, e: Tensor) -> Whiten:
-        return dataclasses.replace(self, system=self.system.factored(e))
+    def outer(self, active: Tensor) -> Tensor:
+        present = self.problem.present
+        return ~active[:, self.q :] if present is None else ~active[:, self.q :] & (present > 0)
+
+    def guess(self, active: Tensor) -> Tensor:
+        return torch.nn.functional.pad(~active, (self.q, 0))
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-        v, dnu, dz = self.system.solve(_lower_solve(self.chol, rx), ra, rc)
-        return _upper_solve(self.chol, v), dnu, dz
+        assert self.system.factor is not None
+        half = _half_solve(self.chol, rx.unsqueeze(-1)).squeeze(-1)
+        right = rmatvec(self.rows, half) - torch.cat((ra, rc), -1)
+        y = torch.where(self.system.factor.w > 0, 0.0, _cholesky_solve(right, self.system.factor.chol))
+        if self.problem.present is not None:
+            y = y * torch.nn.functional.pad(self.problem.present, (self.q, 0), value=1.0)
+        return _half_solve_t(self.chol, half - matvec(self.rows, y)), y[:, : self.q], y[:, self.q :]
 
 
 @dataclass(frozen=True)
@@ -225,8 +284,11 @@ class Eliminate:
         nu = -rmatvec(self.pinv, problem.Qx(x) + problem.p + problem.Ctz(point.z))
         return dataclasses.replace(point, x=x, nu=nu)
 
-    def factored(self, e: Tensor) -> Eliminate:
-        return dataclasses.replace(self, system=self.system.factored(e))
+    def outer(self, active: Tensor) -> Tensor:
+        return self.system.outer(active)
+
+    def guess(self, active: Tensor) -> Tensor:
+        return self.system.guess(active)
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         problem = self.problem
@@ -259,8 +321,11 @@ class Scale:
         nu, z = self.cost * self.a_rows * point.nu, self.cost * self.c_rows * point.z
         return Point(self.columns * point.x, nu, z, point.s / self.c_rows)
 
-    def factored(self, e: Tensor) -> Scale:
-        return dataclasses.replace(self, system=self.system.factored(e))
+    def outer(self, active: Tensor) -> Tensor:
+        return self.system.outer(active)
+
+    def guess(self, active: Tensor) -> Tensor:
+        return self.system.guess(active)
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         v, dnu, dz = self.system.solve(self.columns * rx / self.cost, self.a_rows * ra, self.c_rows * rc)
@@ -284,12 +349,13 @@ class Mixed:
         return dx, dnu, dz
 
 
-#: What can be iterated on, what can be factored, what can be solved with. All have ``problem`` and
-#: ``solve(rx, ra, rc)`` -> dx (B, n), dnu (B, q), dz (B, k); the first two ``factored(e)``, e (B, k), a copy that holds
-#: the factor, ``inner``, the system of the problem in which iterations are cheapest, and ``lift``, from a point of
-#: that problem to one of their own.
+#: What can be iterated on, what leads there, what can be solved with. All have ``problem`` and, once factored,
+#: ``solve(rx, ra, rc)`` -> dx (B, n), dnu (B, q), dz (B, k). The first have ``factored(e)``, e (B, k), a copy that
+#: holds the factor, and ``spent``, what a solution takes off the right-hand sides: Q dx + A^T dnu + C^T dz, A dx and
+#: C dx. The first two have ``inner``, the system of the problem in which iterations are cheapest, ``lift``, from a
+#: point of that problem to one of their own, ``outer`` and ``guess``, the same for active sets, and back.
 Inner = Primal | Range
-Kkt = Primal | Range | Whiten | Eliminate | Scale
+Kkt = Primal | Range | Dual | Eliminate | Scale
 System = Kkt | Mixed
 
 
@@ -298,21 +364,19 @@ def primal(problem: Problem, semidefinite: bool) -> Primal:
     curvature = _curvature(problem)
     dtype, unit = problem.p.dtype, _unit(problem.row_norms(), curvature)
     if semidefinite:
-        return Primal(problem, _RHO[dtype] * curvature, _SEMIDEFINITE[dtype] * unit, unit)
-    return Primal(problem, torch.zeros_like(curvature), _PRIMAL[dtype] * unit, unit)
+        return Primal(problem, _RHO[dtype] * curvature, _SEMIDEFINITE[dtype] * unit, _PENALTY * unit)
+    return Primal(problem, torch.zeros_like(curvature), _PRIMAL[dtype] * unit, _PENALTY * unit)
 
 
 def range_space(problem: Problem) -> Range:
     """A :class:`Range` system."""
-    blocks = [block for block in (problem.A, problem.G) if block is not None]
-    batch = max(block.shape[0] for block in blocks)
-    rows = torch.cat([block.expand(batch, -1, -1) for block in blocks], -2) if len(blocks) > 1 else blocks[0]
+    assert problem.A is not None or problem.G is not None
+    rows = _stack(problem.A, problem.G)
     norms = torch.linalg.vector_norm(rows, dim=-1)
-    bounds = norms.new_ones(batch, problem.d.shape[-1] - problem.m)
+    bounds = norms.new_ones(norms.shape[0], problem.d.shape[-1] - problem.m)
     unit = _unit(torch.cat((norms, bounds), -1), _curvature(problem))
-    bounded = problem.lower or problem.upper
-    gram = None if bounded else torch.matmul(rows / problem.Q.unsqueeze(-2), rows.mT)
-    return Range(problem, rows, gram, _RANGE[unit.dtype] * unit, unit[:, norms.shape[-1] - problem.m :])
+    q = norms.shape[-1] - problem.m
+    return Range(problem, rows, _RANGE[unit.dtype] * unit, _PENALTY * unit[:, q:])
 
 
 def eliminate(problem: Problem, semidefinite: bool) -> Eliminate:
@@ -323,8 +387,7 @@ def eliminate(problem: Problem, semidefinite: bool) -> Eliminate:
     qz = problem.Q.unsqueeze(-1) * null if problem.diagonal else torch.matmul(problem.Q, null)
     q = torch.matmul(null.mT, qz)
     q = q if repeated is None else q + torch.diag_embed(repeated)
-    inner = dataclasses.replace(
-        problem,
+    inner = problem.changed(
         Q=q,
         p=rmatvec(null, problem.p + problem.Qx(particular)),
         G=torch.matmul(problem.constraint_matrix(), null),
@@ -351,10 +414,11 @@ def choose(problem: Problem, chol: Tensor | None, semidefinite: bool) -> Kkt:
     free = max(n - q, 0)
     costs = {"primal": _cost(n, m)} if q == 0 else {"eliminate": _cost(free, k)}
     if not semidefinite and q + k > 0:
-        if problem.diagonal and q + m > 0:
-            costs["range"] = _cost(q + m, 0) + bounded * 2.0 * n * (q + m) ** 2
-        elif not problem.diagonal:
-            costs["whiten"] = _cost(q + k, 0) + 0.5 * (q + k) * n * (n + q + k)
+        costs["dual"] = (
+            _cost(q + k, 0) + (q + k) * n * (0.0 if problem.diagonal else 0.25 * n) + 0.25 * n * (q + k) ** 2
+        )
+        if problem.diagonal and bounded and q + m > 0:
+            costs["range"] = _cost(q + m, n)
     name = min(costs, key=costs.__getitem__)
     if name == "primal":
         return primal(problem, semidefinite)
@@ -362,8 +426,7 @@ def choose(problem: Problem, chol: Tensor | None, semidefinite: bool) -> Kkt:
         return eliminate(problem, semidefinite)
     if name == "range":
         return range_space(problem)
-    assert chol is not None
-    return Whiten.of(problem, chol)
+    return Dual.of(problem, problem.Q.sqrt() if chol is None else chol)
 
 
 def equilibrate(problem: Problem) -> Scale:
@@ -390,8 +453,7 @@ def equilibrate(problem: Problem) -> Scale:
     p = columns * problem.p
     cost = torch.maximum(q.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True), p.abs().amax(-1, keepdim=True))
     cost = torch.where(cost > 0, cost, 1.0)
-    inner = dataclasses.replace(
-        problem,
+    inner = problem.changed(
         Q=q / cost.unsqueeze(-1),
         p=p / cost,
         G=c_rows.unsqueeze(-1) * c * columns.unsqueeze(-2) if c.shape[-2] else None,
@@ -421,9 +483,12 @@ def _hessian(problem: Problem, w: Tensor, rho: Tensor) -> Tensor:
     """Q + rho + C^T W C, a tensor of its own."""
     bounds = problem.on_diagonal(w)
     diagonal = (rho if bounds is None else rho + bounds) + (problem.Q if problem.diagonal else 0.0)
+    if problem.G is None and problem.diagonal:
+        return torch.diag_embed(diagonal.expand(w.shape[0], problem.n))
     if problem.G is None:
-        h = torch.diag_embed(diagonal.expand(w.shape[0], problem.n))
-        return h if problem.diagonal else h + problem.Q
+        h = problem.Q.expand(w.shape[0], -1, -1).clone()
+        h.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+        return h
     h = torch.matmul(problem.G.mT, problem.G * w[:, : problem.m].unsqueeze(-1))
     h = h if problem.diagonal else h.add_(problem.Q)
     h.diagonal(dim1=-2, dim2=-1).add_(diagonal)
@@ -475,29 +540,47 @@ def _pinv(basis: Tensor, r: Tensor) -> Tensor:
     return out
 
 
+def _stack(a: Tensor | None, c: Tensor | None) -> Tensor:
+    """[A; C], where both or one of them exist."""
+    blocks = [block for block in (a, c) if block is not None]
+    batch = max(block.shape[0] for block in blocks)
+    return torch.cat([block.expand(batch, -1, -1) for block in blocks], -2) if len(blocks) > 1 else blocks[0]
+
+
+def _cholesky(h: Tensor) -> Tensor:
+    """U with U^T U = H; rows that are not positive definite come out as rubbish or NaN, and are found out later."""
+    out: Tensor = torch.linalg.cholesky_ex(h, upper=True)[0]
+    return out
+
+
 def _cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:
-    out: Tensor = torch.cholesky_solve(right.unsqueeze(-1), chol).squeeze(-1)
+    # two triangular solves: torch.cholesky_solve copies its factor
+    half = torch.linalg.solve_triangular(chol.mT, right.unsqueeze(-1), upper=False)
+    out: Tensor = torch.linalg.solve_triangular(chol, half, upper=True).squeeze(-1)
     return out
 
 
-def _lower_solve(chol: Tensor, x: Tensor) -> Tensor:
-    out: Tensor = torch.linalg.solve_triangular(chol, x.unsqueeze(-1), upper=False).squeeze(-1)
+def _half_solve(chol: Tensor, x: Tensor) -> Tensor:
+    """L^{-1} X for X (1|B, n, j); chol may be a diagonal."""
+    if chol.dim() == 2:
+        return x / chol.unsqueeze(-1)
+    out: Tensor = torch.linalg.solve_triangular(chol, x, upper=False)
     return out
 
 
-def _upper_solve(chol: Tensor, x: Tensor) -> Tensor:
+def _half_solve_t(chol: Tensor, x: Tensor) -> Tensor:
+    """L^{-T} x for x (B, n)."""
+    if chol.dim() == 2:
+        return x / chol
     out: Tensor = torch.linalg.solve_triangular(chol.mT, x.unsqueeze(-1), upper=True).squeeze(-1)
-    return out
-
-
-def _rows_times(rows: Tensor, chol: Tensor) -> Tensor:
-    """rows L^{-T}."""
-    out: Tensor = torch.linalg.solve_triangular(chol, rows.mT, upper=False).mT
     return out
 
 
 def with_inner(system: Kkt, inner: Inner) -> Kkt:
     """The same system with its innermost one replaced: where iterations took place."""
-    if isinstance(system, Whiten | Eliminate | Scale):
+    if isinstance(system, Dual):
+        assert isinstance(inner, Primal)
+        return dataclasses.replace(system, system=inner)
+    if isinstance(system, Eliminate | Scale):
         return dataclasses.replace(system, system=with_inner(system.system, inner))
     return inner

@@ -15,7 +15,7 @@ from torch import Tensor
 from icnn_rl.qp import kkt as systems
 from icnn_rl.qp._tree import leaves, pick, rebuild, where
 from icnn_rl.qp.kkt import Kkt, Mixed, Point, System
-from icnn_rl.qp.primal_dual import PrimalDual, iterate, project
+from icnn_rl.qp.primal_dual import PrimalDual, iterate, on_set
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 from icnn_rl.qp.verify import Residuals, residuals
 from icnn_rl.solution import Status
@@ -23,7 +23,7 @@ from icnn_rl.solution import Status
 __all__ = ["NonConvexError", "Outcome", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
-_CORRECTIONS, _EXACT = 8, 64.0
+_CORRECTIONS, _EXACT = 8, 400.0
 #: A smallest pivot or eigenvalue below this, relative, is none.
 _SINGULAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 #: Largest relative error of a certificate.
@@ -59,6 +59,7 @@ def solve(problem: Problem, solver: PrimalDual, active: Tensor | None = None) ->
     Raises:
         NonConvexError: some Q has a negative eigenvalue.
     """
+    problem = problem.with_norms()
     chol, semidefinite = _factor_q(problem)
     outcome, first = _attempt(systems.choose(problem, chol, semidefinite), solver, active)
     failed = _unsolved(outcome)
@@ -91,32 +92,41 @@ def _put(whole: Outcome, index: Tensor, part: Outcome, marked: Tensor | None) ->
 
 def _attempt(system: Kkt, solver: PrimalDual, active: Tensor | None) -> tuple[Outcome, Kkt]:
     """Find the active sets, then the points that belong to them."""
-    result, factored = iterate(system.inner, solver.max_steps, active)
-    system = systems.with_inner(system, factored)
-    point, fit = _correct(system, system.lift(result.point), result.active)
+    guess = None if active is None else system.guess(active)
+    result, factored = iterate(system.inner, solver.max_steps, guess)
+    system, active = systems.with_inner(system, factored), system.outer(result.active)
+    point, fit = _correct(system, system.lift(result.point), active)
     tol = solver.tolerance(point.x.dtype)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= tol, int(Status.SUCCESS), status)
     ray = torch.zeros_like(point.x)
-    return Outcome(point.x, point.nu, point.z, result.active, fit, result.steps, status, ray), system
+    return Outcome(point.x, point.nu, point.z, active, fit, result.steps, status, ray), system
 
 
 def _correct(system: Kkt, point: Point, active: Tensor) -> tuple[Point, Residuals]:
     """Solve the equations of the active set again and again for the residual that is left; the best point counts."""
     problem = system.problem
-    best = dataclasses.replace(point, z=point.z.clamp(min=0.0))
-    fit = residuals(problem, best.x, best.nu, best.z)
+    best, fit = point, None
     enough = _EXACT * torch.finfo(point.x.dtype).eps
+    x, z = point.x, point.z
     for _ in range(_CORRECTIONS):
-        point = project(system, point, active)
-        trial = dataclasses.replace(point, z=point.z.clamp(min=0.0))
-        now = residuals(problem, trial.x, trial.nu, trial.z)
-        better = ~(now.largest >= fit.largest)
-        progress = bool((better & (now.largest < 0.5 * fit.largest)).any())
-        best, fit = where(better, trial, best), where(better, now, fit)
+        nu, z = point.nu, z.clamp(min=0.0)
+        at = problem.products(x, nu, z)
+        now = residuals(problem, x, nu, z, at)
+        trial = Point(x, nu, z, problem.d - at.cx)
+        if fit is None:
+            best, fit, progress = trial, now, True
+        else:
+            better = ~(now.largest >= fit.largest)
+            progress = bool((better & (now.largest < 0.5 * fit.largest)).any())
+            best, fit = where(better, trial, best), where(better, now, fit)
         if not progress or bool((fit.largest <= enough).all()):
             break
+        dx, dnu, dz = system.solve(-at.gradient(problem.p), problem.b - at.ax, problem.d - at.cx)
+        point = Point(x + dx, nu + dnu, z + dz, point.s)
+        x, z = on_set(problem, point, active)
+    assert fit is not None
     return best, fit
 
 
@@ -186,7 +196,7 @@ def _farkas(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor, Tenso
     qq = torch.zeros(1, n, n, dtype=d.dtype, device=d.device)
     p = torch.zeros_like(problem.p)
     if problem.A is not None:
-        a_norms = torch.linalg.vector_norm(problem.A, dim=-1)
+        a_norms = problem.equality_norms()
         a_scale = torch.where(a_norms > 0, 1.0 / a_norms, 1.0)
         a = problem.A * a_scale.unsqueeze(-1)
         qq, p = torch.matmul(a.mT, a), -rmatvec(a, a_scale * problem.b)
@@ -227,8 +237,7 @@ def _ray(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor]:
     batch = max(part.shape[0] for part in flat)
     rows = torch.cat([part.expand(batch, -1, -1) for part in flat], -2)
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=1e-300)
-    cone = dataclasses.replace(
-        problem,
+    cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
         p=problem.p / size,
         A=rows,

@@ -31,8 +31,8 @@ __all__ = ["PrimalDual"]
 
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair.
 PHASES = ((3, 4), (2, 4), (2, 4), (3, 4), (4, 4), (8, 5), (12, 6))
-#: The penalty problem to start from: its e and the least s and z, without units.
-_PENALTY, _LEAST = 0.1, 0.3
+#: The least s and z to start from, relative to their mean.
+_LEAST = 0.3
 #: How far to go towards the boundary of s, z >= 0.
 _BACK_OFF = 0.99
 #: Below this, relative, a violation or a negative multiplier is rounding.
@@ -100,8 +100,7 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
             if point is None:
                 point = start_point(work.system)
                 work.steps += 1
-            for _ in range(interior):
-                point, active = interior_point_step(work.system, point)
+            point, active = interior_point_steps(work.system, point, interior)
             work.steps += interior
             trial = point
         assert active is not None
@@ -177,7 +176,7 @@ def origin(problem: Problem) -> Point:
 
 def start_point(system: Inner) -> Point:
     """The penalised problem, s = -e z, then s and z pushed apart from 0."""
-    problem, e = system.problem, _PENALTY * system.unit
+    problem, e = system.problem, system.start
     x, nu, _ = system.factored(e.expand_as(problem.d)).solve(-problem.p, problem.b, problem.d)
     s = problem.d - problem.Cx(x)
     root = e.sqrt()
@@ -193,8 +192,8 @@ def start_point(system: Inner) -> Point:
     return Point(x, nu, z, torch.maximum(t, least) * root)
 
 
-def interior_point_step(system: Inner, point: Point) -> tuple[Point, Tensor]:
-    """Mehrotra's predictor and corrector, both with one factor.
+def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point, Tensor]:
+    """Mehrotra's predictor and corrector, both with one factor, a number of times.
 
     The predictor aims at z s = 0; the corrector aims at z s = sigma mu less the predictor's second-order error,
     sigma = (mu after the predictor / mu)^3. Returns also a guess of the active set: the rows whose s the predictor
@@ -202,22 +201,29 @@ def interior_point_step(system: Inner, point: Point) -> tuple[Point, Tensor]:
     """
     problem, (x, nu, z, s) = system.problem, (point.x, point.nu, point.z, point.s)
     present = problem.present
-    system = system.factored(s / z)
+    count = problem.d.shape[-1] if present is None else present.sum(-1, keepdim=True)
+    # residuals; a step changes them by what its own equations say, which saves the products with Q, A and C
     rx = -(problem.Qx(x) + problem.p + problem.Aty(nu) + problem.Ctz(z))
     ra = problem.b - problem.Ax(x)
-    r = problem.d - problem.Cx(x)  # = s once primal feasible
-
-    dx, _, dz = system.solve(rx, ra, r)
-    ds = _masked(r - s - problem.Cx(dx), present)
-    active = dz * s > ds * z
-    step = _step_length(s, ds, z, dz)
-    mu = _masked(s * z, present).sum(-1, keepdim=True)
-    sigma = (_masked((s + step * ds) * (z + step * dz), present).sum(-1, keepdim=True) / mu) ** 3
-    count = problem.d.shape[-1] if present is None else present.sum(-1, keepdim=True)
-    dx, dnu, dz = system.solve(rx, ra, r + _masked(ds * dz - sigma * mu / count, present) / z)
-    ds = _masked(r - s - problem.Cx(dx), present)
-    step = _BACK_OFF * _step_length(s, ds, z, dz)
-    return Point(x + step * dx, nu + step * dnu, z + step * dz, s + step * ds), active
+    rc = problem.d - problem.Cx(x)  # = s once primal feasible
+    for _ in range(steps):
+        e = s / z
+        system = system.factored(e)
+        dx, dnu, dz = system.solve(rx, ra, rc)
+        _, _, cdx = system.spent(rx, ra, rc, dx, dnu, dz, e)
+        ds = _masked(rc - s - cdx, present)
+        active = dz * s > ds * z
+        step = _step_length(s, ds, z, dz)
+        mu = _masked(s * z, present).sum(-1, keepdim=True)
+        after = _masked((s + step * ds) * (z + step * dz), present).sum(-1, keepdim=True)
+        target = rc + _masked(ds * dz - (after / mu) ** 3 * mu / count, present) / z
+        dx, dnu, dz = system.solve(rx, ra, target)
+        qdx, adx, cdx = system.spent(rx, ra, target, dx, dnu, dz, e)
+        ds = _masked(rc - s - cdx, present)
+        step = _BACK_OFF * _step_length(s, ds, z, dz)
+        x, nu, z, s = x + step * dx, nu + step * dnu, z + step * dz, s + step * ds
+        rx, ra, rc = rx - step * qdx, ra - step * adx, rc - step * cdx
+    return Point(x, nu, z, s), active
 
 
 def _step_length(s: Tensor, ds: Tensor, z: Tensor, dz: Tensor) -> Tensor:
@@ -230,13 +236,18 @@ def _masked(t: Tensor, present: Tensor | None) -> Tensor:
     return t if present is None else t * present
 
 
+def on_set(problem: Problem, point: Point, active: Tensor) -> tuple[Tensor, Tensor]:
+    """x with active bounds met exactly, which no correction can improve on, and z without what is not active."""
+    return problem.snap(point.x, active), torch.where(active, point.z, 0.0)
+
+
 def project(system: Kkt, point: Point, active: Tensor) -> Point:
     """One solve of the equations of the active set, C_i x = d_i and z_i = 0 elsewhere, as a correction of ``point``."""
     problem = system.problem
-    z = torch.where(active, point.z, 0.0)
-    rx = -(problem.Qx(point.x) + problem.p + problem.Aty(point.nu) + problem.Ctz(z))
-    dx, dnu, dz = system.solve(rx, problem.b - problem.Ax(point.x), problem.d - problem.Cx(point.x))
-    x = point.x + dx
+    x, z = on_set(problem, point, active)
+    at = problem.products(x, point.nu, z)
+    dx, dnu, dz = system.solve(-at.gradient(problem.p), problem.b - at.ax, problem.d - at.cx)
+    x = x + dx
     return Point(x, point.nu + dnu, z + dz, problem.d - problem.Cx(x))
 
 

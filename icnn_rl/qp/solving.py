@@ -192,7 +192,6 @@ def _problem(
         q = _flat(Q.d, 1, shape, dtype)
     elif isinstance(Q, Tensor) and Q.dim() > 0:
         q = _flat(Q, 2, shape, dtype)
-        q = 0.5 * (q + q.mT)
     else:
         q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).to(dtype).expand(1, n)
     g = None if G is None or G.shape[-2] == 0 else _flat(G, 2, shape, dtype)
@@ -251,6 +250,8 @@ class _Numbers(torch.autograd.Function):
         assert d is not None
         assert present is not None
         assert impossible is not None
+        if q.dim() == 3 and not torch.equal(q, q.mT):
+            q = 0.5 * (q + q.mT)
         problem = Problem(q, p, g, a, b, d, lower, upper, None if bool(present.all()) else present)
         call.answer = _solve_rows(problem, impossible, call.solver, guess)
         outcome, _ = call.answer
@@ -271,7 +272,11 @@ class _Numbers(torch.autograd.Function):
         """The mapped dimension joins the batch."""
         size = info.batch_size
         batch = max(_rows(part, dim) for part, dim in zip(parts, in_dims[3:], strict=True) if part is not None)
-        merged = [_merge(part, dim, size, batch) for part, dim in zip(parts, in_dims[3:], strict=True)]
+        matrices = (0, 2, 3)  # only Q, G and A may be shared
+        merged = [
+            _merge(part, dim, size, batch, share=i in matrices)
+            for i, (part, dim) in enumerate(zip(parts, in_dims[3:], strict=True))
+        ]
         call.shape = torch.Size((size, *call.shape))
         flat = _Numbers.apply(call, lower, upper, *merged)  # type: ignore[no-untyped-call]
         shared = [t.shape[0] == 1 and size * batch > 1 for t in flat]
@@ -283,9 +288,9 @@ def _rows(part: Tensor, dim: int | None) -> int:
     return part.shape[0] if dim is None else part.movedim(dim, 0).shape[1]
 
 
-def _merge(part: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
+def _merge(part: Tensor | None, dim: int | None, size: int, batch: int, *, share: bool) -> Tensor | None:
     """(size, 1|batch, ...) or, if not mapped, (1|batch, ...) -> (size * batch, ...), or (1, ...) if all share it."""
-    if part is None or (dim is None and part.shape[0] == 1):
+    if part is None or (share and dim is None and part.shape[0] == 1):
         return part
     part = part.unsqueeze(0) if dim is None else part.movedim(dim, 0)
     return part.expand(size, batch, *part.shape[2:]).reshape(size * batch, *part.shape[2:])
@@ -297,7 +302,11 @@ def _solve_rows(
     """:func:`numeric.solve` for the rows that can be solved; copies of one of them stand in for the others."""
     bad = torch.zeros_like(impossible)
     for tensor in leaves(problem):
-        bad = bad | ~torch.isfinite(tensor).flatten(1).all(-1)
+        bad = bad | ~torch.isfinite(tensor.flatten(1).sum(-1))  # one pass, unlike isfinite of all
+    if bool(bad.any()):
+        bad = torch.zeros_like(impossible)
+        for tensor in leaves(problem):
+            bad = bad | ~torch.isfinite(tensor).flatten(1).all(-1)
     excluded = bad | impossible
     some = bool(excluded.any())
     if some and bool(excluded.all()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.problem import Problem, rmatvec
+from icnn_rl.qp.problem import Problem, Products
 
 _TINY, _FLOOR = 1e-300, 1e-4
 
@@ -32,29 +32,25 @@ class Residuals:
         return torch.maximum(torch.maximum(self.primal, self.dual), self.gap)
 
 
-def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor) -> Residuals:
-    """For z >= 0; a NaN in the point gives a NaN."""
-    qx, ctz = problem.Qx(x), problem.Ctz(z)
+def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
+    """For z >= 0, ``at`` the products of the point; a NaN in the point gives a NaN."""
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    excess = (problem.Cx(x) - problem.d).clamp(min=0.0)
+    excess = (at.cx - problem.d).clamp(min=0.0)
     excess = excess if problem.present is None else excess * problem.present
     primal = _largest(excess / (problem.d.abs() + problem.row_norms() * size).clamp(min=_TINY))
-    terms, products = [qx, problem.p, ctz], [(qx * x), (problem.p * x), problem.d * z]
-    total = qx + problem.p + ctz
-    if problem.A is not None:
-        aty = rmatvec(problem.A, nu)
-        off = (problem.Ax(x) - problem.b).abs()
-        norms = torch.linalg.vector_norm(problem.A, dim=-1)
-        primal = torch.maximum(primal, _largest(off / (problem.b.abs() + norms * size).clamp(min=_TINY)))
-        terms, products, total = [*terms, aty], [*products, problem.b * nu], total + aty
+    terms, weights = [at.qx, problem.p, at.ctz], [at.qx * x, problem.p * x, problem.d * z]
+    if at.aty is not None:
+        off = (at.ax - problem.b).abs() / (problem.b.abs() + problem.equality_norms() * size).clamp(min=_TINY)
+        primal = torch.maximum(primal, _largest(off))
+        terms, weights = [*terms, at.aty], [*weights, problem.b * nu]
     length = _shortest(problem)
     diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
-    floor = _FLOOR * _largest(diagonal) * length
-    pull = _largest(torch.stack([floor.expand_as(primal), *(_largest(term.abs()) for term in terms)], -1))
-    work = _largest(torch.stack([(floor * length).expand_as(primal), *(term.abs().sum(-1) for term in products)], -1))
-    dual, weight = _largest(total.abs()) / pull.clamp(min=_TINY), work.clamp(min=_TINY)
-    balance = torch.stack([term.sum(-1) for term in products], -1).sum(-1)
-    return Residuals(primal, dual, balance.abs() / weight)
+    floor = (_FLOOR * _largest(diagonal) * length).expand_as(primal)
+    pull = _largest(torch.stack([floor, *(_largest(term.abs()) for term in terms)], -1))
+    work = _largest(torch.stack([floor * length, *(term.abs().sum(-1) for term in weights)], -1))
+    balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
+    dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=_TINY)
+    return Residuals(primal, dual, balance / work.clamp(min=_TINY))
 
 
 def _shortest(problem: Problem) -> Tensor:
