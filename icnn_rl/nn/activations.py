@@ -31,12 +31,14 @@ class ConvexActivation:
         value: x -> g(x), elementwise.
         jet: x -> (g(x), g'(x), g''(x)), elementwise; at a kink any element of the subdifferential, g'' = 0.
         smooth: whether g is twice differentiable.
+        blurred: (x, v) -> the jet of g averaged over a spread of variance v around x, nearly; None: not known.
     """
 
     name: str
     value: Callable[[Tensor], Tensor]
     jet: Callable[[Tensor], Jet]
     smooth: bool
+    blurred: Callable[[Tensor, Tensor], Jet] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by name, or by the user's own function: the closures inside cannot be."""
@@ -59,14 +61,20 @@ def _squareplus(width: float) -> ConvexActivation:
     """(x + sqrt(x^2 + w^2)) / 2: a smooth ReLU that costs one square root (Barron, 2021, arXiv 2112.11687)."""
 
     def value(x: Tensor) -> Tensor:
-        return 0.5 * (x + torch.sqrt(x * x + width * width))
+        return (x + torch.sqrt(x * x + width * width)).mul_(0.5)
 
     def jet(x: Tensor) -> Jet:
-        inverse = torch.rsqrt(x * x + width * width)
-        slope = 0.5 + 0.5 * x * inverse
-        return slope / inverse, slope, (0.5 * width * width) * inverse * inverse * inverse
+        return of_square_width(x, width * width)
 
-    return ConvexActivation("squareplus", value, jet, smooth=True)
+    def blurred(x: Tensor, variance: Tensor) -> Jet:
+        return of_square_width(x, variance + width * width)  # a wider squareplus, whose bend has that variance more
+
+    def of_square_width(x: Tensor, square: Tensor | float) -> Jet:
+        inverse = torch.rsqrt((x * x).add_(square))
+        slope = (x * inverse).mul_(0.5).add_(0.5)
+        return slope / inverse, slope, inverse.pow(3).mul_(0.5 * square)
+
+    return ConvexActivation("squareplus", value, jet, smooth=True, blurred=blurred)
 
 
 def _leaky_relu(slope: float) -> ConvexActivation:

@@ -36,7 +36,8 @@ def _inverse_softplus(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b, member by member where there are members: (B, in) or (E, B, in) -> (B, out) or (E, B, out)."""
     if bias is not None and x.dim() == 3 and weight.dim() == 3 and x.shape[0] == weight.shape[0]:
         return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
     product = torch.matmul(x, weight.mT)
@@ -61,7 +62,7 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(ensemble, 1, out_features).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return _affine(x, self.weight, self.bias)
+        return affine(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return (
@@ -150,7 +151,7 @@ class NonNegativeLinear(nn.Module):
         return self.weight.relu() if self.positivity == "relu" else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return _affine(x, self.weight_nonneg, self.bias)
+        return affine(x, self.weight_nonneg, self.bias)
 
     @torch.no_grad()
     def project_(self) -> None:

@@ -121,6 +121,30 @@ def test_smoothness_and_start() -> None:
     assert start.dtype == DOUBLE
 
 
+@pytest.mark.parametrize(("ensemble", "reduction"), [(None, "none"), (3, "none"), (3, "mean")])
+def test_a_blur_is_near_the_average_and_none_for_no_spread(ensemble: int | None, reduction: str) -> None:
+    y, half = 0.3 * torch.randn(5, 3, dtype=DOUBLE), 1.0
+    for energy in _energies((16,), "squareplus", ensemble, reduction):
+        still = energy.blur(torch.zeros(5, 3, dtype=DOUBLE))
+        assert still is not None
+        for found, expected in zip(energy.grad_hessian(y, still), energy.value_grad_hessian(y)[1:], strict=True):
+            torch.testing.assert_close(found.expand_as(expected), expected)
+        blur = energy.blur(torch.full((5, 3), half * half / 3, dtype=DOUBLE))
+        assert blur is not None
+        g, h = energy.grad_hessian(y, blur)
+        draws = y + half * (2 * torch.rand(2000, 1, 3, dtype=DOUBLE) - 1)
+        parts = [energy.value_grad_hessian(draw) for draw in draws]
+        mean_g, mean_h = torch.stack([p[1] for p in parts]).mean(0), torch.stack([p[2] for p in parts]).mean(0)
+        assert (g - mean_g).norm() <= 0.05 * mean_g.norm()
+        assert (h - mean_h).norm() <= 0.2 * mean_h.norm()
+        assert torch.linalg.eigvalsh(h).min() >= 0
+
+
+def test_energies_without_a_known_average_have_no_blur() -> None:
+    assert _energies((6,), "softplus", 3, "mean")[0].blur(torch.ones(5, 3, dtype=DOUBLE)) is None
+    assert _energies((6,), "squareplus", 3, "softmax")[0].blur(torch.ones(5, 3, dtype=DOUBLE)) is None
+
+
 @pytest.mark.parametrize(("ensemble", "reduction"), [(None, "none"), (3, "mean"), (3, "softmax")])
 def test_rows_are_the_energy_of_the_rows(ensemble: int | None, reduction: str) -> None:
     index, y = torch.tensor([3, 0, 4]), torch.randn(5, 3, dtype=DOUBLE)
