@@ -1,11 +1,15 @@
-"""Quadratic models on a box, solved for a whole batch by a primal-dual active-set method.
+"""The quadratic model on a box, for a whole batch: a primal-dual active-set method with a budget of linear solves.
 
-    min_d  g . d + 1/2 d^T H d    subject to    low <= d <= high,        H positive definite.
+    minimise g . d + 1/2 d^T H d    over    low <= d <= high,        H positive definite.
 
-Given a guess of which coordinates sit on which bound, the free ones solve a linear system; a free coordinate that
-leaves its interval is put on the bound, a bound whose multiplier has the wrong sign is released, and the system is
-solved again. This is a semi-smooth Newton method: for most problems two or three solves are exact, whatever the number
-of bounds that change.
+d is the solution exactly if it is a fixed point of the projected scaled gradient step,
+
+    d = P( d - (g + H d) / diag H ),        P(x) = clip(x, low, high).
+
+Where P clips, a coordinate is held on that bound; the others solve a linear system; then the sets are read off again. A
+free coordinate that left its interval is so put on the bound, and a bound whose multiplier has the wrong sign released.
+This is a semi-smooth Newton method: for most problems two or three solves are exact, whatever the number of bounds that
+change.
 
 References:
     M. Hintermueller, K. Ito, K. Kunisch, The primal-dual active set strategy as a semismooth Newton method, SIAM J.
@@ -14,19 +18,10 @@ References:
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
-
-
-def solve_free(h: Tensor, rhs: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve H_FF x_F = rhs_F with x = 0 on the coordinates marked in ``fixed``: h (..., n, n), rhs and fixed (..., n).
-
-    Returns x, and the Cholesky code per row: not zero where H_FF is not positive definite.
-    """
-    masked = h.masked_fill(fixed.unsqueeze(-1) | fixed.unsqueeze(-2), 0.0)
-    masked.diagonal(dim1=-2, dim2=-1).add_(fixed)
-    factor, info = torch.linalg.cholesky_ex(masked)
-    return torch.cholesky_solve(rhs.masked_fill(fixed, 0.0).unsqueeze(-1), factor).squeeze(-1), info
 
 
 def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tuple[Tensor, Tensor]:
@@ -40,21 +35,35 @@ def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tupl
         solves: number of linear solves; the sets of most problems settle within three.
 
     Returns:
-        d (..., n), clipped into the bounds, and the Cholesky code per row: where it is not zero, H was not positive
-        definite and d is of no use.
+        d (..., n), inside the bounds up to rounding, and -(g + H d). Of no use where H is not positive definite.
     """
-    at_low, at_high = (low >= 0) & (g > 0), (high <= 0) & (g < 0)
-    step, info = solve_free(h, -g, at_low | at_high)  # fixed coordinates sit on their bounds: d = 0 there
-    for _ in range(1, solves):
-        multiplier = g + torch.matmul(h, step.unsqueeze(-1)).squeeze(-1)
-        was_low, was_high = at_low, at_high
-        at_low = (step < low) | (was_low & (multiplier > 0))
-        at_high = (step > high) | (was_high & (multiplier < 0))
-        if bool(((at_low == was_low) & (at_high == was_high)).all()):
+    identity = _identity(g.shape[-1], g.dtype, g.device)
+    scale = h.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(h.dtype).tiny)
+    down = -g
+    moved = down / scale  # the scaled gradient step from d = 0
+    rhs: Tensor | None = None
+    for _ in range(solves):
+        bound = torch.clamp(moved, low, high)
+        held = bound != moved
+        before, rhs = rhs, torch.where(held, bound, down)
+        if before is not None and torch.equal(rhs, before):
             break
-        fixed = at_low | at_high
-        bound = torch.clamp(step, low, high).masked_fill(~fixed, 0.0)
-        pull = g + torch.matmul(h, bound.unsqueeze(-1)).squeeze(-1)
-        x, code = solve_free(h, -pull, fixed)
-        step, info = x + bound, info + code
-    return torch.clamp(step, low, high), info
+        # rows of H for the free coordinates, d_j = bound_j for the others
+        d, _ = torch.linalg.solve_ex(torch.where(held.unsqueeze(-1), identity, h), rhs)
+        residual = down - times(h, d)
+        moved = torch.addcdiv(d, residual, scale)
+    else:
+        d = torch.clamp(d, low, high)
+        residual = down - times(h, d)
+    return d, residual
+
+
+@functools.lru_cache(maxsize=16)
+def _identity(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.eye(n, dtype=dtype, device=device)
+
+
+def times(h: Tensor, d: Tensor) -> Tensor:
+    """H d: (..., n, n), (..., n) -> (..., n)."""
+    return torch.matmul(h, d.unsqueeze(-1)).squeeze(-1)

@@ -36,7 +36,7 @@ class Problem:
         self._batch_dims = y.dim() - 1
         self._strict = self.curvature is not None and bool((self.curvature > 0).all())
         span = self.upper - self.lower
-        self.finite = bool(torch.isfinite(span).all())
+        self.finite = bool((span < float("inf")).all())
         self._widths = span if self.finite else None
         self._noise = NOISE * torch.finfo(y.dtype).eps
         self._tiny = torch.finfo(y.dtype).tiny
@@ -97,7 +97,7 @@ class Problem:
 
     def noise(self, fun: Tensor, scale: Tensor) -> Tensor:
         """Rounding of f: changes below this are not judged."""
-        return self._noise * (fun.abs() + scale)
+        return (fun.abs() + scale).mul_(self._noise)
 
 
 class Progress(NamedTuple):

@@ -50,7 +50,7 @@ class Box:
         """
         sides = []
         for name, bound in (("lower", self.lower), ("upper", self.upper)):
-            side = bound.to(y) if isinstance(bound, Tensor) else y.new_tensor(bound)
+            side = bound.to(y) if isinstance(bound, Tensor) else y.new_full((), bound)
             if side.dim() > y.dim() or any(
                 own not in (1, size) for own, size in zip(side.shape[::-1], y.shape[::-1], strict=False)
             ):
@@ -87,8 +87,10 @@ def certificate(grad: Tensor, low: Tensor, high: Tensor, curvature: Tensor | Non
         # a flat coordinate offers no decrease, however long its interval (0 * inf would be NaN)
         step = torch.where(grad > 0, low, high).masked_fill(grad == 0, 0.0)
         return -(grad * step).sum(-1)
-    step = torch.clamp(grad / -curvature, low, high)
-    bend = curvature * step
-    if not strict:  # 0 / 0 and 0 * inf
-        step, bend = step.masked_fill(grad == 0, 0.0), bend.masked_fill(curvature == 0, 0.0)
-    return -(torch.add(grad, bend, alpha=0.5) * step).sum(-1)
+    down = -grad
+    step = torch.clamp(down / curvature, low, high)
+    if strict:
+        return (torch.addcmul(down, curvature, step, value=-0.5) * step).sum(-1)
+    step = step.masked_fill(grad == 0, 0.0)  # 0 / 0
+    bend = (curvature * step).masked_fill(curvature == 0, 0.0)  # 0 * inf
+    return (torch.sub(down, bend, alpha=0.5) * step).sum(-1)

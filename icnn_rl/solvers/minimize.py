@@ -19,6 +19,8 @@ from icnn_rl.solvers.gradient import ProjectedGradient
 
 __all__ = ["minimize"]
 
+_WORTH_SHRINKING = 32  # below so many rows a step costs what its tensor operations cost, however few the rows
+
 Adjoint = Implicit | DualKKT | Unrolled
 
 
@@ -128,7 +130,7 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
 def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
     """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
 
-    Finished rows are frozen, and taken out of the batch once they are the majority; no row sees its neighbours.
+    Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
     """
     everything, whole = problem, solver.init(problem, problem.project(y0))
     progress = solver.progress(problem, whole)
@@ -140,12 +142,12 @@ def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
         remaining = int(active.sum())
         if remaining == 0:
             break
-        if 2 * remaining <= active.numel() and problem.separable:
+        if 2 * remaining <= active.numel() >= _WORTH_SHRINKING and problem.separable:
             whole = _put_back(whole, state, index)
             chosen = active.nonzero().squeeze(-1)
             index = chosen if index is None else index[chosen]
             problem, active = problem.rows(chosen), active[chosen]
-            state = type(state)(*(part[chosen] for part in state))
+            state = type(state)(*(part.index_select(0, chosen) for part in state))
         stepped = solver.step(problem, state)
         state = stepped if remaining == active.numel() else _freeze(active, stepped, state)
         progress = solver.progress(problem, state)
@@ -190,6 +192,9 @@ def _freeze(active: Tensor, new: Any, old: Any) -> Any:
     """Rows that are done keep their old state."""
     merged = []
     for fresh, kept in zip(new, old, strict=True):
+        if fresh is kept:
+            merged.append(kept)
+            continue
         mask = active.reshape(active.shape + (1,) * (fresh.dim() - active.dim()))
         merged.append(torch.where(mask, fresh, kept))
     return type(old)(*merged)

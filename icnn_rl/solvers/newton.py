@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_positive_int, check_range
-from icnn_rl.solvers._box_qp import box_qp
+from icnn_rl.solvers._box_qp import box_qp, times
 from icnn_rl.solvers.base import Problem, Progress
 
 __all__ = ["ProjectedNewton"]
@@ -17,7 +17,7 @@ __all__ = ["ProjectedNewton"]
 _ACCEPT = 1e-4  # share of the predicted decrease that a step must deliver
 _GOOD = 0.5  # above this share the model is trusted more
 _HARDER, _EASIER = 3.0, 0.1  # damping after a rejected and after a good step
-_SHORTEST = 10.0  # the model's next step along a failed one is at least 1 / 10 of it
+_SHORTEST = 0.1  # the model's next step along a failed one is at least this share of it
 _STIFFER = 1.2  # how much more curvature a failed step must have met for the model to be corrected by it
 
 
@@ -30,6 +30,7 @@ class NewtonState(NamedTuple):
     gap: Tensor
     scale: Tensor
     noise: Tensor
+    enough: Tensor  # a gap below this is as good as asked for
     stalled: Tensor
 
 
@@ -42,10 +43,11 @@ class ProjectedNewton:
         d = argmin { g . d + 1/2 d^T (H + mu I) d : lower <= y + d <= upper },
 
     with a primal-dual active-set method, so that any number of bounds may become active or inactive in one step. The
-    step is taken where f falls by a fair share of what the model promised; elsewhere mu grows, row by row, to three
-    times the curvature that the failed step needed. A step costs one evaluation of f, its gradient and its Hessian:
-    there is no line search. Near the solution mu vanishes and convergence is quadratic. For n up to a few dozen; above
-    that the n^3 of the solves tells.
+    step is taken where f falls by a fair share of what the model promised. Elsewhere H gets the curvature along d with
+    which the step would have ended where f is smallest on the way, as far as both ends of it can tell; where that does
+    not explain the failure, mu grows to three times the curvature that the step needed. A step costs one evaluation of
+    f, its gradient and its Hessian: there is no line search. Near the solution mu vanishes and convergence is
+    quadratic. For n up to a few dozen; above that the n^3 of the solves tells.
 
     Args:
         tol: stop when ``residual`` = gap / (variation of f over the domain) is below this; float32 reaches 1e-6,
@@ -71,51 +73,38 @@ class ProjectedNewton:
     def init(self, problem: Problem, y0: Tensor) -> NewtonState:
         f, g, h = problem.value_grad_hessian(y0)
         scale = _variation(problem.widths(y0), g, h)
-        gap, stalled = problem.gap(y0, g), torch.zeros_like(f, dtype=torch.bool)
-        return NewtonState(y0, f, g, h, torch.zeros_like(f), gap, scale, problem.noise(f, scale), stalled)
+        noise = problem.noise(f, scale)
+        return NewtonState(
+            y0,
+            f,
+            g,
+            h,
+            damping=torch.zeros_like(f),
+            gap=problem.gap(y0, g),
+            scale=scale,
+            noise=noise,
+            enough=torch.maximum(noise, self.tol * scale),
+            stalled=torch.zeros_like(f, dtype=torch.bool),
+        )
 
     def step(self, problem: Problem, state: NewtonState) -> NewtonState:
-        y, f, g = state.y, state.fun, state.grad
+        y, g = state.y, state.grad
         h = state.hessian.clone()
         diagonal = h.diagonal(dim1=-2, dim2=-1)
-        rounding = torch.finfo(h.dtype).eps * diagonal.sum(-1)
-        diagonal.add_((state.damping + rounding).unsqueeze(-1))
+        rounding = diagonal.sum(-1, keepdim=True).mul_(torch.finfo(g.dtype).eps)
+        diagonal.add_(rounding.add_(state.damping.unsqueeze(-1)))
         low, high = problem.lower - y, problem.upper - y
-        d, info = box_qp(g, h, low, high, self.model_solves)
-        trial = problem.project(y + d)
-        slope = (g * d).sum(-1)
-        predicted = -slope - 0.5 * (torch.matmul(h, d.unsqueeze(-1)).squeeze(-1) * d).sum(-1)
+        d, residual = box_qp(g, h, low, high, self.model_solves)
+        predicted = 0.5 * (d * (residual - g)).sum(-1)
 
-        f_new, g_new, h_new = problem.value_grad_hessian(trial)
-        noise = state.noise
-        actual = f - f_new + noise
-        accept = (actual >= _ACCEPT * predicted) & (info == 0)  # false for NaN
-        negligible = predicted <= noise
-        some_negligible = bool(negligible.any())
-        lost = stalled = state.stalled  # all false: rows that stalled are not stepped
-        if some_negligible:
-            # A gradient step is sure of ``promise``. Less than that means an active set that has not settled.
-            steepest = torch.clamp(-g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(h.dtype).tiny), low, high)
-            promise = -0.5 * (g * steepest).sum(-1)
-            lost = negligible & (predicted < promise - noise)
-            accept = accept & ~lost
-        good = accept & (actual >= _GOOD * predicted)
-        if bool(good.all()):
-            damping = _EASIER * state.damping
-        else:
-            row = accept.unsqueeze(-1)
-            h_new = torch.where(row.unsqueeze(-1), h_new, state.hessian)
-            change = (g_new * d).sum(-1) - slope
-            # a step that failed is cut to a tenth at most: steep energies would otherwise allow crumbs only
-            change = torch.where(accept, change, torch.minimum(change, -_SHORTEST * slope))
-            h_new, corrected = _match_secant(h_new, d, change, good | lost | (info != 0))
-            damping = _next_damping(state.damping, accept | corrected, good, lost, slope, d, diagonal)
-            trial, f_new, g_new = torch.where(row, trial, y), torch.where(accept, f_new, f), torch.where(row, g_new, g)
-        gap = problem.gap(trial, g_new)
-        if some_negligible:
-            # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
-            stalled = negligible & ~lost & (gap > 0.5 * state.gap) & (info == 0)
-        return NewtonState(trial, f_new, g_new, h_new, damping, gap, state.scale, noise, stalled)
+        trial = problem.project(y + d)
+        f, g, h_new = problem.value_grad_hessian(trial)
+        gap = problem.gap(trial, g)
+        new = state._replace(y=trial, fun=f, grad=g, hessian=h_new, damping=_EASIER * state.damping, gap=gap)
+        actual = state.fun - f + state.noise
+        as_promised = (actual >= _GOOD * predicted) & (predicted > state.noise)
+        good = as_promised | (gap <= state.enough) & (actual >= 0)  # false for NaN
+        return new if bool(good.all()) else _judge(state, new, _Move(h, d, low, high, predicted, actual))
 
     def progress(self, problem: Problem, state: NewtonState) -> Progress:
         residual = problem.residual(state.y, state.grad, state.gap, state.scale)
@@ -128,32 +117,87 @@ class ProjectedNewton:
         return None
 
 
+class _Move(NamedTuple):
+    """A step as it was planned: the model's H, d and its bounds, and what became of the decrease of f."""
+
+    h: Tensor
+    d: Tensor
+    low: Tensor
+    high: Tensor
+    predicted: Tensor
+    actual: Tensor
+
+
+def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
+    """Row by row: take the step, or leave it and mend the model that proposed it, or give up."""
+    d, noise = move.d, old.noise
+    accept = move.actual >= _ACCEPT * move.predicted
+    negligible = move.predicted <= noise
+    lost = stalled = old.stalled  # all false: rows that stalled are not stepped
+    if bool(negligible.any()):
+        lost = negligible & (move.predicted < _sure_decrease(old.grad, move) - noise)
+        accept = accept & ~lost
+        # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
+        stalled = negligible & ~lost & (new.gap > 0.5 * old.gap)
+    slope = (old.grad * d).sum(-1)
+    along = (times(move.h, d) * d).sum(-1)
+    met = -slope / _minimiser_between(old, new, d, slope, along)
+    corrected = ~accept & ~lost & (met > _STIFFER * along)
+    factor = torch.where(corrected, (met - along) / (d * d).sum(-1).square(), 0.0)
+    d = torch.where(corrected.unsqueeze(-1), d, 0.0)
+    mended = old.hessian + factor[..., None, None] * (d.unsqueeze(-1) * d.unsqueeze(-2))
+    stuck = ~(accept | corrected)
+    damping = torch.where(accept, new.damping, old.damping)
+    if bool(stuck.any()):
+        damping = torch.where(stuck, old.damping + _HARDER * _needed(lost, slope, move), damping)
+    row = accept.unsqueeze(-1)
+    return NewtonState(
+        y=torch.where(row, new.y, old.y),
+        fun=torch.where(accept, new.fun, old.fun),
+        grad=torch.where(row, new.grad, old.grad),
+        hessian=torch.where(row.unsqueeze(-1), new.hessian, mended),
+        damping=damping,
+        gap=torch.where(accept, new.gap, old.gap),
+        scale=old.scale,
+        noise=noise,
+        enough=old.enough,
+        stalled=stalled,
+    )
+
+
+def _sure_decrease(g: Tensor, move: _Move) -> Tensor:
+    """What a gradient step is sure of. A model step that offers less has an active set that has not settled."""
+    diagonal = move.h.diagonal(dim1=-2, dim2=-1)
+    step = -g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+    return -0.5 * (g * torch.clamp(step, move.low, move.high)).sum(-1)
+
+
+def _minimiser_between(old: NewtonState, new: NewtonState, d: Tensor, slope: Tensor, along: Tensor) -> Tensor:
+    """t in [0.1, 1]: where on the way y + t d, that went too far, f is smallest, judged from both ends.
+
+    Each end has its Taylor parabola. f bends somewhere between (the model knew nothing of it), so the larger of the two
+    parabolas is near f, and its minimiser is that of either or the point where they cross.
+    """
+    slope_end, along_end = (new.grad * d).sum(-1), (times(new.hessian, d) * d).sum(-1)
+    # parabola at y minus parabola at the end = a t^2 + b t + c, and a + b + c < 0 where the step disappointed
+    a = 0.5 * (along - along_end)
+    b = slope - slope_end + along_end
+    c = old.fun - new.fun + slope_end - 0.5 * along_end
+    cross = 2 * c / (torch.sqrt((b * b - 4 * a * c).clamp(min=0.0)) - b)
+    from_end = 1 - slope_end / along_end
+    t = torch.maximum(torch.minimum(-slope / along, cross), from_end)
+    t = torch.where(c > 0, t, from_end)  # otherwise they do not cross: the end's is the larger all the way
+    return t.clamp(_SHORTEST, 1.0).nan_to_num(_SHORTEST)
+
+
+def _needed(lost: Tensor, slope: Tensor, move: _Move) -> Tensor:
+    """The damping that makes up for a step that failed: the curvature |g . d| / d . d that it needs. Where the active
+    set did not settle, d says nothing: the mean of the diagonal makes it easy."""
+    needed = torch.where(lost, 0.0, slope.abs() / (move.d * move.d).sum(-1))
+    needed = torch.maximum(needed, move.h.diagonal(dim1=-2, dim2=-1).mean(-1)).nan_to_num(1.0, 1.0, 1.0)
+    return torch.where(needed > 0, needed, 1.0)  # a linear energy has no curvature to go by
+
+
 def _variation(w: Tensor, g: Tensor, h: Tensor) -> Tensor:
     """How much the quadratic model varies over intervals of length w, coordinate by coordinate: the scale of f."""
     return ((g.abs() + 0.125 * h.diagonal(dim1=-2, dim2=-1) * w) * w).sum(-1)
-
-
-def _match_secant(h: Tensor, d: Tensor, change: Tensor, leave: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a step disappointed, give the model the curvature that it met: H + c d d^T, d^T (H + c d d^T) d = change.
-
-    ``change`` is the change of the slope g . d over the step. Other directions keep their Newton curvature. Returns the
-    Hessians, and which rows were corrected; rows in ``leave``, or whose curvature does not explain it, were not.
-    """
-    along = (torch.matmul(h, d.unsqueeze(-1)).squeeze(-1) * d).sum(-1)
-    corrected = ~leave & (change > _STIFFER * along) & torch.isfinite(change)
-    norm2 = (d * d).sum(-1)
-    factor = torch.where(corrected, (change - along) / (norm2 * norm2), 0.0)
-    d = torch.where(corrected.unsqueeze(-1), d, 0.0)
-    return h + factor[..., None, None] * (d.unsqueeze(-1) * d.unsqueeze(-2)), corrected
-
-
-def _next_damping(
-    damping: Tensor, accept: Tensor, good: Tensor, lost: Tensor, slope: Tensor, d: Tensor, diagonal: Tensor
-) -> Tensor:
-    """Less where the model was good; where it failed, three times the curvature |g.d| / d.d that such a step needs.
-    Where the active set did not settle, d says nothing: the mean of the diagonal makes it easy."""
-    needed = torch.where(lost, 0.0, slope.abs() / (d * d).sum(-1))
-    needed = torch.maximum(needed, diagonal.mean(-1)).nan_to_num(1.0, 1.0, 1.0)
-    needed = torch.where(needed > 0, needed, 1.0)  # a linear energy has no curvature to go by
-    harder = _HARDER * needed + damping
-    return torch.where(accept, torch.where(good, _EASIER * damping, damping), harder)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icnn_rl.solvers._box_qp import box_qp, solve_free
+from icnn_rl.solvers._box_qp import box_qp, times
 from tests import references
 from tests.problems import draw
 
@@ -36,10 +36,10 @@ def _reference(g: torch.Tensor, h: torch.Tensor, low: torch.Tensor, high: torch.
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_matches_enumeration_where_the_sets_settle(n: int) -> None:
     g, h, low, high = _batch(10 * n, n)
-    d, info = box_qp(g, h, low, high, solves=25)
+    d, residual = box_qp(g, h, low, high, solves=25)
     expected = _reference(g, h, low, high)
-    assert (info == 0).all()
-    assert ((d >= low) & (d <= high)).all()
+    assert ((d >= low - 1e-12) & (d <= high + 1e-12)).all()
+    torch.testing.assert_close(residual, -(g + times(h, d)))
     same = (d - expected).abs().amax(-1) < 1e-9
     # the method may stop short on a few: it ends with the first set that leaves no free coordinate outside
     assert same.double().mean() >= 0.8, same
@@ -51,7 +51,7 @@ def test_matches_enumeration_where_the_sets_settle(n: int) -> None:
 def test_diagonal_models_are_exact_at_once(seed: int, n: int) -> None:
     g, h, low, high = _batch(seed, n, rows=3)
     h = torch.diag_embed(h.diagonal(dim1=-2, dim2=-1))
-    d, _ = box_qp(g, h, low, high, solves=2)
+    d, _ = box_qp(g, h, low, high, solves=1)
     torch.testing.assert_close(d, torch.clamp(-g / h.diagonal(dim1=-2, dim2=-1), low, high))
 
 
@@ -60,26 +60,22 @@ def test_infinite_and_empty_intervals() -> None:
     inf = torch.full_like(low, float("inf"))
     d, _ = box_qp(g, h, -inf, inf, solves=3)
     torch.testing.assert_close(d, torch.linalg.solve(h, -g.unsqueeze(-1)).squeeze(-1))
-    d, info = box_qp(g, h, torch.zeros_like(low), torch.zeros_like(high), solves=3)
-    assert (info == 0).all()
+    d, _ = box_qp(g, h, torch.zeros_like(low), torch.zeros_like(high), solves=3)
     assert (d == 0).all()
 
 
-def test_a_matrix_that_is_not_positive_definite_is_reported_for_its_row_only() -> None:
-    g, h, low, high = _batch(60, 3, rows=4)
-    h[2] = -h[2]
-    _, info = box_qp(g, h, low, high, solves=3)
-    assert (info != 0).tolist() == [False, False, True, False]
+@pytest.mark.parametrize("n", [2, 6])
+def test_a_budget_too_small_still_ends_in_the_box(n: int) -> None:
+    g, h, low, high = _batch(60, n, rows=64)
+    for solves in (1, 2):
+        d, residual = box_qp(g, h, low, high, solves)
+        assert ((d >= low - 1e-12) & (d <= high + 1e-12)).all()
+        torch.testing.assert_close(residual, -(g + times(h, d)))
 
 
-def test_solve_free_leaves_fixed_coordinates_at_zero() -> None:
-    g, h, _, _ = _batch(70, 4, rows=3)
-    fixed = torch.tensor([[True, False, False, True], [False] * 4, [True] * 4])
-    x, info = solve_free(h, g, fixed)
-    assert (info == 0).all()
-    assert (x[fixed] == 0).all()
-    for row in range(3):
-        free = ~fixed[row]
-        if free.any():
-            expected = torch.linalg.solve(h[row][free][:, free], g[row][free])
-            torch.testing.assert_close(x[row][free], expected)
+def test_rows_do_not_see_a_singular_or_broken_neighbour() -> None:
+    g, h, low, high = _batch(70, 3, rows=4)
+    alone, _ = box_qp(g[:1], h[:1], low[:1], high[:1], solves=25)
+    h[1], h[2] = 0.0, float("nan")
+    d, _ = box_qp(g, h, low, high, solves=25)
+    torch.testing.assert_close(d[:1], alone)

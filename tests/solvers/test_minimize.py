@@ -190,9 +190,10 @@ def test_rows_that_are_done_stay_as_they_are(method: Method, case: Case) -> None
     early = run(method, case, max_steps=fewest)
     done = early.success
     assert done.any()
-    # the row that is done first has the same value, whether or not the others go on
+    # the row that is done first has the same value, whether or not the others go on; matrix products of another size
+    # round otherwise
     for name in ("value", "fun", "gap", "num_steps", "residual"):
-        torch.testing.assert_close(getattr(early, name)[done], getattr(solution, name)[done], rtol=0, atol=1e-12)
+        torch.testing.assert_close(getattr(early, name)[done], getattr(solution, name)[done], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(("method", "case"), SOLVABLE, ids=str)

@@ -45,6 +45,20 @@ def test_damping_tames_steep_energies(start: float) -> None:
     assert abs(steep.value.item() - torch.tensor(5.0).log().item()) < 1e-2
 
 
+@pytest.mark.parametrize("ridge", [-0.9, -0.3, 0.4, 0.99])
+def test_a_ridge_on_the_way_is_found_from_both_of_its_sides(ridge: float) -> None:
+    """f falls gently towards a bend and rises behind it, which the Hessian tells from neither side: steps that failed
+    were once cut again and again, up to 29 times."""
+
+    def energy(y: Tensor) -> Tensor:
+        along = y[..., 0] - ridge
+        return 3.0 * torch.sqrt(along * along + 1e-2) - along + 0.1 * (y * y).sum(-1)
+
+    y0 = torch.tensor([[-8.0, 2.0], [8.0, 2.0], [1.0, -1.0]], dtype=DOUBLE)
+    solution = minimize(energy, ProjectedNewton(tol=1e-10), y0, domain=Box(-10.0, 10.0), adjoint=None)
+    assert solution.num_steps.max() <= 9, solution.num_steps
+
+
 def test_ill_conditioned_rows_are_not_given_up_in_float32() -> None:
     """The model's active set may cycle and come back with a step that goes nowhere; that was once taken for the end of
     float32, with an error of 0.18 left in f."""
