@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from icnn_rl.nn import PICNN
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Box, Problem, Solver, solve
+from icnn_rl.solvers.approach import approach
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 
@@ -106,15 +107,19 @@ class ConcaveCritic(BasePolicy):
     def maximise(self, energy: BoundCritic, solver: Solver) -> Solution:
         """argmax_a of mean_e Q_e over the action box."""
         start = energy.start()
-        return solve(Problem(energy, ACTION_BOX, start), solver, start)
+        problem = Problem(energy, ACTION_BOX, start)
+        return solve(problem, solver, approach(problem, start))
 
     def greedy(self, obs: PyTorchObs) -> Greedy:
         """The greedy actions, scaled to [-1, 1]; failures are counted."""
+        found = self._solve(obs)
+        return Greedy(*(part.clone() for part in (found.value, -found.fun, found.gap, found.status)))
+
+    def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver)
-            value = -solution.fun
-        self.act_failed += int(solution.failed.sum())
-        return Greedy(*(part.clone() for part in (solution.value, value, solution.gap, solution.status)))
+            self.act_failed += int(solution.failed.sum())
+        return solution
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, without walking through all modules where nothing changes: predict asks at every step."""
@@ -122,7 +127,7 @@ class ConcaveCritic(BasePolicy):
             super().set_training_mode(mode)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.greedy(observation).action
+        return self._solve(observation).value.clone()  # inference tensors may not leave
 
     def project_(self) -> None:
         """Whatever keeps the critic concave in the action after an optimiser step."""

@@ -160,7 +160,7 @@ class ICNNQPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.critic.greedy(observation).action
+        return self.critic._predict(observation, deterministic)
 
     def set_training_mode(self, mode: bool) -> None:
         """Training mode of the critic; the target always evaluates."""
