@@ -186,7 +186,7 @@ def _minimiser_between(old: NewtonState, new: NewtonState, d: Tensor, slope: Ten
     cross = 2 * c / (torch.sqrt((b * b - 4 * a * c).clamp(min=0.0)) - b)
     from_end = 1 - slope_end / along_end
     t = torch.maximum(torch.minimum(-slope / along, cross), from_end)
-    t = torch.where(c > 0, t, from_end)  # otherwise they do not cross: the end's is the larger all the way
+    t = torch.where(c > 0, t, from_end)  # otherwise the end's is the larger at both ends
     return t.clamp(_SHORTEST, 1.0).nan_to_num(_SHORTEST)
 
 
