@@ -26,7 +26,8 @@ __all__ = ["NonConvexError", "Outcome", "solve"]
 _CORRECTIONS, _EXACT = 8, 400.0
 #: A smallest pivot or eigenvalue below this, relative, is none.
 _SINGULAR = {torch.float64: 1e-9, torch.float32: 1e-4}
-#: Largest relative error of a certificate.
+#: Share of the largest multiplier that is noise in a certificate, and its largest relative error.
+_NOISE = 1e-11
 _CERTIFIED = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
@@ -213,9 +214,11 @@ def _farkas(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor, Tenso
     )
     outcome, _ = _attempt(systems.primal(phase, True), solver, None)
     x = outcome.x[:, :n]
-    nu = a_scale * (a_scale * (problem.Ax(x) - problem.b))
-    z = c_scale * outcome.z
+    nu, z = a_scale * (problem.Ax(x) - problem.b), outcome.z
     z = z if problem.present is None else z * problem.present
+    # what is rounding next to the largest must go: a proof has no tolerance in units
+    heavy = _NOISE * torch.cat((nu.abs(), z), -1).amax(-1, keepdim=True)
+    nu, z = torch.where(nu.abs() > heavy, a_scale * nu, 0.0), torch.where(z > heavy, c_scale * z, 0.0)
     off = problem.Ctz(z) + problem.Aty(nu)
     weight = torch.cat((problem.b * nu, problem.d * z), -1)
     value, size = weight.sum(-1), weight.abs().sum(-1)

@@ -183,7 +183,7 @@ def start_point(system: Inner) -> Point:
     t = _masked(s / root, problem.present)
     size = t.square().mean(-1, keepdim=True).sqrt()
     # in the unit of t: what C x = 0 is a rounded version of, and 1 where that is 0 as well
-    rounding = x.abs().amax(-1, keepdim=True) * (problem.row_norms() / root).amax(-1, keepdim=True)
+    rounding = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (problem.row_norms() / root).amax(-1, keepdim=True)
     least = _LEAST * torch.maximum(size, 1e-3 * rounding)
     least = torch.where(least > 0, least, 1.0)
     z = torch.maximum(-t, least) / root
@@ -201,7 +201,7 @@ def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point
     """
     problem, (x, nu, z, s) = system.problem, (point.x, point.nu, point.z, point.s)
     present = problem.present
-    count = problem.d.shape[-1] if present is None else present.sum(-1, keepdim=True)
+    count = problem.d.shape[-1] if present is None else present.sum(-1, keepdim=True).clamp(min=1.0)
     # residuals; a step changes them by what its own equations say, which saves the products with Q, A and C
     rx = -(problem.Qx(x) + problem.p + problem.Aty(nu) + problem.Ctz(z))
     ra = problem.b - problem.Ax(x)
@@ -214,7 +214,7 @@ def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point
         ds = _masked(rc - s - cdx, present)
         active = dz * s > ds * z
         step = _step_length(s, ds, z, dz)
-        mu = _masked(s * z, present).sum(-1, keepdim=True)
+        mu = _masked(s * z, present).sum(-1, keepdim=True).clamp(min=_TINY)
         after = _masked((s + step * ds) * (z + step * dz), present).sum(-1, keepdim=True)
         target = rc + _masked(ds * dz - (after / mu) ** 3 * mu / count, present) / z
         dx, dnu, dz = system.solve(rx, ra, target)

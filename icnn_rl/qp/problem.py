@@ -152,6 +152,11 @@ class Problem:
         _, lower, upper = self.blocks(w)
         return lower + upper if self.lower and self.upper else (lower if self.lower else upper)
 
+    def largest_diagonal(self) -> Tensor:
+        """(1|B,): the largest diagonal element of Q, no element is larger."""
+        diagonal = self.Q if self.diagonal else self.Q.diagonal(dim1=-2, dim2=-1)
+        return diagonal.amax(-1) if self.n else diagonal.sum(-1)
+
     def row_norms(self) -> Tensor:
         """(1|B, k): Euclidean norms of the rows of C."""
         if self.c_norms is not None:
