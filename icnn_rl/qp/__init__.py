@@ -1,5 +1,6 @@
 """Quadratic programmes as differentiable layers (OptNet): batched, structured, certified."""
 
+from icnn_rl.qp.external import External
 from icnn_rl.qp.numeric import NonConvexError
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
@@ -7,4 +8,13 @@ from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.solving import solve_qp
 from icnn_rl.qp.total_variation import total_variation
 
-__all__ = ["ActiveSet", "Diagonal", "NonConvexError", "PrimalDual", "QPSolution", "solve_qp", "total_variation"]
+__all__ = [
+    "ActiveSet",
+    "Diagonal",
+    "External",
+    "NonConvexError",
+    "PrimalDual",
+    "QPSolution",
+    "solve_qp",
+    "total_variation",
+]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from icnn_rl.qp import kkt as systems
 from icnn_rl.qp._tree import leaves, pick, rebuild, where
+from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kkt import Kkt, Mixed, Point, System
 from icnn_rl.qp.primal_dual import PrimalDual, iterate, on_set
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
@@ -29,6 +30,8 @@ _SINGULAR = {torch.float64: 1e-9, torch.float32: 1e-4}
 #: Share of the largest multiplier that is noise in a certificate, and its largest relative error.
 _NOISE = 1e-11
 _CERTIFIED = {torch.float64: 1e-8, torch.float32: 1e-4}
+#: Active-set steps from the active set that another solver proposes.
+_POLISH = 4
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Outcome:
     ray: Tensor
 
 
-def solve(problem: Problem, solver: PrimalDual, active: Tensor | None = None) -> tuple[Outcome, System]:
+def solve(problem: Problem, solver: PrimalDual | External, active: Tensor | None = None) -> tuple[Outcome, System]:
     """Solve all rows; every number in ``problem`` must be finite.
 
     Args:
@@ -62,17 +65,20 @@ def solve(problem: Problem, solver: PrimalDual, active: Tensor | None = None) ->
     """
     problem = problem.with_norms()
     chol, semidefinite = _factor_q(problem)
-    outcome, first = _attempt(systems.choose(problem, chol, semidefinite), solver, active)
+    given = solver.answers(problem) if isinstance(solver, External) else None
+    ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
+    outcome, first = _attempt(systems.choose(problem, chol, semidefinite), ours, active, given)
     failed = _unsolved(outcome)
     if failed is None:
         return outcome, first
-    again, careful = _attempt(systems.equilibrate(pick(failed, problem)), solver, None)
+    given = None if given is None else pick(failed, given)
+    again, careful = _attempt(systems.equilibrate(pick(failed, problem)), ours, None, given)
     better = again.residuals.largest < outcome.residuals.largest[failed]
     outcome, system = _put(outcome, failed, again, better), Mixed(problem, first, failed, careful)
     failed = _unsolved(outcome)
     if failed is not None:
         part = pick(failed, problem)
-        outcome = _put(outcome, failed, _diagnose(part, pick(failed, outcome), solver, semidefinite), None)
+        outcome = _put(outcome, failed, _diagnose(part, pick(failed, outcome), ours, semidefinite), None)
     return outcome, system
 
 
@@ -91,12 +97,15 @@ def _put(whole: Outcome, index: Tensor, part: Outcome, marked: Tensor | None) ->
     return rebuild(whole, iter(merged))
 
 
-def _attempt(system: Kkt, solver: PrimalDual, active: Tensor | None) -> tuple[Outcome, Kkt]:
-    """Find the active sets, then the points that belong to them."""
+def _attempt(system: Kkt, solver: PrimalDual, active: Tensor | None, given: Point | None = None) -> tuple[Outcome, Kkt]:
+    """Find the active sets, then the points that belong to them; ``given`` are points that another solver found."""
+    steps = solver.max_steps
+    if given is not None:
+        active, steps = likely_active(system.problem, given), _POLISH
     guess = None if active is None else system.guess(active)
-    result, factored = iterate(system.inner, solver.max_steps, guess)
+    result, factored = iterate(system.inner, steps, guess)
     system, active = systems.with_inner(system, factored), system.outer(result.active)
-    point, fit = _correct(system, system.lift(result.point), active)
+    point, fit = _correct(system, system.lift(result.point) if given is None else given, active)
     tol = solver.tolerance(point.x.dtype)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))

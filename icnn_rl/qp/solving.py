@@ -13,6 +13,7 @@ from icnn_rl._checks import check_float_tensor, check_same_kind
 from icnn_rl.qp import numeric
 from icnn_rl.qp._tree import leaves, map_tensors, pick, rebuild
 from icnn_rl.qp.autograd import differentiable
+from icnn_rl.qp.external import External
 from icnn_rl.qp.kkt import System
 from icnn_rl.qp.numeric import Outcome
 from icnn_rl.qp.primal_dual import PrimalDual
@@ -33,7 +34,7 @@ def solve_qp(
     lb: Tensor | float | None = None,
     ub: Tensor | float | None = None,
     *,
-    solver: PrimalDual | None = None,
+    solver: PrimalDual | External | None = None,
     warm_start: ActiveSet | None = None,
     throw: bool = True,
 ) -> QPSolution:
@@ -51,7 +52,7 @@ def solve_qp(
         G, h: (..., m, n) and (..., m); +inf in h: no constraint.
         A, b: (..., q, n) and (..., q). Dependent rows are welcome as long as they agree.
         lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
-        solver: settings; ``PrimalDual()`` by default.
+        solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
         warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
             changes nothing but the time.
         throw: raise if any row failed; otherwise look at ``solution.status``.
@@ -92,8 +93,8 @@ def _check(
     p = check_float_tensor("p", p)
     if p.dim() == 0:
         raise ValueError("p: expected shape (..., n), got a number. Give it at least one dimension.")
-    if not isinstance(solver, PrimalDual):
-        raise ValueError(f"solver: expected PrimalDual(...), got {solver!r}.")
+    if not isinstance(solver, PrimalDual | External):
+        raise ValueError(f"solver: expected PrimalDual(...) or External(...), got {solver!r}.")
     n = p.shape[-1]
     _check_q(Q, p, n)
     for (name, matrix), (right_name, right) in ((("G", G), ("h", h)), (("A", A), ("b", b))):
@@ -225,7 +226,7 @@ def _stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) ->
 class _Call:
     """What the numbers need besides tensors; takes the form of the answer back."""
 
-    def __init__(self, solver: PrimalDual, throw: bool, shape: torch.Size, dtype: torch.dtype) -> None:
+    def __init__(self, solver: PrimalDual | External, throw: bool, shape: torch.Size, dtype: torch.dtype) -> None:
         self.solver, self.throw, self.shape, self.dtype = solver, throw, shape, dtype
         self.answer: tuple[Outcome, System]
 
@@ -297,7 +298,7 @@ def _merge(part: Tensor | None, dim: int | None, size: int, batch: int, *, share
 
 
 def _solve_rows(
-    problem: Problem, impossible: Tensor, solver: PrimalDual, guess: Tensor | None
+    problem: Problem, impossible: Tensor, solver: PrimalDual | External, guess: Tensor | None
 ) -> tuple[Outcome, System]:
     """:func:`numeric.solve` for the rows that can be solved; copies of one of them stand in for the others."""
     bad = torch.zeros_like(impossible)
