@@ -4,6 +4,7 @@ from icnn_rl.qp.external import External
 from icnn_rl.qp.numeric import NonConvexError
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
+from icnn_rl.qp.qpth_compat import QPFunction, QPSolvers
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.solving import solve_qp
 from icnn_rl.qp.total_variation import total_variation
@@ -14,7 +15,9 @@ __all__ = [
     "External",
     "NonConvexError",
     "PrimalDual",
+    "QPFunction",
     "QPSolution",
+    "QPSolvers",
     "solve_qp",
     "total_variation",
 ]
