@@ -1,6 +1,7 @@
 """Quadratic programmes as differentiable layers (OptNet): batched, structured, certified."""
 
 from icnn_rl.qp.external import External
+from icnn_rl.qp.layer import QPLayer
 from icnn_rl.qp.numeric import NonConvexError
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
@@ -16,6 +17,7 @@ __all__ = [
     "NonConvexError",
     "PrimalDual",
     "QPFunction",
+    "QPLayer",
     "QPSolution",
     "QPSolvers",
     "solve_qp",

@@ -1,0 +1,399 @@
+"""``QPLayer``: a quadratic programme as a module whose matrices are learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from icnn_rl._checks import (
+    check_choice,
+    check_float_tensor,
+    check_last_dim,
+    check_positive_int,
+    check_range,
+    check_same_kind,
+)
+from icnn_rl.qp.external import External
+from icnn_rl.qp.primal_dual import PrimalDual
+from icnn_rl.qp.problem import Diagonal
+from icnn_rl.qp.solution import ActiveSet, QPSolution
+from icnn_rl.qp.solving import solve_qp
+
+__all__ = ["QPLayer"]
+
+#: Everything that can be learned.
+_PARTS = ("Q", "p", "G", "h", "A", "b")
+
+Numbers = Tensor | float
+
+
+class QPLayer(nn.Module):
+    """The minimiser of a quadratic programme as a function of its linear term:
+
+        z(p) = argmin_z  1/2 z^T Q z + (p + p_0)^T z    subject to    G z <= h,  A z = b,  lb <= z <= ub.
+
+    Any of Q, p (that is, p_0), G, h, A and b are learned; what is not is constant or comes with each call. Learned
+    parts are free parameters, in forms that leave every problem solvable whatever their values:
+
+        Q = L L^T + eps I,  L lower triangular,       h = G z_0 + s_0,  s_0 = softplus(.) >= 0,       b = A z_0.
+
+    z_0, which is within the bounds (lb + softplus(.), ub - softplus(.), or lb + (ub - lb) sigmoid(.) between two),
+    is then a feasible point. It is learned if h or b is, s_0 if h is. h and b that are neither learned nor given follow
+    z_0 and s_0 too; give one of them as numbers, and whether the constraints have a common point is up to these.
+
+    Args:
+        n: number of variables.
+        n_ineq, n_eq: numbers of rows of G and A. What belongs to rows that do not exist is left out.
+        learn: what is learned, some of "Q", "p", "G", "h", "A", "b".
+        Q: what it starts from if learned, else its constant value: (n, n), ``Diagonal(d)`` with d (n,), or a number,
+            the multiple of the identity; 1 by default. Learned, its eigenvalues must exceed ``eps``.
+        p: likewise, (n,); 0 by default.
+        G, A: likewise, (n_ineq, n) and (n_eq, n). Learned, they start from normal numbers of variance 1 / n, drawn from
+            torch's generator; else, without a value here, each call has to bring one.
+        h, b: constant values, (n_ineq,) and (n_eq,). Learned ones start from ``z0`` and ``s0`` instead.
+        lb, ub: constant bounds, (n,) or numbers; -inf and +inf: none.
+        z0: (n,), what z_0 starts from, strictly within the bounds; by default 0, halfway between two bounds, or
+            log 2 away from a single one.
+        s0: (n_ineq,) or a number, what s_0 starts from, > 0.
+        eps: > 0, the least eigenvalue of a learned Q.
+        solver: settings of :func:`solve_qp`; ``PrimalDual()`` by default.
+        throw: raise SolveError if a row fails. Otherwise look at the status that ``return_solution=True`` brings: the
+            rows that failed hold what was found, and pass no gradient on.
+        device, dtype: of the parameters, float32 or float64; the input must have the same.
+
+    Raises:
+        ValueError: a wrong argument.
+
+    Example:
+        The layer of OptNet's 4 x 4 Sudoku: Q = 0.1 I, z >= 0, the rules A z = A z_0 learned.
+
+        >>> layer = QPLayer(64, n_eq=40, learn=("A", "b"), Q=0.1, lb=0.0)
+        >>> layer(-torch.rand(150, 64)).shape
+        torch.Size([150, 64])
+
+    References:
+        B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017, section 3
+        and, for h = G z_0 + s_0 and b = A z_0, section 3.2 and the experiments.
+    """
+
+    L: Tensor
+    Q_constant: Tensor
+    z0_free: Tensor | None
+    s0_free: Tensor | None
+    p: Tensor | None
+    G: Tensor | None
+    A: Tensor | None
+    h_constant: Tensor | None
+    b_constant: Tensor | None
+    lb: Tensor | None
+    ub: Tensor | None
+
+    def __init__(
+        self,
+        n: int,
+        n_ineq: int = 0,
+        n_eq: int = 0,
+        learn: Iterable[str] = ("Q", "G", "A"),
+        *,
+        Q: Numbers | Diagonal | None = None,
+        p: Tensor | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        lb: Numbers | None = None,
+        ub: Numbers | None = None,
+        z0: Tensor | None = None,
+        s0: Numbers = 1.0,
+        eps: float = 1e-4,
+        solver: PrimalDual | External | None = None,
+        throw: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.n = check_positive_int("n", n)
+        self.n_ineq, self.n_eq = _check_count("n_ineq", n_ineq), _check_count("n_eq", n_eq)
+        self.learn = self._check_learn(learn)
+        self.eps = check_range("eps", eps, 0.0, math.inf, open_low=True)
+        self.solver = PrimalDual() if solver is None else solver
+        self.throw = throw
+        like = check_float_tensor("dtype", torch.empty(0, device=device, dtype=dtype))
+        self._set_objective(Q, p, like)
+        self._set("lb", _optional("lb", lb, (n,), like), learned=False)
+        self._set("ub", _optional("ub", ub, (n,), like), learned=False)
+        self._set_rows("G", "h", self.n_ineq, G, h, like)
+        self._set_rows("A", "b", self.n_eq, A, b, like)
+        self._set_feasible_point(z0, s0, like)
+
+    def _check_learn(self, learn: Iterable[str]) -> tuple[str, ...]:
+        """The parts to learn that exist, in the order of the mathematics."""
+        names = {check_choice("learn", name, _PARTS) for name in learn}
+        rows = {"G": self.n_ineq, "h": self.n_ineq, "A": self.n_eq, "b": self.n_eq}
+        return tuple(name for name in _PARTS if name in names and rows.get(name, 1))
+
+    def _set(self, name: str, value: Tensor | None, *, learned: bool) -> None:
+        """A parameter, or a buffer."""
+        if learned:
+            assert value is not None
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def _set_objective(self, Q: Numbers | Diagonal | None, p: Tensor | None, like: Tensor) -> None:
+        n = self.n
+        value = torch.tensor(1.0).to(like) if Q is None else _quadratic(Q, n, like)
+        if "Q" in self.learn:
+            self._set("L", _lower_factor(value, n, self.eps), learned=True)
+        else:
+            self._set("Q_constant", value, learned=False)
+        learned = "p" in self.learn
+        self._set("p", _optional("p", torch.zeros(n) if p is None and learned else p, (n,), like), learned=learned)
+
+    def _set_rows(
+        self, name: str, right: str, rows: int, matrix: Tensor | None, constant: Tensor | None, like: Tensor
+    ) -> None:
+        """G and h, or A and b."""
+        learned = name in self.learn
+        if matrix is None and learned:
+            matrix = torch.randn(rows, self.n, dtype=like.dtype, device=like.device) / math.sqrt(self.n)
+        self._set(name, _optional(name, matrix, (rows, self.n), like), learned=learned)
+        if right in self.learn and constant is not None:
+            raise ValueError(f"{right}: it is learned as a function of z0; give z0, what that starts from, instead.")
+        self._set(f"{right}_constant", _optional(right, constant, (rows,), like), learned=False)
+
+    def _set_feasible_point(self, z0: Tensor | None, s0: Numbers, like: Tensor) -> None:
+        """What z_0 and s_0 are functions of, where h or b are functions of them."""
+        follows = (self.n_ineq > 0 and self.h_constant is None), (self.n_eq > 0 and self.b_constant is None)
+        point = torch.zeros(self.n).to(like)
+        if z0 is not None:
+            if not any(follows):
+                raise ValueError("z0: neither h nor b is a function of it here. Leave it out, or leave out h or b.")
+            start = _tensor("z0", z0, (self.n,), like)
+            point = _free("z0", start, self.lb, self.ub)
+        self._set("z0_free", point if any(follows) else None, learned="h" in self.learn or "b" in self.learn)
+        zero = torch.zeros(self.n_ineq).to(like)
+        slack = _free("s0", _tensor("s0", s0, (self.n_ineq,), like).expand(self.n_ineq), zero, None)
+        self._set("s0_free", slack if follows[0] else None, learned="h" in self.learn)
+
+    @property
+    def Q(self) -> Tensor | Diagonal:  # noqa: N802  the mathematics' name
+        """L L^T + eps I, (n, n), or the constant value."""
+        if "Q" in self.learn:
+            lower = self.L.tril()
+            return lower @ lower.mT + self.eps * torch.eye(self.n, dtype=lower.dtype, device=lower.device)
+        return Diagonal(self.Q_constant) if self.Q_constant.dim() == 1 else self.Q_constant
+
+    @property
+    def z0(self) -> Tensor:
+        """(n,), the feasible point that h and b are functions of."""
+        if self.z0_free is None:
+            raise RuntimeError("z0: this layer has none: no h or b is a function of it.")
+        return _within(self.z0_free, self.lb, self.ub)
+
+    @property
+    def s0(self) -> Tensor:
+        """(n_ineq,) >= 0, the slack of ``z0`` in G z <= h."""
+        if self.s0_free is None:
+            raise RuntimeError("s0: this layer has none: its h is no function of it.")
+        return softplus(self.s0_free)
+
+    @property
+    def h(self) -> Tensor | None:
+        """G z_0 + s_0, (n_ineq,), or the constant value; None without a G."""
+        return self._h(self.G)
+
+    @property
+    def b(self) -> Tensor | None:
+        """A z_0, (n_eq,), or the constant value; None without an A."""
+        return self._b(self.A)
+
+    def _h(self, G: Tensor | None) -> Tensor | None:
+        if self.h_constant is not None or G is None:
+            return self.h_constant
+        return torch.matmul(G, self.z0) + self.s0
+
+    def _b(self, A: Tensor | None) -> Tensor | None:
+        if self.b_constant is not None or A is None:
+            return self.b_constant
+        return torch.matmul(A, self.z0)
+
+    @overload
+    def forward(
+        self,
+        p: Tensor | None = None,
+        *,
+        Q: Numbers | Diagonal | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        warm_start: ActiveSet | None = None,
+        return_solution: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        p: Tensor | None = None,
+        *,
+        Q: Numbers | Diagonal | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        warm_start: ActiveSet | None = None,
+        return_solution: Literal[True],
+    ) -> tuple[Tensor, QPSolution]: ...
+
+    def forward(
+        self,
+        p: Tensor | None = None,
+        *,
+        Q: Numbers | Diagonal | None = None,
+        G: Tensor | None = None,
+        h: Tensor | None = None,
+        A: Tensor | None = None,
+        b: Tensor | None = None,
+        warm_start: ActiveSet | None = None,
+        return_solution: bool = False,
+    ) -> Tensor | tuple[Tensor, QPSolution]:
+        """Solve.
+
+        Args:
+            p: (..., n); may be left out of a layer that has a p_0.
+            Q, G, h, A, b: take the place of what is not learned, for this call, with or without batch dimensions as in
+                :func:`solve_qp`. h = G z_0 + s_0 and b = A z_0, where they follow, are of the call's G and A.
+            warm_start: ``solution.warm_start`` of a call with the same shapes.
+            return_solution: return the pair (z, solution).
+
+        Returns:
+            z (..., n), differentiable in p, in the parameters, and in everything given here.
+
+        Raises:
+            ValueError: a wrong argument, for instance a value for what is learned.
+            SolveError: some row failed and ``throw`` is set; carries the solution.
+        """
+        given = {"Q": Q, "G": G, "h": h, "A": A, "b": b}
+        for name in self.learn:
+            if given.get(name) is not None:
+                raise ValueError(f"{name}: this layer learns it, so no call can bring another.")
+        Q = self.Q if Q is None else Q
+        G, A = self._rows("G", G, self.n_ineq), self._rows("A", A, self.n_eq)
+        h, b = self._h(G) if h is None else h, self._b(A) if b is None else b
+        solution = solve_qp(
+            Q,
+            self._linear_term(p),
+            *(G, h, A, b, self.lb, self.ub),
+            solver=self.solver,
+            warm_start=warm_start,
+            throw=self.throw,
+        )
+        return (solution.value, solution) if return_solution else solution.value
+
+    def _linear_term(self, p: Tensor | None) -> Tensor:
+        if p is None:
+            if self.p is None:
+                raise ValueError("p: missing. Only a layer that learns p or was given one can be called without.")
+            return self.p
+        check_last_dim("p", check_float_tensor("p", p), self.n)
+        check_same_kind("p", p, "the layer", self.L if "Q" in self.learn else self.Q_constant)
+        return p if self.p is None else p + self.p
+
+    def _rows(self, name: str, given: Tensor | None, rows: int) -> Tensor | None:
+        """G or A of this call."""
+        matrix: Tensor | None = getattr(self, name) if given is None else given
+        if matrix is None:
+            if rows:
+                raise ValueError(f"{name}: missing. It is neither learned nor constant, so each call has to bring it.")
+            return None
+        if matrix.dim() < 2 or matrix.shape[-2:] != (rows, self.n):
+            raise ValueError(f"{name}: expected shape (..., {rows}, {self.n}), got {tuple(matrix.shape)}.")
+        return matrix
+
+    def extra_repr(self) -> str:
+        constants = {"Q": self._buffers.get("Q_constant"), "p": self._buffers.get("p")}
+        constants |= {"G": self._buffers.get("G"), "h": self.h_constant, "A": self._buffers.get("A")}
+        constants |= {"b": self.b_constant, "lb": self.lb, "ub": self.ub}
+        texts = [f"n={self.n}, n_ineq={self.n_ineq}, n_eq={self.n_eq}, learn={self.learn}"]
+        texts += [f"{name}={_text(name, value)}" for name, value in constants.items() if value is not None]
+        texts += [f"eps={self.eps:g}"] if "Q" in self.learn else []
+        return ", ".join([*texts, f"solver={self.solver}", f"throw={self.throw}"])
+
+
+def _check_count(name: str, value: int) -> int:
+    return 0 if value == 0 and not isinstance(value, bool) else check_positive_int(name, value)
+
+
+def _tensor(name: str, value: Numbers, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A copy of ``value``, a number or of the given shape, in the kind of ``like``."""
+    tensor = torch.as_tensor(value).detach().to(like, copy=True)
+    if tensor.dim() > 0 and tensor.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}.")
+    return tensor
+
+
+def _optional(name: str, value: Numbers | None, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+    return None if value is None else _tensor(name, value, shape, like)
+
+
+def _quadratic(Q: Numbers | Diagonal, n: int, like: Tensor) -> Tensor:
+    """The value of a constant Q: a number, the diagonal (n,), or (n, n)."""
+    if isinstance(Q, Diagonal):
+        return _tensor("Q", Q.d, (n,), like)
+    return _tensor("Q", Q, (n, n), like)
+
+
+def _lower_factor(Q: Tensor, n: int, eps: float) -> Tensor:
+    """L (n, n) with L L^T + eps I = Q."""
+    dense = Q if Q.dim() == 2 else torch.diag_embed(Q.expand(n))
+    chol, info = torch.linalg.cholesky_ex(0.5 * (dense + dense.mT) - eps * torch.eye(n).to(dense))
+    if int(info) != 0:
+        raise ValueError(f"Q: expected eigenvalues above eps = {eps:g}, for it is learned as L L^T + eps I.")
+    factor: Tensor = chol
+    return factor
+
+
+def _within(t: Tensor, lb: Tensor | None, ub: Tensor | None) -> Tensor:
+    """A vector between the bounds, any such, as a function of a free one: increasing, without end on a free side."""
+    low, above, high, below = _sides(t, lb, ub)
+    between = low + (high - low) * t.sigmoid()
+    single = torch.where(above, low + softplus(t), high - softplus(-t))
+    return torch.where(above & below, between, torch.where(above | below, single, t))
+
+
+def _free(name: str, z: Tensor, lb: Tensor | None, ub: Tensor | None) -> Tensor:
+    """The t with ``_within(t, lb, ub)`` = z."""
+    low, above, high, below = _sides(z, lb, ub)
+    fixed = above & below & (low == high)
+    if bool((~fixed & ((above & (z <= low)) | (below & (z >= high)))).any()):
+        raise ValueError(f"{name}: expected numbers strictly within the bounds, got {z.tolist()}.")
+    between = ((z - low) / torch.where(fixed, 1.0, high - low)).logit()
+    single = torch.where(above, _softplus_inverse(z - low), -_softplus_inverse(high - z))
+    t = torch.where(above & below, between, torch.where(above | below, single, z))
+    return torch.where(fixed, 0.0, t)
+
+
+def _sides(like: Tensor, lb: Tensor | None, ub: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lower bounds (0 where there are none), where there are, and upper ones alike."""
+    none = torch.full_like(like, torch.inf)
+    low, high = (-none if lb is None else lb.expand_as(like)), (none if ub is None else ub.expand_as(like))
+    above, below = torch.isfinite(low), torch.isfinite(high)
+    return torch.where(above, low, 0.0), above, torch.where(below, high, 0.0), below
+
+
+def _softplus_inverse(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
+
+
+def _text(name: str, value: Tensor) -> str:
+    """A number, or the shape."""
+    if value.dim() == 0:
+        return f"{float(value):g}"
+    shape = "x".join(map(str, value.shape))
+    return f"Diagonal({shape})" if name == "Q" and value.dim() == 1 else f"({shape})"
