@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from icnn_rl._checks import (
     check_range,
     check_same_kind,
 )
+from icnn_rl.qp._tree import leaves, map_tensors
 from icnn_rl.qp.external import External
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
@@ -30,6 +31,7 @@ __all__ = ["QPLayer"]
 _PARTS = ("Q", "p", "G", "h", "A", "b")
 
 Numbers = Tensor | float
+T = TypeVar("T")
 
 
 class QPLayer(nn.Module):
@@ -38,7 +40,8 @@ class QPLayer(nn.Module):
         z(p) = argmin_z  1/2 z^T Q z + (p + p_0)^T z    subject to    G z <= h,  A z = b,  lb <= z <= ub.
 
     Any of Q, p (that is, p_0), G, h, A and b are learned; what is not is constant or comes with each call. Learned
-    parts are free parameters, in forms that leave every problem solvable whatever their values:
+    parts are free parameters, in forms that leave every problem solvable whatever their values (evaluated in float64
+    for float32 parameters, as the solve is, unless the solver says otherwise):
 
         Q = L L^T + eps I,  L lower triangular,       h = G z_0 + s_0,  s_0 = softplus(.) >= 0,       b = A z_0.
 
@@ -184,24 +187,17 @@ class QPLayer(nn.Module):
     @property
     def Q(self) -> Tensor | Diagonal:  # noqa: N802  the mathematics' name
         """L L^T + eps I, (n, n), or the constant value."""
-        if "Q" in self.learn:
-            lower = self.L.tril()
-            return lower @ lower.mT + self.eps * torch.eye(self.n, dtype=lower.dtype, device=lower.device)
-        return Diagonal(self.Q_constant) if self.Q_constant.dim() == 1 else self.Q_constant
+        return self._quadratic(self._like.dtype)
 
     @property
     def z0(self) -> Tensor:
         """(n,), the feasible point that h and b are functions of."""
-        if self.z0_free is None:
-            raise RuntimeError("z0: this layer has none: no h or b is a function of it.")
-        return _within(self.z0_free, self.lb, self.ub)
+        return self._point(self._like.dtype)
 
     @property
     def s0(self) -> Tensor:
         """(n_ineq,) >= 0, the slack of ``z0`` in G z <= h."""
-        if self.s0_free is None:
-            raise RuntimeError("s0: this layer has none: its h is no function of it.")
-        return softplus(self.s0_free)
+        return self._slack(self._like.dtype)
 
     @property
     def h(self) -> Tensor | None:
@@ -213,15 +209,39 @@ class QPLayer(nn.Module):
         """A z_0, (n_eq,), or the constant value; None without an A."""
         return self._b(self.A)
 
+    @property
+    def _like(self) -> Tensor:
+        return self.L if "Q" in self.learn else self.Q_constant
+
+    # The formulas. They are evaluated in the precision of the solve: Q = L L^T and h = G z_0 + s_0 rounded to float32
+    # may be indefinite, or leave no feasible point.
+
+    def _quadratic(self, dtype: torch.dtype) -> Tensor | Diagonal:
+        if "Q" in self.learn:
+            lower = self.L.tril().to(dtype)
+            return lower @ lower.mT + self.eps * torch.eye(self.n, dtype=dtype, device=lower.device)
+        constant = self.Q_constant.to(dtype)
+        return Diagonal(constant) if constant.dim() == 1 else constant
+
+    def _point(self, dtype: torch.dtype) -> Tensor:
+        if self.z0_free is None:
+            raise RuntimeError("z0: this layer has none: neither its h nor its b is a function of it.")
+        return _within(self.z0_free.to(dtype), self.lb, self.ub)
+
+    def _slack(self, dtype: torch.dtype) -> Tensor:
+        if self.s0_free is None:
+            raise RuntimeError("s0: this layer has none: its h is no function of it.")
+        return softplus(self.s0_free.to(dtype))
+
     def _h(self, G: Tensor | None) -> Tensor | None:
         if self.h_constant is not None or G is None:
             return self.h_constant
-        return torch.matmul(G, self.z0) + self.s0
+        return torch.matmul(G, self._point(G.dtype)) + self._slack(G.dtype)
 
     def _b(self, A: Tensor | None) -> Tensor | None:
         if self.b_constant is not None or A is None:
             return self.b_constant
-        return torch.matmul(A, self.z0)
+        return torch.matmul(A, self._point(A.dtype))
 
     @overload
     def forward(
@@ -279,21 +299,29 @@ class QPLayer(nn.Module):
             ValueError: a wrong argument, for instance a value for what is learned.
             SolveError: some row failed and ``throw`` is set; carries the solution.
         """
-        given = {"Q": Q, "G": G, "h": h, "A": A, "b": b}
-        for name in self.learn:
-            if given.get(name) is not None:
-                raise ValueError(f"{name}: this layer learns it, so no call can bring another.")
-        Q = self.Q if Q is None else Q
-        G, A = self._rows("G", G, self.n_ineq), self._rows("A", A, self.n_eq)
-        h, b = self._h(G) if h is None else h, self._b(A) if b is None else b
+        p = self._linear_term(p)
+        for name, value in {"Q": Q, "G": G, "h": h, "A": A, "b": b}.items():
+            self._check_given(name, value)
+        dtype = torch.float64 if self.solver.dtype == "float64" else p.dtype
+
+        def cast(value: T) -> T:
+            return map_tensors(lambda t: t.to(dtype), value)
+
+        G, A = cast(self._rows("G", G, self.n_ineq)), cast(self._rows("A", A, self.n_eq))
         solution = solve_qp(
-            Q,
-            self._linear_term(p),
-            *(G, h, A, b, self.lb, self.ub),
+            self._quadratic(dtype) if Q is None else cast(Q),
+            cast(p),
+            G,
+            cast(self._h(G) if h is None else h),
+            A,
+            cast(self._b(A) if b is None else b),
+            cast(self.lb),
+            cast(self.ub),
             solver=self.solver,
             warm_start=warm_start,
             throw=self.throw,
         )
+        solution = map_tensors(lambda t: t.to(p.dtype) if t.is_floating_point() else t, solution)
         return (solution.value, solution) if return_solution else solution.value
 
     def _linear_term(self, p: Tensor | None) -> Tensor:
@@ -302,8 +330,14 @@ class QPLayer(nn.Module):
                 raise ValueError("p: missing. Only a layer that learns p or was given one can be called without.")
             return self.p
         check_last_dim("p", check_float_tensor("p", p), self.n)
-        check_same_kind("p", p, "the layer", self.L if "Q" in self.learn else self.Q_constant)
+        check_same_kind("p", p, "the layer", self._like)
         return p if self.p is None else p + self.p
+
+    def _check_given(self, name: str, value: object) -> None:
+        if value is not None and name in self.learn:
+            raise ValueError(f"{name}: this layer learns it, so no call can bring another.")
+        for tensor in leaves(value):
+            check_same_kind(name, check_float_tensor(name, tensor), "the layer", self._like)
 
     def _rows(self, name: str, given: Tensor | None, rows: int) -> Tensor | None:
         """G or A of this call."""
