@@ -80,8 +80,7 @@ class QPLayer(nn.Module):
         torch.Size([150, 64])
 
     References:
-        B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017, section 3
-        and, for h = G z_0 + s_0 and b = A z_0, section 3.2 and the experiments.
+        B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
     """
 
     L: Tensor

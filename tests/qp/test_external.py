@@ -64,6 +64,7 @@ def test_by_hand(name):
     torch.testing.assert_close(together.value, torch.tensor([2.0, 2.0]))
     nowhere = solve_qp(1.0, p, torch.eye(2), torch.full((2,), INF), solver=solver)
     torch.testing.assert_close(nowhere.value, torch.tensor([1.0, 3.0]))
+    assert solve_qp(1.0, torch.ones(0, 2), lb=0.0, solver=solver).value.shape == (0, 2)
 
 
 def test_few_digits_are_made_up_for():
