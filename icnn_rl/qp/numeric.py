@@ -105,7 +105,10 @@ def _attempt(system: Kkt, solver: PrimalDual, active: Tensor | None, given: Poin
     guess = None if active is None else system.guess(active)
     result, factored = iterate(system.inner, steps, guess)
     system, active = systems.with_inner(system, factored), system.outer(result.active)
-    point, fit = _correct(system, system.lift(result.point) if given is None else given, active)
+    point = system.lift(result.point)
+    if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
+        point = where(result.settled & ~given.x.isnan().any(-1), point, given)
+    point, fit = _correct(system, point, active)
     tol = solver.tolerance(point.x.dtype)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
