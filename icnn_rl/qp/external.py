@@ -52,16 +52,15 @@ class External:
     """
 
     name: str
-    tol: float | None
+    tol: float
     options: dict[str, Any] = field(hash=False)
 
     #: float32 input is solved in float64: it is what the solvers take.
     dtype: ClassVar[str] = "float64"
 
-    def __init__(self, name: str = "clarabel", *, tol: float | None = None, **options: Any) -> None:
+    def __init__(self, name: str = "clarabel", *, tol: float = 1e-9, **options: Any) -> None:
         check_choice("External.name", name, _qpsolvers().available_solvers)
-        if tol is not None:
-            check_range("External.tol", tol, 0.0, 1.0, open_low=True)
+        check_range("External.tol", tol, 0.0, 1.0, open_low=True)
         for attribute, value in (("name", name), ("tol", tol), ("options", options)):
             object.__setattr__(self, attribute, value)
 

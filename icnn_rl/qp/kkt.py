@@ -33,19 +33,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp._tree import map_tensors
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 
-#: delta, relative to ``unit``: of Primal, of Primal where Q may be singular, of Range. Primal's H holds 1 / delta: the
-#: digits of Q that this leaves are what corrections live on, and delta rho > eps keeps a singular H meaningful.
-_PRIMAL = {torch.float64: 1e-10, torch.float32: 1e-4}
-_SEMIDEFINITE = {torch.float64: 1e-8, torch.float32: 1e-3}
-_RANGE = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: delta, relative to ``unit``: of Primal, of Primal where Q may be singular, of Range and Dual. Primal's H holds 1 /
+#: delta: the digits of Q that this leaves are what corrections live on, and delta rho > eps keeps a singular H
+#: meaningful. In float32 all are larger.
+_PRIMAL, _SEMIDEFINITE, _RANGE, _COARSER = 1e-10, 1e-8, 1e-11, 1e5
 #: rho, relative to the curvature of the objective.
-_RHO = {torch.float64: 1e-8, torch.float32: 1e-3}
+_RHO = 1e-8
 #: 1 / e of a row that is out, relative to 1 / delta.
 _OUT = 1e-24
 #: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
 _PENALTY = 0.1
+#: Singular values of A below this, relative, are 0.
+_DEPENDENT = 1e-12
+#: Elements of an orthogonal matrix below this are 0.
+_ROUNDING = 1e-14
 #: Passes of the equilibration.
 _RUIZ = 8
 
@@ -76,13 +80,15 @@ class Factor:
 class Primal:
     """H = Q + rho + C^T W C, for problems without equalities.
 
-    ``start`` (1|B, k), here and in :class:`Range`: the e of the penalty problem that iterations start from.
+    ``proximal``: whether rho is there because Q may be singular. ``start`` (1|B, k), here and in :class:`Range`: the e
+    of the penalty problem that iterations start from.
     """
 
     problem: Problem
     rho: Tensor
     delta: Tensor
     start: Tensor
+    proximal: bool = False
     factor: Factor | None = None
 
     @property
@@ -198,7 +204,7 @@ class Dual:
         present = problem.present
         if present is not None:
             c = c * present.unsqueeze(-1)
-        r = c if problem.A is None else _stack(problem.A, c)
+        r = c if problem.A is None else stack(problem.A, c)
         q = r.shape[-2] - c.shape[-2]
         w = _half_solve(chol, r.mT)
         gram = torch.matmul(w.mT, w)
@@ -225,7 +231,7 @@ class Dual:
         # c^T Q^{-1} c is ruled by the smallest eigenvalue of Q, |c|^2 / mean by the largest: the truth is in between
         other = _unit(torch.linalg.vector_norm(r, dim=-1), _curvature(problem))
         start = 1.0 / (_PENALTY * torch.sqrt(size * other))
-        return Dual(problem, chol, w, Primal(inner, _RANGE[size.dtype] * size, _OUT / size, start))
+        return Dual(problem, chol, w, Primal(inner, _RANGE * size, _OUT / size, start))
 
     @property
     def inner(self) -> Primal:
@@ -236,12 +242,13 @@ class Dual:
         return self.rows.shape[-1] - self.problem.d.shape[-1]
 
     def lift(self, point: Point) -> Point:
-        y, q, problem = point.x, self.q, self.problem
+        q, problem = self.q, self.problem
+        y = point.x.to(problem.p.dtype)  # iterations may have been in float32
         y = y if problem.present is None else y * torch.nn.functional.pad(problem.present, (q, 0), value=1.0)
         x = -_half_solve_t(
             self.chol, _half_solve(self.chol, problem.p.unsqueeze(-1)).squeeze(-1) + matvec(self.rows, y)
         )
-        return Point(x, y[:, :q], y[:, q:], point.z[:, q:])
+        return Point(x, y[:, :q], y[:, q:], point.z[:, q:].to(x.dtype))
 
     def outer(self, active: Tensor) -> Tensor:
         present = self.problem.present
@@ -254,7 +261,8 @@ class Dual:
         assert self.system.factor is not None
         half = _half_solve(self.chol, rx.unsqueeze(-1)).squeeze(-1)
         right = rmatvec(self.rows, half) - torch.cat((ra, rc), -1)
-        y = torch.where(self.system.factor.w > 0, 0.0, _cholesky_solve(right, self.system.factor.chol))
+        chol = self.system.factor.chol
+        y = torch.where(self.system.factor.w > 0, 0.0, _cholesky_solve(right.to(chol.dtype), chol).to(right.dtype))
         if self.problem.present is not None:
             y = y * torch.nn.functional.pad(self.problem.present, (self.q, 0), value=1.0)
         return _half_solve_t(self.chol, half - matvec(self.rows, y)), y[:, : self.q], y[:, self.q :]
@@ -296,6 +304,31 @@ class Eliminate:
         v, _, dz = self.system.solve(rmatvec(self.null, rx - problem.Qx(x_a)), ra[:, :0], rc - problem.Cx(x_a))
         dx = x_a + matvec(self.null, v)
         return dx, rmatvec(self.pinv, rx - problem.Qx(dx) - problem.Ctz(dz)), dz
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The same problem in float32: iterations and factors there, everything else in float64."""
+
+    problem: Problem
+    system: Inner
+
+    @property
+    def inner(self) -> Inner:
+        return self.system
+
+    def lift(self, point: Point) -> Point:
+        return map_tensors(Tensor.double, point)
+
+    def outer(self, active: Tensor) -> Tensor:
+        return active
+
+    def guess(self, active: Tensor) -> Tensor:
+        return active
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        dx, dnu, dz = self.system.solve(rx.float(), ra.float(), rc.float())
+        return dx.double(), dnu.double(), dz.double()
 
 
 @dataclass(frozen=True)
@@ -355,28 +388,28 @@ class Mixed:
 #: C dx. The first two have ``inner``, the system of the problem in which iterations are cheapest, ``lift``, from a
 #: point of that problem to one of their own, ``outer`` and ``guess``, the same for active sets, and back.
 Inner = Primal | Range
-Kkt = Primal | Range | Dual | Eliminate | Scale
+Kkt = Primal | Range | Dual | Eliminate | Scale | Cast
 System = Kkt | Mixed
 
 
 def primal(problem: Problem, semidefinite: bool) -> Primal:
     """A :class:`Primal` system; rho > 0 only where Q may be singular."""
     curvature = _curvature(problem)
-    dtype, unit = problem.p.dtype, _unit(problem.row_norms(), curvature)
+    unit = _unit(problem.row_norms(), curvature)
     if semidefinite:
-        return Primal(problem, _RHO[dtype] * curvature, _SEMIDEFINITE[dtype] * unit, _PENALTY * unit)
-    return Primal(problem, torch.zeros_like(curvature), _PRIMAL[dtype] * unit, _PENALTY * unit)
+        return Primal(problem, _RHO * curvature, _SEMIDEFINITE * unit, _PENALTY * unit, proximal=True)
+    return Primal(problem, torch.zeros_like(curvature), _PRIMAL * unit, _PENALTY * unit)
 
 
 def range_space(problem: Problem) -> Range:
     """A :class:`Range` system."""
     assert problem.A is not None or problem.G is not None
-    rows = _stack(problem.A, problem.G)
+    rows = stack(problem.A, problem.G)
     norms = torch.linalg.vector_norm(rows, dim=-1)
     bounds = norms.new_ones(norms.shape[0], problem.d.shape[-1] - problem.m)
     unit = _unit(torch.cat((norms, bounds), -1), _curvature(problem))
     q = norms.shape[-1] - problem.m
-    return Range(problem, rows, _RANGE[unit.dtype] * unit, _PENALTY * unit[:, q:])
+    return Range(problem, rows, _RANGE * unit, _PENALTY * unit[:, q:])
 
 
 def eliminate(problem: Problem, semidefinite: bool) -> Eliminate:
@@ -513,6 +546,12 @@ def _unit(norms: Tensor, curvature: Tensor) -> Tensor:
 
 
 def _null_space(a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`_null_space_of` with what is 0 but for rounding set to 0: a bound on Z v would mind its sign."""
+    null, pinv, repeated = _null_space_of(a)
+    return torch.where(null.abs() > _ROUNDING, null, 0.0), pinv, repeated
+
+
+def _null_space_of(a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Z, A^+ and, where the ranks of a batch differ, 1.0 for the columns of Z that one row has less than another."""
     q, n = a.shape[-2:]
     if q <= n:
@@ -522,7 +561,7 @@ def _null_space(a: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if bool((diagonal.amin(-1) > 1e-8 * diagonal.amax(-1)).all()):
             return basis[..., q:].contiguous(), _pinv(basis[..., :q], square), None
     u, s, vh = torch.linalg.svd(a, full_matrices=True)
-    tolerance = max(q, n) * torch.finfo(a.dtype).eps * s.amax(-1, keepdim=True)
+    tolerance = _DEPENDENT * s[..., :1]  # the largest comes first
     rank = (s > tolerance).sum(-1)
     least = int(rank.min())
     inverse = torch.where(s > tolerance, 1.0 / s, 0.0)
@@ -540,7 +579,7 @@ def _pinv(basis: Tensor, r: Tensor) -> Tensor:
     return out
 
 
-def _stack(a: Tensor | None, c: Tensor | None) -> Tensor:
+def stack(a: Tensor | None, c: Tensor | None) -> Tensor:
     """[A; C], where both or one of them exist."""
     blocks = [block for block in (a, c) if block is not None]
     batch = max(block.shape[0] for block in blocks)
@@ -576,6 +615,18 @@ def _half_solve_t(chol: Tensor, x: Tensor) -> Tensor:
     return out
 
 
+def in_single(system: Kkt) -> Kkt:
+    """The same system with its innermost problem in float32: there it iterates and is factored."""
+    if isinstance(system, Eliminate | Scale):
+        return dataclasses.replace(system, system=in_single(system.system))
+    inner = system.inner
+    coarse = dataclasses.replace(inner, delta=_COARSER * inner.delta)
+    if isinstance(coarse, Primal):
+        coarse = dataclasses.replace(coarse, rho=_COARSER * coarse.rho)
+    coarse = map_tensors(Tensor.float, coarse)
+    return with_inner(system if isinstance(system, Dual) else Cast(inner.problem, inner), coarse)
+
+
 def with_inner(system: Kkt, inner: Inner) -> Kkt:
     """The same system with its innermost one replaced: where iterations took place."""
     if isinstance(system, Dual):
@@ -583,4 +634,6 @@ def with_inner(system: Kkt, inner: Inner) -> Kkt:
         return dataclasses.replace(system, system=inner)
     if isinstance(system, Eliminate | Scale):
         return dataclasses.replace(system, system=with_inner(system.system, inner))
+    if isinstance(system, Cast):
+        return dataclasses.replace(system, system=inner)
     return inner

@@ -17,7 +17,7 @@ from icnn_rl.qp._tree import leaves, pick, rebuild, where
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kkt import Kkt, Mixed, Point, System
 from icnn_rl.qp.primal_dual import PrimalDual, iterate, on_set
-from icnn_rl.qp.problem import Problem, matvec, rmatvec
+from icnn_rl.qp.problem import TINY, Problem, matvec, rmatvec
 from icnn_rl.qp.verify import Residuals, residuals
 from icnn_rl.solution import Status
 
@@ -25,13 +25,16 @@ __all__ = ["NonConvexError", "Outcome", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
 _CORRECTIONS, _EXACT = 8, 400.0
-#: A smallest pivot or eigenvalue below this, relative, is none.
-_SINGULAR = {torch.float64: 1e-9, torch.float32: 1e-4}
-#: Share of the largest multiplier that is noise in a certificate, and its largest relative error.
-_NOISE = 1e-11
-_CERTIFIED = {torch.float64: 1e-8, torch.float32: 1e-4}
-#: Active-set steps from the active set that another solver proposes.
+#: How many times as many for rows that were not solved at once.
+_PATIENCE = 8
+#: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
+_SINGULAR = 1e-9
+_NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: Active-set steps at most from the answer of another solver.
 _POLISH = 4
+#: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
+#: 1 is possible, below which a projection counts as 0.
+_NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ class Outcome:
     ray: Tensor
 
 
-def solve(problem: Problem, solver: PrimalDual | External, active: Tensor | None = None) -> tuple[Outcome, System]:
+def solve(
+    problem: Problem, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None = None
+) -> tuple[Outcome, System]:
     """Solve all rows; every number in ``problem`` must be finite.
 
     Args:
         problem: the rows.
         solver: settings.
+        data: dtype that the numbers came in: how well they are known.
         active: (B, k) bool, a guess of the active constraints.
 
     Returns:
@@ -64,22 +70,25 @@ def solve(problem: Problem, solver: PrimalDual | External, active: Tensor | None
         NonConvexError: some Q has a negative eigenvalue.
     """
     problem = problem.with_norms()
-    chol, semidefinite = _factor_q(problem)
+    problem, chol, semidefinite = _factor_q(problem, data)
     given = solver.answers(problem) if isinstance(solver, External) else None
     ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
-    outcome, first = _attempt(systems.choose(problem, chol, semidefinite), ours, active, given)
+    system = systems.choose(problem, chol, semidefinite)
+    if data == torch.float32 and ours.dtype == "input":
+        system = systems.in_single(system)
+    outcome, first = _attempt(system, ours, active, given)
     failed = _unsolved(outcome)
     if failed is None:
         return outcome, first
     given = None if given is None else pick(failed, given)
-    again, careful = _attempt(systems.equilibrate(pick(failed, problem)), ours, None, given)
-    better = again.residuals.largest < outcome.residuals.largest[failed]
-    outcome, system = _put(outcome, failed, again, better), Mixed(problem, first, failed, careful)
+    again, careful = _attempt(systems.equilibrate(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
+    better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
+    outcome, mixed = _put(outcome, failed, again, better), Mixed(problem, first, failed, careful)
     failed = _unsolved(outcome)
     if failed is not None:
         part = pick(failed, problem)
         outcome = _put(outcome, failed, _diagnose(part, pick(failed, outcome), ours, semidefinite), None)
-    return outcome, system
+    return outcome, mixed
 
 
 def _unsolved(outcome: Outcome) -> Tensor | None:
@@ -97,7 +106,9 @@ def _put(whole: Outcome, index: Tensor, part: Outcome, marked: Tensor | None) ->
     return rebuild(whole, iter(merged))
 
 
-def _attempt(system: Kkt, solver: PrimalDual, active: Tensor | None, given: Point | None = None) -> tuple[Outcome, Kkt]:
+def _attempt(
+    system: Kkt, solver: PrimalDual, active: Tensor | None, given: Point | None = None, patience: int = 1
+) -> tuple[Outcome, Kkt]:
     """Find the active sets, then the points that belong to them; ``given`` are points that another solver found."""
     steps = solver.max_steps
     if given is not None:
@@ -108,22 +119,24 @@ def _attempt(system: Kkt, solver: PrimalDual, active: Tensor | None, given: Poin
     point = system.lift(result.point)
     if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
         point = where(result.settled & ~given.x.isnan().any(-1), point, given)
-    point, fit = _correct(system, point, active)
-    tol = solver.tolerance(point.x.dtype)
+    point, fit = _correct(system, point, active, patience)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
-    status = torch.where(fit.largest <= tol, int(Status.SUCCESS), status)
+    status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
     ray = torch.zeros_like(point.x)
     return Outcome(point.x, point.nu, point.z, active, fit, result.steps, status, ray), system
 
 
-def _correct(system: Kkt, point: Point, active: Tensor) -> tuple[Point, Residuals]:
-    """Solve the equations of the active set again and again for the residual that is left; the best point counts."""
+def _correct(system: Kkt, point: Point, active: Tensor, patience: int) -> tuple[Point, Residuals]:
+    """Solve the equations of the active set again and again for the residual that is left; the best point counts.
+
+    Each correction must halve the residual of some row; with patience, what counts is the mean over more of them.
+    """
     problem = system.problem
     best, fit = point, None
     enough = _EXACT * torch.finfo(point.x.dtype).eps
     x, z = point.x, point.z
-    for _ in range(_CORRECTIONS):
+    for _ in range(_CORRECTIONS * patience):
         nu, z = point.nu, z.clamp(min=0.0)
         at = problem.products(x, nu, z)
         now = residuals(problem, x, nu, z, at)
@@ -132,7 +145,7 @@ def _correct(system: Kkt, point: Point, active: Tensor) -> tuple[Point, Residual
             best, fit, progress = trial, now, True
         else:
             better = ~(now.largest >= fit.largest)
-            progress = bool((better & (now.largest < 0.5 * fit.largest)).any())
+            progress = bool((better & (now.largest < 0.5 ** (1 / patience) * fit.largest)).any())
             best, fit = where(better, trial, best), where(better, now, fit)
         if not progress or bool((fit.largest <= enough).all()):
             break
@@ -143,24 +156,30 @@ def _correct(system: Kkt, point: Point, active: Tensor) -> tuple[Point, Residual
     return best, fit
 
 
-def _factor_q(problem: Problem) -> tuple[Tensor | None, bool]:
-    """L L^T = Q for a dense Q, and whether some row's Q is singular or close to it."""
+def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | None, bool]:
+    """L L^T = Q for a dense Q, and whether some row's Q is singular or close to it.
+
+    An eigenvalue below 0 by the rounding of the dtype that Q came in is lifted to 0.
+    """
     q, chol = problem.Q, None
     if problem.diagonal:
-        largest, least = q.amax(-1), q.amin(-1)
+        largest, least = q.abs().amax(-1), q.amin(-1)
     else:
         chol, info = torch.linalg.cholesky_ex(q)
-        largest = q.diagonal(dim1=-2, dim2=-1).amax(-1)
-        least = torch.where(info == 0, chol.diagonal(dim1=-2, dim2=-1).square().amin(-1), 0.0)
-    near = ~(least > _SINGULAR[q.dtype] * largest)
+        largest = q.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+        least = torch.where(info == 0, chol.diagonal(dim1=-2, dim2=-1).square().amin(-1), -torch.inf)
+    near = ~(least > _SINGULAR * largest)
     if not bool(near.any()):
-        return chol, False
+        return problem, chol, False
     eigenvalues = q[near] if problem.diagonal else torch.linalg.eigvalsh(q[near])
     lowest = eigenvalues.amin(-1)
-    negative = (lowest < -_SINGULAR[q.dtype] * eigenvalues.abs().amax(-1)).nonzero().squeeze(-1)
+    negative = (lowest < -_NEGATIVE[data] * eigenvalues.abs().amax(-1)).nonzero().squeeze(-1)
     if negative.numel():
         raise NonConvexError(int(near.nonzero()[negative[0]]), float(lowest[negative[0]]))
-    return chol, True
+    lift = torch.zeros_like(largest)
+    lift[near] = -lowest.clamp(max=0.0)
+    q = q + lift.unsqueeze(-1) if problem.diagonal else q + torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n))
+    return dataclasses.replace(problem, Q=q), chol, True
 
 
 class NonConvexError(ValueError):
@@ -196,49 +215,30 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
 def _farkas(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The point that violates the constraints least, nu and z, and whether these prove that none can be met.
 
-    min 1/2 |A x - b|^2 + 1/2 |t|^2 s.t. C x - t <= d (rows of norm 1) always has a solution, and there nu = A x - b and
-    z = t satisfy A^T nu + C^T z = 0 and b^T nu + d^T z = -(|nu|^2 + |z|^2). Where this is negative, no x has A x = b
-    and C x <= d, for nu^T A x + z^T C x = 0 would be at most b^T nu + d^T z.
+    With R = [A; C], r = (b, d) and y = (nu, z), the projection of -r onto the cone {R^T y = 0, z >= 0} has r^T y =
+    -|y|^2. Where this is negative, no x has A x = b and C x <= d, for y^T R x = 0 would be at most r^T y. The
+    multiplier of R^T y = 0 is the point. Rows of R have norm 1 here.
     """
-    k, n = problem.d.shape[-1], problem.n
-    norms = problem.row_norms()
-    c_scale = torch.where(norms > 0, 1.0 / norms, 1.0)
-    c = problem.constraint_matrix() * c_scale.unsqueeze(-1) if k else None
-    d = problem.d * c_scale
-    a_scale = torch.ones_like(problem.b)
-    qq = torch.zeros(1, n, n, dtype=d.dtype, device=d.device)
-    p = torch.zeros_like(problem.p)
-    if problem.A is not None:
-        a_norms = problem.equality_norms()
-        a_scale = torch.where(a_norms > 0, 1.0 / a_norms, 1.0)
-        a = problem.A * a_scale.unsqueeze(-1)
-        qq, p = torch.matmul(a.mT, a), -rmatvec(a, a_scale * problem.b)
-    batch = max(qq.shape[0], 1 if c is None else c.shape[0])
-    big = torch.zeros(batch, n + k, n + k, dtype=d.dtype, device=d.device)
-    big[:, :n, :n] = qq
-    big.diagonal(dim1=-2, dim2=-1)[:, n:] = 1.0
-    rows = None
-    if c is not None:
-        minus = -torch.eye(k, dtype=d.dtype, device=d.device).expand(batch, -1, -1)
-        rows = torch.cat((c.expand(batch, -1, -1), minus), -1)
-    phase = Problem(
-        big, torch.cat((p, torch.zeros_like(d)), -1), rows, None, d[:, :0], d, False, False, problem.present
-    )
-    outcome, _ = _attempt(systems.primal(phase, True), solver, None)
-    x = outcome.x[:, :n]
-    nu, z = a_scale * (problem.Ax(x) - problem.b), outcome.z
-    z = z if problem.present is None else z * problem.present
+    rows = systems.stack(problem.A, problem.constraint_matrix())
+    right = torch.cat((problem.b, problem.d), -1)
+    norms = torch.linalg.vector_norm(rows, dim=-1)
+    scale = torch.where(norms > 0, 1.0 / norms, 1.0)
+    q = problem.b.shape[-1]
+    exists = torch.nn.functional.pad(_ones_if_none(problem), (q, 0), value=1.0)
+    scale = scale * exists
+    rows, right = rows * scale.unsqueeze(-1), right * scale
+    size = torch.linalg.vector_norm(right, dim=-1, keepdim=True).clamp(min=TINY[right.dtype])
+    signed = torch.nn.functional.pad(_ones_if_none(problem), (q, 0))
+    y, x = _onto_cone(-right / size, rows.mT, signed, solver)
     # what is rounding next to the largest must go: a proof has no tolerance in units
-    heavy = _NOISE * torch.cat((nu.abs(), z), -1).amax(-1, keepdim=True)
-    nu, z = torch.where(nu.abs() > heavy, a_scale * nu, 0.0), torch.where(z > heavy, c_scale * z, 0.0)
-    off = problem.Ctz(z) + problem.Aty(nu)
-    weight = torch.cat((problem.b * nu, problem.d * z), -1)
-    value, size = weight.sum(-1), weight.abs().sum(-1)
-    slope = rmatvec(problem.A.abs(), nu.abs()) if problem.A is not None else 0.0
-    slope = slope + (rmatvec(problem.constraint_matrix().abs(), z) if k else 0.0)
-    certified = _CERTIFIED[x.dtype]
-    exact = (off.abs() <= certified * slope).all(-1)
-    return x, nu, z, exact & (value < -certified * size)
+    y = torch.where((signed > 0) & (y < 0), 0.0, y) * exists
+    y = torch.where(y.abs() > _NOISE * torch.linalg.vector_norm(y, dim=-1, keepdim=True), y, 0.0)
+    off, slope = rmatvec(rows, y), rmatvec(rows.abs(), y.abs())
+    value, weight = (right * y).sum(-1), (right * y).abs().sum(-1)
+    long = torch.linalg.vector_norm(y, dim=-1) > _SHORT
+    proven = long & (off.abs() <= _CERTIFIED * slope).all(-1) & (value < -_SHORT * weight)
+    y = y * scale
+    return -size * x, y[:, :q], y[:, q:], proven
 
 
 def _ray(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor]:
@@ -246,24 +246,45 @@ def _ray(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor]:
 
     The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
     """
+    tiny = TINY[problem.p.dtype]
     q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-    q = q / q.abs().amax((-2, -1), keepdim=True).clamp(min=1e-300)
-    flat = [q] if problem.A is None else [q, problem.A]
-    batch = max(part.shape[0] for part in flat)
-    rows = torch.cat([part.expand(batch, -1, -1) for part in flat], -2)
-    size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=1e-300)
+    q = q / q.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
+    flat = systems.stack(problem.A, q)
+    size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
         p=problem.p / size,
-        A=rows,
-        b=problem.p.new_zeros(problem.p.shape[0], rows.shape[-2]),
+        A=flat,
+        b=problem.p.new_zeros(problem.p.shape[0], flat.shape[-2]),
         d=torch.zeros_like(problem.d),
     )
     outcome, _ = _attempt(systems.eliminate(cone, False), solver, None)
-    ray, certified = outcome.x, _CERTIFIED[problem.p.dtype]
-    falls = (problem.p * ray).sum(-1) < -1e-6 * (problem.p * ray).abs().sum(-1)
+    ray, certified = outcome.x, _CERTIFIED
+    falls = (problem.p * ray).sum(-1) < -_SHORT * (problem.p * ray).abs().sum(-1)
     length = torch.linalg.vector_norm(ray, dim=-1, keepdim=True)
-    stays = (matvec(rows, ray).abs() <= certified * torch.linalg.vector_norm(rows, dim=-1) * length).all(-1)
-    up = problem.Cx(ray) if problem.present is None else problem.Cx(ray) * problem.present
-    inside = (up <= certified * problem.row_norms() * length).all(-1)
-    return ray, falls & stays & inside & (length.squeeze(-1) > 1e-6)
+    stays = (matvec(flat, ray).abs() <= certified * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
+    inside = (problem.Cx(ray) * _ones_if_none(problem) <= certified * problem.row_norms() * length).all(-1)
+    return ray, falls & stays & inside & (length.squeeze(-1) > _SHORT)
+
+
+def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, solver: PrimalDual) -> tuple[Tensor, Tensor]:
+    """The point of {y: F y = 0, y_i >= 0 where signed} nearest to target (B, N), and the multiplier of F y = 0."""
+    zeros = torch.zeros_like(target)
+    cone = Problem(
+        Q=torch.ones_like(target[:1]),
+        p=-target,
+        G=None,
+        A=flat,
+        b=target.new_zeros(target.shape[0], flat.shape[-2]),
+        d=zeros,
+        lower=True,
+        upper=False,
+        present=signed.expand_as(target),
+    ).with_norms()
+    outcome, _ = _attempt(systems.eliminate(cone, False), solver, None)
+    return outcome.x, outcome.nu
+
+
+def _ones_if_none(problem: Problem) -> Tensor:
+    """Which rows of C exist, (B, k)."""
+    return torch.ones_like(problem.d) if problem.present is None else problem.present

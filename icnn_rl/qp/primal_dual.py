@@ -24,8 +24,8 @@ from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range
 from icnn_rl.qp._tree import leaves, pick, where
-from icnn_rl.qp.kkt import Factor, Inner, Kkt, Point
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.kkt import Factor, Inner, Kkt, Point, Primal
+from icnn_rl.qp.problem import TINY, Problem
 
 __all__ = ["PrimalDual"]
 
@@ -37,9 +37,10 @@ _LEAST = 0.3
 _BACK_OFF = 0.99
 #: Below this, relative, a violation or a negative multiplier is rounding.
 _SIGN = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: The proximal term's pull, relative to the other forces, at which a point has arrived.
+_HELD = 1e-10
 #: Active rows further than this, relative, from equality after one solve do not fit together.
-_UNMET = 1e-5
-_TINY = 1e-300
+_UNMET = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 T = TypeVar("T")
 
@@ -50,24 +51,19 @@ class PrimalDual:
 
     Args:
         tol: largest relative residual (stationarity, feasibility, complementarity) of a row that counts as solved.
-            None: 1e-9 in float64, 1e-4 in float32.
         max_steps: factorisations a row may take.
-        dtype: "float64" solves float32 input in float64; "input" stays in the dtype that came.
+        dtype: where float32 input is iterated on: "float64", or "input", that is in float32 with corrections, residuals
+            and derivatives in float64 from factors in float32. The result is as accurate either way.
     """
 
-    tol: float | None = None
+    tol: float = 1e-9
     max_steps: int = 60
     dtype: str = "float64"
 
     def __post_init__(self) -> None:
-        if self.tol is not None:
-            check_range("PrimalDual.tol", self.tol, 0.0, 1.0, open_low=True)
+        check_range("PrimalDual.tol", self.tol, 0.0, 1.0, open_low=True)
         check_positive_int("PrimalDual.max_steps", self.max_steps)
         check_choice("PrimalDual.dtype", self.dtype, ("float64", "input"))
-
-    def tolerance(self, dtype: torch.dtype) -> float:
-        """``tol``, or what the dtype can be held to."""
-        return self.tol if self.tol is not None else (1e-9 if dtype == torch.float64 else 1e-4)
 
 
 @dataclass(frozen=True)
@@ -95,20 +91,22 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
     phases: tuple[tuple[int, int], ...] = PHASES if active is None else ((0, 4), *PHASES)
     if system.problem.d.shape[-1] == 0:
         phases, active = ((0, 1),), torch.zeros_like(system.problem.d, dtype=torch.bool)
-    for interior, exact in phases:
-        if interior:
+    for phase, (interior, exact) in enumerate(phases):
+        interior = min(interior, max_steps - work.steps - (2 if point is None else 1))
+        if interior > 0:
             if point is None:
                 point = start_point(work.system)
                 work.steps += 1
             point, active = interior_point_steps(work.system, point, interior)
             work.steps += interior
             trial = point
-        assert active is not None
+        if active is None:  # too few steps for an interior point
+            active = torch.zeros_like(system.problem.d, dtype=torch.bool)
         for attempt in range(exact):
             work.factor(active)
-            trial = project(work.system, trial, active)
-            wrong, settled = wrong_side(work.system.problem, trial, active)
-            last = work.steps >= max_steps or (attempt == exact - 1 and (interior, exact) == phases[-1])
+            before, trial = trial, project(work.system, trial, active)
+            wrong, settled = wrong_side(work.system, before, trial, active)
+            last = work.steps >= max_steps or (attempt == exact - 1 and phase == len(phases) - 1)
             if last and point is not None:
                 # the interior point is what is known of rows whose set never settled
                 trial = where(settled, trial, point)
@@ -188,7 +186,7 @@ def start_point(system: Inner) -> Point:
     least = torch.where(least > 0, least, 1.0)
     z = torch.maximum(-t, least) / root
     if problem.present is not None:
-        z = torch.where(problem.present > 0, z, _TINY)  # a row that is absent pulls at nothing
+        z = torch.where(problem.present > 0, z, TINY[z.dtype])  # a row that is absent pulls at nothing
     return Point(x, nu, z, torch.maximum(t, least) * root)
 
 
@@ -214,7 +212,7 @@ def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point
         ds = _masked(rc - s - cdx, present)
         active = dz * s > ds * z
         step = _step_length(s, ds, z, dz)
-        mu = _masked(s * z, present).sum(-1, keepdim=True).clamp(min=_TINY)
+        mu = _masked(s * z, present).sum(-1, keepdim=True).clamp(min=TINY[z.dtype])
         after = _masked((s + step * ds) * (z + step * dz), present).sum(-1, keepdim=True)
         target = rc + _masked(ds * dz - (after / mu) ** 3 * mu / count, present) / z
         dx, dnu, dz = system.solve(rx, ra, target)
@@ -251,17 +249,25 @@ def project(system: Kkt, point: Point, active: Tensor) -> Point:
     return Point(x, point.nu + dnu, z + dz, problem.d - problem.Cx(x))
 
 
-def wrong_side(problem: Problem, point: Point, active: Tensor) -> tuple[Tensor, Tensor]:
+def wrong_side(system: Inner, before: Point, point: Point, active: Tensor) -> tuple[Tensor, Tensor]:
     """Active rows with z < 0 and others with s < 0, beyond rounding (B, k); and whether the set is the solution's (B,).
 
-    It is if no row is on the wrong side and the active ones can all be met at once.
+    It is if no row is on the wrong side, the active ones can all be met at once, and the proximal term no longer holds
+    the point back. ``before`` is where the point was reached from: where the solution is 0 only the way there tells
+    what is rounding.
     """
-    rounding = _SIGN[point.x.dtype]
+    problem, rounding = system.problem, _SIGN[point.x.dtype]
     norms = problem.row_norms()
     pull = point.z * norms
-    largest = pull.abs().amax(-1, keepdim=True) if pull.shape[-1] else pull
-    length = problem.d.abs() + norms * torch.linalg.vector_norm(point.x, dim=-1, keepdim=True)
+    largest = pull.abs().amax(-1, keepdim=True) if pull.shape[-1] else pull.sum(-1, keepdim=True)
+    size = torch.linalg.vector_norm(torch.stack((before.x, point.x)), dim=(0, -1)).unsqueeze(-1)
+    length = problem.d.abs() + norms * size
     wrong = torch.where(active, pull < -rounding * largest, point.s < -rounding * length)
     wrong = wrong if problem.present is None else wrong & (problem.present > 0)
-    unmet = active & (point.s.abs() > _UNMET * length)
-    return wrong, ~(wrong | unmet).any(-1)
+    unmet = active & (point.s.abs() > _UNMET[point.x.dtype] * length)
+    settled = ~(wrong | unmet).any(-1)
+    if isinstance(system, Primal) and system.proximal:
+        pulled = torch.linalg.vector_norm(system.rho * (point.x - before.x), dim=-1)
+        force = torch.linalg.vector_norm(problem.p, dim=-1) + largest.squeeze(-1)
+        settled = settled & (pulled <= _HELD * force)
+    return wrong, settled

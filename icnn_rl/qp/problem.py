@@ -44,6 +44,10 @@ def rmatvec(m: Tensor, y: Tensor) -> Tensor:
     return torch.matmul(y.unsqueeze(-2), m).squeeze(-2)
 
 
+#: The smallest number that is no 0: guards divisions.
+TINY = {torch.float64: 1e-300, torch.float32: 1e-37}
+
+
 class Products(NamedTuple):
     """Q x, A^T nu (None without equalities), C^T z, A x, C x."""
 

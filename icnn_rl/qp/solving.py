@@ -74,9 +74,8 @@ def solve_qp(
     """
     solver = PrimalDual() if solver is None else solver
     _check(Q, p, G, h, A, b, lb, ub, solver)
-    dtype = torch.float64 if solver.dtype == "float64" else p.dtype
     shape = _batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub)
-    problem, impossible = _problem(Q, p, G, h, A, b, lb, ub, shape, dtype)
+    problem, impossible = _problem(Q, p, G, h, A, b, lb, ub, shape)
     guess = None if warm_start is None else _stack_active(warm_start, problem, shape)
     outcome, system = _numbers(_Call(solver, throw, shape, p.dtype), problem, impossible, guess)
     right = (-problem.p, problem.b, problem.d)
@@ -160,9 +159,9 @@ def _batch_shape(**arguments: Any) -> torch.Size:
         ) from None
 
 
-def _flat(t: Tensor, core: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """One batch dimension: B, or 1 where all rows share the tensor."""
-    t = t.to(dtype)
+def _flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
+    """In float64, with one batch dimension: B, or 1 where all rows share the tensor."""
+    t = t.double()
     inside = t.shape[t.dim() - core :]
     if math.prod(t.shape[: t.dim() - core]) == 1:
         return t.reshape(1, *inside)
@@ -179,7 +178,6 @@ def _problem(
     lb: Tensor | float | None,
     ub: Tensor | float | None,
     shape: torch.Size,
-    dtype: torch.dtype,
 ) -> tuple[Problem, Tensor]:
     """The live problem, and the rows with a right-hand side that no point can meet."""
     n, batch = p.shape[-1], math.prod(shape)
@@ -187,16 +185,16 @@ def _problem(
     def vector(t: Tensor | float, size: int) -> Tensor:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)
         t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
-        return _flat(t, 1, shape, dtype).expand(batch, -1)
+        return _flat(t, 1, shape).expand(batch, -1)
 
     if isinstance(Q, Diagonal):
-        q = _flat(Q.d, 1, shape, dtype)
+        q = _flat(Q.d, 1, shape)
     elif isinstance(Q, Tensor) and Q.dim() > 0:
-        q = _flat(Q, 2, shape, dtype)
+        q = _flat(Q, 2, shape)
     else:
-        q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).to(dtype).expand(1, n)
-    g = None if G is None or G.shape[-2] == 0 else _flat(G, 2, shape, dtype)
-    a = None if A is None or A.shape[-2] == 0 else _flat(A, 2, shape, dtype)
+        q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).double().expand(1, n)
+    g = None if G is None or G.shape[-2] == 0 else _flat(G, 2, shape)
+    a = None if A is None or A.shape[-2] == 0 else _flat(A, 2, shape)
     flat_p = vector(p, n)
     right = [vector(h, h.shape[-1])] if h is not None and g is not None else []
     right += [-vector(lb, n)] if lb is not None else []
@@ -206,11 +204,13 @@ def _problem(
     infinite = torch.isinf(d)
     impossible = (infinite & (d < 0)).any(-1)
     d = torch.where(infinite, 0.0, d)
-    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, (~infinite).to(dtype)), impossible
+    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, (~infinite).double()), impossible
 
 
 def _stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) -> Tensor:
     """An active set as (B, k) bool."""
+    if not isinstance(warm_start, ActiveSet):
+        raise ValueError(f"warm_start: expected `solution.warm_start`, an ActiveSet, got {type(warm_start).__name__}.")
     parts = [warm_start.ineq] if problem.m else []
     parts += ([warm_start.lower] if problem.lower else []) + ([warm_start.upper] if problem.upper else [])
     sizes = ([problem.m] if problem.m else []) + [problem.n] * (problem.lower + problem.upper)
@@ -254,7 +254,7 @@ class _Numbers(torch.autograd.Function):
         if q.dim() == 3 and not torch.equal(q, q.mT):
             q = 0.5 * (q + q.mT)
         problem = Problem(q, p, g, a, b, d, lower, upper, None if bool(present.all()) else present)
-        call.answer = _solve_rows(problem, impossible, call.solver, guess)
+        call.answer = _solve_rows(problem, impossible, call.solver, call.dtype, guess)
         outcome, _ = call.answer
         if call.throw and bool((outcome.status != Status.SUCCESS).any()):
             raise SolveError(_report(problem, outcome, (outcome.x, outcome.nu, outcome.z), call.shape, call.dtype))
@@ -298,7 +298,7 @@ def _merge(part: Tensor | None, dim: int | None, size: int, batch: int, *, share
 
 
 def _solve_rows(
-    problem: Problem, impossible: Tensor, solver: PrimalDual | External, guess: Tensor | None
+    problem: Problem, impossible: Tensor, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
 ) -> tuple[Outcome, System]:
     """:func:`numeric.solve` for the rows that can be solved; copies of one of them stand in for the others."""
     bad = torch.zeros_like(impossible)
@@ -315,7 +315,7 @@ def _solve_rows(
     elif some:
         stand_in = torch.arange(excluded.shape[0], device=excluded.device).where(~excluded, (~excluded).nonzero()[0])
         problem = pick(stand_in, problem)
-    outcome, system = numeric.solve(problem, solver, guess)
+    outcome, system = numeric.solve(problem, solver, data, guess)
     if some:
         status = torch.where(impossible, int(Status.PRIMAL_INFEASIBLE), outcome.status)
         status = torch.where(bad, int(Status.NONFINITE_INPUT), status)

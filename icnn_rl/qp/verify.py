@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.problem import Problem, Products
+from icnn_rl.qp.problem import TINY, Problem, Products
 
-_TINY, _FLOOR = 1e-300, 1e-4
+_FLOOR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -33,30 +33,37 @@ class Residuals:
 
 def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
     """For z >= 0, ``at`` the products of the point; a NaN in the point gives a NaN."""
+    tiny = TINY[x.dtype]
     length = _FLOOR * _length(problem)
     size = (torch.linalg.vector_norm(x, dim=-1) + length).unsqueeze(-1)
     excess = (at.cx - problem.d).clamp(min=0.0)
     excess = excess if problem.present is None else excess * problem.present
-    primal = _largest(excess / (problem.d.abs() + problem.row_norms() * size).clamp(min=_TINY))
+    primal = _largest(excess / (problem.d.abs() + problem.row_norms() * size).clamp(min=tiny))
     terms, weights = [at.qx, problem.p, at.ctz], [at.qx * x, problem.p * x, problem.d * z]
     if at.aty is not None:
-        off = (at.ax - problem.b).abs() / (problem.b.abs() + problem.equality_norms() * size).clamp(min=_TINY)
+        off = (at.ax - problem.b).abs() / (problem.b.abs() + problem.equality_norms() * size).clamp(min=tiny)
         primal = torch.maximum(primal, _largest(off))
         terms, weights = [*terms, at.aty], [*weights, problem.b * nu]
     floor = problem.largest_diagonal() * length
     pull = _largest(torch.stack([floor, *(_largest(term.abs()) for term in terms)], -1))
     work = _largest(torch.stack([floor * length, *(term.abs().sum(-1) for term in weights)], -1))
     balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
-    dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=_TINY)
-    return Residuals(primal, dual, balance / work.clamp(min=_TINY))
+    dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=tiny)
+    return Residuals(primal, dual, balance / work.clamp(min=tiny))
 
 
 def _length(problem: Problem) -> Tensor:
     """(B,): how far from 0 the nearest constraint is that 0 does not meet with equality, or |p| / |Q| if nearer."""
-    right = torch.cat((problem.d.abs() / problem.row_norms(), problem.b.abs() / problem.equality_norms()), -1)
-    length = torch.where((right > 0) & torch.isfinite(right), right, torch.inf)
-    free = _largest(problem.p.abs()) / problem.largest_diagonal().clamp(min=_TINY)
-    return torch.minimum(length.amin(-1), free) if right.shape[-1] else free
+    lengths = torch.cat(
+        (
+            problem.d.abs() / problem.row_norms(),
+            problem.b.abs() / problem.equality_norms(),
+            (_largest(problem.p.abs()) / problem.largest_diagonal()).unsqueeze(-1),
+        ),
+        -1,
+    )
+    shortest = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, torch.inf).amin(-1)
+    return torch.where(torch.isfinite(shortest), shortest, 0.0)
 
 
 def _largest(t: Tensor) -> Tensor:
