@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: train test lint bench clean
+.PHONY: train test lint bench bench-qp clean
 
 train: $(VENV)/.test
 	$(BIN)/python train.py
@@ -21,6 +21,11 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name -s
 
+bench-qp: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.qp
+	$(BIN)/python -m benchmarks.qp --memory
+	$(BIN)/python -m benchmarks.qp --cuda
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -33,6 +38,12 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# qpth asks for numpy 1 and works with 2: without its dependencies, which the others bring
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --no-deps qpth==0.0.18
 	touch $@
 
 clean:

@@ -1,0 +1,138 @@
+"""What the answers are compared with: Clarabel at 1e-12, made exact on the active set that it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import qpsolvers
+import torch
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+from torch import Tensor
+
+from benchmarks.qp.cases import Arguments, as_dense
+
+Array = NDArray[np.float64]
+#: A multiplier and its slack both below this, relative: the solution may have a kink there.
+KINK = 1e-7
+
+
+@dataclass(frozen=True)
+class Reference:
+    """z (B, n), and the gradients of the sum over the smooth rows of |z|^2.
+
+    Attributes:
+        smooth: (B,) rows where z is differentiable.
+        residual: the largest violation of a condition of optimality, relative; what the reference is worth.
+    """
+
+    value: Tensor
+    grads: dict[str, Tensor]
+    smooth: Tensor
+    residual: float
+
+
+def solve(arguments: Arguments, wanted: tuple[str, ...]) -> Reference:
+    """All rows of a case, one after the other."""
+    problem = as_dense(arguments)
+    parts = [part.numpy() for part in (problem.Q, problem.p, problem.G, problem.h, problem.A, problem.b)]
+    batch = len(problem.p)
+    single = [part.ndim - core for part, core in zip(parts, (2, 1, 2, 1, 2, 1), strict=True)]
+    rows = [_row(*(part[i] if has else part for part, has in zip(parts, single, strict=True))) for i in range(batch)]
+    grads = {}
+    for name in wanted:
+        each = np.stack([row.grads(name) * row.smooth for row in rows])
+        shared = getattr(problem, name).dim() == (1 if name == "p" else 2)
+        grads[name] = torch.as_tensor(each.sum(0) if shared else each)
+    return Reference(
+        torch.as_tensor(np.stack([row.x for row in rows])),
+        grads,
+        torch.as_tensor([row.smooth for row in rows]),
+        max(row.residual for row in rows),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """x and the multipliers y; u and w solve the same system with the gradient of |x|^2 on the right."""
+
+    x: Array
+    y_ineq: Array
+    y_eq: Array
+    u: Array
+    w_ineq: Array
+    w_eq: Array
+    smooth: bool
+    residual: float
+
+    def grads(self, name: str) -> Array:
+        if name == "p":
+            return -self.u
+        if name == "Q":
+            return -0.5 * (np.outer(self.u, self.x) + np.outer(self.x, self.u))
+        y, w = (self.y_ineq, self.w_ineq) if name == "G" else (self.y_eq, self.w_eq)
+        return -np.outer(y, self.u) - np.outer(w, self.x)
+
+
+def _row(Q: Array, p: Array, G: Array, h: Array, A: Array, b: Array) -> _Row:
+    m, q = len(h), len(b)
+    blocks = [sparse.csc_matrix(block) if len(block) else None for block in (Q, G, A)]
+    found = qpsolvers.solve_problem(
+        qpsolvers.Problem(blocks[0], p, blocks[1], h if m else None, blocks[2], b if q else None),
+        solver="clarabel",
+        tol_feas=1e-12,
+        tol_gap_abs=1e-12,
+        tol_gap_rel=1e-12,
+        max_iter=200,
+    )
+    assert found.x is not None
+    x, z = found.x, found.z if m else np.zeros(0)
+    size, force = 1.0 + np.abs(x).max(), 1.0 + np.abs(p).max()
+    active = z / force > (h - G @ x) / size
+    best = None
+    for _ in range(10):
+        found = _on_set(Q, p, G, h, A, b, active, size, force)
+        if best is None or found.residual < best.residual:
+            best = found
+        slack = h - G @ found.x
+        changed = np.where(active, found.y_ineq > -1e-13 * force, slack < -1e-13 * size)
+        if (changed == active).all():
+            break
+        active = changed
+    return best
+
+
+def _on_set(
+    Q: Array, p: Array, G: Array, h: Array, A: Array, b: Array, active: NDArray[np.bool_], size: float, force: float
+) -> _Row:
+    """The solution if the inequalities ``active`` are equations and there are no others, and what speaks against it."""
+    n, m, q = len(p), len(h), len(b)
+    C = np.concatenate([A, G[active]])
+    point = _kkt(Q, C, np.r_[-p, b, h[active]])
+    x = point[:n]
+    adjoint = _kkt(Q, C, np.r_[2.0 * x, np.zeros(len(C))])
+    y, w = np.zeros((2, m))
+    y[active], w[active] = point[n + q :], adjoint[n + q :]
+    slack = h - G @ x
+    stationarity = Q @ x + p + A.T @ point[n : n + q] + G.T @ y
+    violations = (
+        np.abs(A @ x - b).max(initial=0.0) / size,
+        (-slack).max(initial=0.0) / size,
+        (-y).max(initial=0.0) / force,
+        np.abs(stationarity).max() / force,
+    )
+    margin = float(np.maximum(slack / size, y / force).min(initial=np.inf))
+    return _Row(x, y, point[n : n + q], adjoint[:n], w, adjoint[n : n + q], margin > KINK, float(max(violations)))
+
+
+def _kkt(Q: Array, C: Array, right: Array) -> Array:
+    """[Q C'; C 0]^-1 right, by LU of a slightly regularised matrix, and refinement. Rows of C may be dependent."""
+    n, k = len(Q), len(C)
+    matrix = np.block([[Q, C.T], [C, np.zeros((k, k))]])
+    delta = 1e-10 * np.abs(matrix).max()
+    factors = linalg.lu_factor(matrix + np.diag(np.r_[np.full(n, delta), np.full(k, -delta)]))
+    solution = np.zeros_like(right)
+    for _ in range(6):
+        solution += linalg.lu_solve(factors, right - matrix @ solution)
+    return solution

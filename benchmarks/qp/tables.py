@@ -1,0 +1,96 @@
+"""The command line of the benchmarks, and the Markdown that it prints."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+
+import torch
+
+from benchmarks.qp import cuda, measure, memory, peers
+from benchmarks.qp.cases import CASES
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.qp", description="solve_qp beside other packages")
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument("--only", help="packages to measure, as named in the tables, separated by semicolons")
+    parser.add_argument("--budget", type=float, default=measure.BUDGET, help="seconds a package and kind of run")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time; case e by default")
+    parser.add_argument("--cuda", action="store_true", help="throughput on a GPU instead")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    unknown = sorted(set(args.cases) - set(CASES))
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}")
+    torch.set_num_threads(1)
+    if args.peak_of:
+        memory.report(args.peak_of, args.cases[0])
+    among = peers.installed()
+    if args.only:
+        among = [peer for peer in among if peer.name in args.only.split(";")]
+    if args.cuda:
+        _print_throughput()
+    elif args.memory:
+        _print_memory(args.cases or ["e"], [peer.name for peer in among])
+    else:
+        print(f"{_machine()}; {', '.join(peers.versions())}")
+        for case in args.cases or CASES:
+            print(table(measure.run(case, among, args.budget)), flush=True)
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, one thread, Python {platform.python_version()}"
+
+
+def _print_memory(cases: list[str], names: list[str]) -> None:
+    print("| case | package | peak of forward + backward, MiB |\n|---|---|---|")
+    for case in cases:
+        for name in names:
+            if peers.by_name(name).takes(case):
+                print(f"| {case} | {name} | {memory.peak_mib(name, case)} |", flush=True)
+
+
+def _print_throughput() -> None:
+    if not torch.cuda.is_available():
+        print("No CUDA device: skipped.")
+        return
+    print(f"{torch.cuda.get_device_name()}, float64, rows a second\n")
+    print("| case | batch | package | forward | forward + backward |\n|---|---|---|---|---|")
+    for case, batch, name, forward, both in cuda.rows():
+        print(f"| {case} | {batch} | {name} | {forward:.3g} | {both:.3g} |", flush=True)
+
+
+def table(result: measure.Result) -> str:
+    """One case."""
+    spec, exact = CASES[result.case], result.reference
+    rows = len(exact.value)
+    smooth = int(exact.smooth.sum())
+    lines = [
+        f"\n### {result.case}: {rows} x {spec.title}\n",
+        f"Gradients of {', '.join(spec.wanted)} on the {smooth} of {rows} rows where the solution has no kink. "
+        f"Reference: KKT residual {exact.residual:.0e}.\n",
+        "| package | forward, ms | qpth / this | forward + backward, ms | qpth / this | error | gradient error "
+        "| failed | wrong: value, gradient |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    base = result.record("qpth")
+    for record in result.records:
+        if record.note:
+            lines.append(f"| {record.name} | {record.note} | | | | | | {record.failed} | |")
+            continue
+        cells = [record.name]
+        for kind in ("forward", "both"):
+            best = getattr(record, kind).best
+            ratio = getattr(base, kind).best / best if base is not None else math.nan
+            cells += [f"{1e3 * best:.3g}", "-" if math.isnan(ratio) else f"{ratio:.1f}"]
+        cells += [_small(record.error), _small(record.gradient_error), str(record.failed)]
+        cells.append(f"{record.wrong}, {record.wrong_gradients}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _small(number: float) -> str:
+    return "-" if math.isnan(number) else f"{number:.0e}"
