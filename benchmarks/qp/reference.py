@@ -90,23 +90,38 @@ def _row(Q: Array, p: Array, G: Array, h: Array, A: Array, b: Array) -> _Row:
     x, z = found.x, found.z if m else np.zeros(0)
     size, force = 1.0 + np.abs(x).max(), 1.0 + np.abs(p).max()
     active = z / force > (h - G @ x) / size
-    best = None
+    dual = (found.y if q else np.zeros(0), z)
+    best: _Row | None = None
     for _ in range(10):
-        found = _on_set(Q, p, G, h, A, b, active, size, force)
-        if best is None or found.residual < best.residual:
-            best = found
-        slack = h - G @ found.x
-        changed = np.where(active, found.y_ineq > -1e-13 * force, slack < -1e-13 * size)
-        if (changed == active).all():
+        row = _on_set(Q, p, G, h, A, b, active, dual, size, force)
+        if best is None or row.residual < best.residual:
+            best = row
+        slack = h - G @ row.x
+        changed = np.where(active, row.y_ineq > -1e-13 * force, slack < -1e-13 * size)
+        if best.residual < 1e-8 or (changed == active).all():
             break
         active = changed
+    assert best is not None
     return best
 
 
 def _on_set(
-    Q: Array, p: Array, G: Array, h: Array, A: Array, b: Array, active: NDArray[np.bool_], size: float, force: float
+    Q: Array,
+    p: Array,
+    G: Array,
+    h: Array,
+    A: Array,
+    b: Array,
+    active: NDArray[np.bool_],
+    dual: tuple[Array, Array],
+    size: float,
+    force: float,
 ) -> _Row:
-    """The solution if the inequalities ``active`` are equations and there are no others, and what speaks against it."""
+    """The solution if the inequalities ``active`` are equations and there are no others, and what speaks against it.
+
+    ``dual``: multipliers to judge by where those of this system, the least ones, serve worse: they are not unique where
+    constraints depend on each other.
+    """
     n, m, q = len(p), len(h), len(b)
     C = np.concatenate([A, G[active]])
     point = _kkt(Q, C, np.r_[-p, b, h[active]])
@@ -115,15 +130,18 @@ def _on_set(
     y, w = np.zeros((2, m))
     y[active], w[active] = point[n + q :], adjoint[n + q :]
     slack = h - G @ x
-    stationarity = Q @ x + p + A.T @ point[n : n + q] + G.T @ y
-    violations = (
-        np.abs(A @ x - b).max(initial=0.0) / size,
-        (-slack).max(initial=0.0) / size,
-        (-y).max(initial=0.0) / force,
-        np.abs(stationarity).max() / force,
+    feasibility = max(np.abs(A @ x - b).max(initial=0.0), (-slack).max(initial=0.0)) / size
+
+    def against(y_eq: Array, y_ineq: Array) -> float:
+        stationarity = np.abs(Q @ x + p + A.T @ y_eq + G.T @ y_ineq).max()
+        complementarity = np.minimum(np.abs(y_ineq) / force, np.abs(slack) / size).max(initial=0.0)
+        return float(max(feasibility, stationarity / force, (-y_ineq).max(initial=0.0) / force, complementarity))
+
+    residual, y_eq, y_ineq = min(
+        ((against(*pair), *pair) for pair in ((point[n : n + q], y), dual)), key=lambda judged: judged[0]
     )
-    margin = float(np.maximum(slack / size, y / force).min(initial=np.inf))
-    return _Row(x, y, point[n : n + q], adjoint[:n], w, adjoint[n : n + q], margin > KINK, float(max(violations)))
+    margin = float(np.maximum(slack / size, y_ineq / force).min(initial=np.inf))
+    return _Row(x, y_ineq, y_eq, adjoint[:n], w, adjoint[n : n + q], margin > KINK, residual)
 
 
 def _kkt(Q: Array, C: Array, right: Array) -> Array:
