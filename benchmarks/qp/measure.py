@@ -20,7 +20,7 @@ from benchmarks.qp.peers import AbstractPeer, Answer
 #: A value, or a gradient with respect to p, is wrong when it is off by more than this, relative to the largest entry.
 WRONG = 1e-3
 #: Seconds after which a package's runs of one kind end, were it in the first round.
-BUDGET = 2.0
+BUDGET = 0.7
 #: Seconds of calls that are timed together: the processor's clock is too coarse for short ones, above all those that
 #: other threads do the work of.
 BLOCK = 0.05
