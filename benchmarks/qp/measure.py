@@ -77,6 +77,12 @@ class Result:
     case: str
     records: list[Record]
     reference: reference.Reference
+    moved: reference.Reference
+
+    @property
+    def residual(self) -> float:
+        """Of the references, for the programme and for the one that follows it."""
+        return max(self.reference.residual, self.moved.residual)
 
     def record(self, name: str) -> Record | None:
         return next((record for record in self.records if record.name == name), None)
@@ -111,7 +117,7 @@ def run(case: str, among: Sequence[type[AbstractPeer]] | None = None, budget: fl
             with _quiet():
                 record.forward.add(runner.forward, budget)
                 record.both.add(runner.both, budget)
-    return Result(case, records, exact)
+    return Result(case, records, exact, moved)
 
 
 @contextlib.contextmanager

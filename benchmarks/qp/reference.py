@@ -92,13 +92,13 @@ def _row(Q: Array, p: Array, G: Array, h: Array, A: Array, b: Array) -> _Row:
     active = z / force > (h - G @ x) / size
     dual = (found.y if q else np.zeros(0), z)
     best: _Row | None = None
-    for _ in range(10):
-        row = _on_set(Q, p, G, h, A, b, active, dual, size, force)
+    for _ in range(5):
+        row, y = _on_set(Q, p, G, h, A, b, active, dual, size, force)
         if best is None or row.residual < best.residual:
             best = row
         slack = h - G @ row.x
-        changed = np.where(active, row.y_ineq > -1e-13 * force, slack < -1e-13 * size)
-        if best.residual < 1e-8 or (changed == active).all():
+        changed = np.where(active, y > -1e-13 * force, slack < -1e-13 * size)
+        if best.residual < 1e-13 or (changed == active).all():
             break
         active = changed
     assert best is not None
@@ -116,8 +116,9 @@ def _on_set(
     dual: tuple[Array, Array],
     size: float,
     force: float,
-) -> _Row:
-    """The solution if the inequalities ``active`` are equations and there are no others, and what speaks against it.
+) -> tuple[_Row, Array]:
+    """The solution if the inequalities ``active`` are equations and there are no others, and what speaks against it;
+    also its own multipliers, whose signs tell how to correct the set.
 
     ``dual``: multipliers to judge by where those of this system, the least ones, serve worse: they are not unique where
     constraints depend on each other.
@@ -141,7 +142,7 @@ def _on_set(
         ((against(*pair), *pair) for pair in ((point[n : n + q], y), dual)), key=lambda judged: judged[0]
     )
     margin = float(np.maximum(slack / size, y_ineq / force).min(initial=np.inf))
-    return _Row(x, y_ineq, y_eq, adjoint[:n], w, adjoint[n : n + q], margin > KINK, residual)
+    return _Row(x, y_ineq, y_eq, adjoint[:n], w, adjoint[n : n + q], margin > KINK, residual), y
 
 
 def _kkt(Q: Array, C: Array, right: Array) -> Array:

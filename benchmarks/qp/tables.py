@@ -71,7 +71,7 @@ def table(result: measure.Result) -> str:
     lines = [
         f"\n### {result.case}: {rows} x {spec.title}\n",
         f"Gradients of {', '.join(spec.wanted)} on the {smooth} of {rows} rows where the solution has no kink. "
-        f"Reference: KKT residual {exact.residual:.0e}.\n",
+        f"Reference: KKT residual {result.residual:.0e}.\n",
         "| package | forward, ms | qpth / this | forward + backward, ms | qpth / this | error | gradient error "
         "| failed | wrong: value, gradient |",
         "|---|---|---|---|---|---|---|---|---|",
