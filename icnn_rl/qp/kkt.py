@@ -69,8 +69,10 @@ Triple = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Factor:
-    """What depends on e: w = 1 / (e + delta) (B, k), a Cholesky factor, and for :class:`Range` the diagonal of M."""
+    """What depends on e: e + delta and w = 1 / (e + delta) (B, k), a Cholesky factor, and for :class:`Range` the
+    diagonal of M."""
 
+    e: Tensor
     w: Tensor
     chol: Tensor
     mass: Tensor | None = None
@@ -85,7 +87,7 @@ class Primal:
     """
 
     problem: Problem
-    rho: Tensor
+    rho: Tensor | None
     delta: Tensor
     start: Tensor
     proximal: bool = False
@@ -106,11 +108,12 @@ class Primal:
 
     def factored(self, e: Tensor) -> Primal:
         problem = self.problem
-        w = 1.0 / (e + self.delta)
+        e = e + self.delta
+        w = e.reciprocal()
         if problem.present is not None:
             w = w * problem.present
         h = _hessian(problem, w, self.rho)
-        return dataclasses.replace(self, factor=Factor(w, _cholesky(h)))
+        return dataclasses.replace(self, factor=Factor(e, w, _cholesky(h)))
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         assert self.factor is not None
@@ -118,8 +121,8 @@ class Primal:
         dx = _cholesky_solve(rx + problem.Ctz(w * rc), self.factor.chol)
         return dx, ra, w * (problem.Cx(dx) - rc)
 
-    def spent(self, rx: Tensor, ra: Tensor, rc: Tensor, dx: Tensor, dnu: Tensor, dz: Tensor, e: Tensor) -> Triple:
-        return rx - self.rho * dx, ra, rc + (e + self.delta) * dz
+    def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
+        return rx if self.rho is None else torch.addcmul(rx, self.rho, dx, value=-1.0), ra
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ class Range:
 
     def factored(self, e: Tensor) -> Range:
         problem, q, m = self.problem, self.q, self.problem.m
-        w = 1.0 / (e + self.delta[:, q:])
+        e = e + self.delta[:, q:]
+        w = e.reciprocal()
         w = w if problem.present is None else w * problem.present
         bounds = problem.on_diagonal(w)
         assert bounds is not None
@@ -165,7 +169,7 @@ class Range:
         if m:
             # a row that is out has w = 0: a shift that dwarfs the others keeps it out
             diagonal[:, q:].add_(1.0 / torch.maximum(w[:, :m], _OUT / self.delta[:, q : q + m]))
-        return dataclasses.replace(self, factor=Factor(w, _cholesky(s), mass))
+        return dataclasses.replace(self, factor=Factor(e, w, _cholesky(s), mass))
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         assert self.factor is not None
@@ -179,8 +183,8 @@ class Range:
             dz = torch.cat((torch.where(w[:, :m] > 0, y[:, q:], 0.0), dz), -1)
         return dx, y[:, :q], dz
 
-    def spent(self, rx: Tensor, ra: Tensor, rc: Tensor, dx: Tensor, dnu: Tensor, dz: Tensor, e: Tensor) -> Triple:
-        return rx, ra + self.delta[:, : self.q] * dnu, rc + (e + self.delta[:, self.q :]) * dz
+    def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
+        return rx, torch.addcmul(ra, self.delta[:, : self.q], dnu)
 
 
 @dataclass(frozen=True)
@@ -384,9 +388,10 @@ class Mixed:
 
 #: What can be iterated on, what leads there, what can be solved with. All have ``problem`` and, once factored,
 #: ``solve(rx, ra, rc)`` -> dx (B, n), dnu (B, q), dz (B, k). The first have ``factored(e)``, e (B, k), a copy that
-#: holds the factor, and ``spent``, what a solution takes off the right-hand sides: Q dx + A^T dnu + C^T dz, A dx and
-#: C dx. The first two have ``inner``, the system of the problem in which iterations are cheapest, ``lift``, from a
-#: point of that problem to one of their own, ``outer`` and ``guess``, the same for active sets, and back.
+#: holds the factor, and ``spent``, what a solution takes off the right-hand sides rx and ra: Q dx + A^T dnu + C^T dz
+#: and A dx (C dx is rc + (e + delta) dz). The first two have ``inner``, the system of the problem in which iterations
+#: are cheapest, ``lift``, from a point of that problem to one of their own, ``outer`` and ``guess``, the same for
+#: active sets, and back.
 Inner = Primal | Range
 Kkt = Primal | Range | Dual | Eliminate | Scale | Cast
 System = Kkt | Mixed
@@ -398,7 +403,7 @@ def primal(problem: Problem, semidefinite: bool) -> Primal:
     unit = _unit(problem.row_norms(), curvature)
     if semidefinite:
         return Primal(problem, _RHO * curvature, _SEMIDEFINITE * unit, _PENALTY * unit, proximal=True)
-    return Primal(problem, torch.zeros_like(curvature), _PRIMAL * unit, _PENALTY * unit)
+    return Primal(problem, None, _PRIMAL * unit, _PENALTY * unit)
 
 
 def range_space(problem: Problem) -> Range:
@@ -512,19 +517,20 @@ def _cost(size: int, rows: int) -> float:
     return 4.0 * size**3 / 3.0 + 2.0 * rows * size**2
 
 
-def _hessian(problem: Problem, w: Tensor, rho: Tensor) -> Tensor:
+def _hessian(problem: Problem, w: Tensor, rho: Tensor | None) -> Tensor:
     """Q + rho + C^T W C, a tensor of its own."""
-    bounds = problem.on_diagonal(w)
-    diagonal = (rho if bounds is None else rho + bounds) + (problem.Q if problem.diagonal else 0.0)
+    parts = [problem.on_diagonal(w), rho, problem.Q if problem.diagonal else None]
+    diagonal = sum(part for part in parts if part is not None)
     if problem.G is None and problem.diagonal:
+        assert isinstance(diagonal, Tensor)
         return torch.diag_embed(diagonal.expand(w.shape[0], problem.n))
     if problem.G is None:
         h = problem.Q.expand(w.shape[0], -1, -1).clone()
+    else:
+        h = torch.matmul(problem.G.mT, problem.G * w[:, : problem.m].unsqueeze(-1))
+        h = h if problem.diagonal else h.add_(problem.Q)
+    if isinstance(diagonal, Tensor):
         h.diagonal(dim1=-2, dim2=-1).add_(diagonal)
-        return h
-    h = torch.matmul(problem.G.mT, problem.G * w[:, : problem.m].unsqueeze(-1))
-    h = h if problem.diagonal else h.add_(problem.Q)
-    h.diagonal(dim1=-2, dim2=-1).add_(diagonal)
     return h
 
 
@@ -621,7 +627,7 @@ def in_single(system: Kkt) -> Kkt:
         return dataclasses.replace(system, system=in_single(system.system))
     inner = system.inner
     coarse = dataclasses.replace(inner, delta=_COARSER * inner.delta)
-    if isinstance(coarse, Primal):
+    if isinstance(coarse, Primal) and coarse.rho is not None:
         coarse = dataclasses.replace(coarse, rho=_COARSER * coarse.rho)
     coarse = map_tensors(Tensor.float, coarse)
     return with_inner(system if isinstance(system, Dual) else Cast(inner.problem, inner), coarse)

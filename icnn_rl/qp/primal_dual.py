@@ -29,8 +29,10 @@ from icnn_rl.qp.problem import TINY, Problem
 
 __all__ = ["PrimalDual"]
 
-#: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair.
-PHASES = ((3, 4), (2, 4), (2, 4), (3, 4), (4, 4), (8, 5), (12, 6))
+#: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
+#: from a coarser guess than sets of general rows: fewer steps before the first attempt.
+PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
+BOUND_PHASES = ((3, 4), *PHASES[1:])
 #: The least s and z to start from, relative to their mean.
 _LEAST = 0.3
 #: How far to go towards the boundary of s, z >= 0.
@@ -88,7 +90,9 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
         The result, and the system factored on the active sets.
     """
     work, point, trial = _Work(system), None, origin(system.problem)
-    phases: tuple[tuple[int, int], ...] = PHASES if active is None else ((0, 4), *PHASES)
+    phases: tuple[tuple[int, int], ...] = PHASES if system.problem.m else BOUND_PHASES
+    if active is not None:
+        phases = ((0, 4), *phases)
     if system.problem.d.shape[-1] == 0:
         phases, active = ((0, 1),), torch.zeros_like(system.problem.d, dtype=torch.bool)
     for phase, (interior, exact) in enumerate(phases):
@@ -205,29 +209,30 @@ def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point
     ra = problem.b - problem.Ax(x)
     rc = problem.d - problem.Cx(x)  # = s once primal feasible
     for _ in range(steps):
-        e = s / z
-        system = system.factored(e)
-        dx, dnu, dz = system.solve(rx, ra, rc)
-        _, _, cdx = system.spent(rx, ra, rc, dx, dnu, dz, e)
-        ds = _masked(rc - s - cdx, present)
+        system = system.factored(s / z)
+        assert system.factor is not None
+        e = system.factor.e
+        _, _, dz = system.solve(rx, ra, rc)
+        ds = _masked(-torch.addcmul(s, e, dz), present)  # rc - s - C dx, with C dx = rc + e dz
         active = dz * s > ds * z
         step = _step_length(s, ds, z, dz)
         mu = _masked(s * z, present).sum(-1, keepdim=True).clamp(min=TINY[z.dtype])
-        after = _masked((s + step * ds) * (z + step * dz), present).sum(-1, keepdim=True)
-        target = rc + _masked(ds * dz - (after / mu) ** 3 * mu / count, present) / z
-        dx, dnu, dz = system.solve(rx, ra, target)
-        qdx, adx, cdx = system.spent(rx, ra, target, dx, dnu, dz, e)
-        ds = _masked(rc - s - cdx, present)
+        after = _masked(torch.addcmul(s, step, ds) * torch.addcmul(z, step, dz), present).sum(-1, keepdim=True)
+        shift = _masked(ds * dz - (after / mu) ** 3 * mu / count, present) / z
+        dx, dnu, dz = system.solve(rx, ra, rc + shift)
+        qdx, adx = system.spent(rx, ra, dx, dnu)
+        ds = _masked(-torch.addcmul(s + shift, e, dz), present)
         step = _BACK_OFF * _step_length(s, ds, z, dz)
-        x, nu, z, s = x + step * dx, nu + step * dnu, z + step * dz, s + step * ds
-        rx, ra, rc = rx - step * qdx, ra - step * adx, rc - step * cdx
+        x, nu, z, s = (torch.addcmul(t, step, dt) for t, dt in ((x, dx), (nu, dnu), (z, dz), (s, ds)))
+        rx, ra = torch.addcmul(rx, step, qdx, value=-1.0), torch.addcmul(ra, step, adx, value=-1.0)
+        rc = torch.addcmul(rc, step, torch.addcmul(rc + shift, e, dz), value=-1.0)
     return Point(x, nu, z, s), active
 
 
 def _step_length(s: Tensor, ds: Tensor, z: Tensor, dz: Tensor) -> Tensor:
     """(B, 1): the largest step <= 1 that keeps s and z >= 0."""
-    fastest = torch.maximum((-ds / s).amax(-1, keepdim=True), (-dz / z).amax(-1, keepdim=True))
-    return 1.0 / fastest.clamp(min=1.0)
+    fastest = torch.minimum(ds / s, dz / z).amin(-1, keepdim=True)
+    return (-fastest).clamp(min=1.0).reciprocal()
 
 
 def _masked(t: Tensor, present: Tensor | None) -> Tensor:
@@ -267,6 +272,7 @@ def wrong_side(system: Inner, before: Point, point: Point, active: Tensor) -> tu
     unmet = active & (point.s.abs() > _UNMET[point.x.dtype] * length)
     settled = ~(wrong | unmet).any(-1)
     if isinstance(system, Primal) and system.proximal:
+        assert system.rho is not None
         pulled = torch.linalg.vector_norm(system.rho * (point.x - before.x), dim=-1)
         force = torch.linalg.vector_norm(problem.p, dim=-1) + largest.squeeze(-1)
         settled = settled & (pulled <= _HELD * force)
