@@ -23,19 +23,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl.qp._tree import leaves, rebuild
+from icnn_rl.qp._tree import leaves, map_tensors, rebuild
 from icnn_rl.qp.kkt import System, Triple
+from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.sparse import SparseRows
 
 #: Corrections of a derivative by its residual.
 _CORRECTIONS = 2
 
 
-def differentiable(
-    point: Triple, system: System, q: Tensor, g: Tensor | None, a: Tensor | None, right: Triple
-) -> Triple:
-    """``point`` with a graph: as a function of Q, G, A and of ``right`` = (-p, b, d)."""
-    template, tensors = system, leaves(system)
-    x, nu, z = _Solve.apply(template, *point, q, g, a, *right, *tensors)  # type: ignore[no-untyped-call]
+def differentiable(point: Triple, system: System, problem: Problem) -> Triple:
+    """``point`` with a graph: as a function of Q, G, A, p, b and d of the live ``problem``."""
+    right = (-problem.p, problem.b, problem.d)
+    matrices = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
+    patterns = tuple(map_tensors(Tensor.detach, part) for part in (problem.G, problem.A))
+    x, nu, z = _Solve.apply(  # type: ignore[no-untyped-call]
+        system, patterns, *point, problem.Q, *matrices, *right, *leaves(system)
+    )
     return x, nu, z
 
 
@@ -47,6 +51,7 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(
         template: System,
+        patterns: tuple[Tensor | SparseRows | None, ...],
         x: Tensor | None,
         nu: Tensor | None,
         z: Tensor | None,
@@ -64,22 +69,25 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
-        template, _, _, _, q, g, a, _, _, _, *tensors = inputs
-        ctx.template = template
+        ctx.template, ctx.patterns, _, _, _, q, g, a, _, _, _, *tensors = inputs
         ctx.save_for_backward(q, g, a, *output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, g, a, x, nu, z, *tensors = ctx.saved_tensors
-        dx, dnu, dz = _Solve.apply(ctx.template, None, None, None, q, g, a, *grads, *tensors)  # type: ignore[no-untyped-call]
+        dx, dnu, dz = _Solve.apply(ctx.template, ctx.patterns, None, None, None, q, g, a, *grads, *tensors)  # type: ignore[no-untyped-call]
         wanted = ctx.needs_input_grad
-        dq = -(_diagonal_product(dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)) if wanted[4] else None
+        g, a = (
+            pattern if isinstance(pattern, SparseRows) else part
+            for pattern, part in zip(ctx.patterns, (g, a), strict=True)
+        )
+        dq = -(_diagonal_product(dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)) if wanted[5] else None
         dg = None
-        if g is not None and wanted[5]:
+        if g is not None and wanted[6]:
             m = g.shape[-2]
             dg = -(_outer(dz[:, :m], x, g) + _outer(z[:, :m], dx, g))
-        da = -(_outer(dnu, x, a) + _outer(nu, dx, a)) if a is not None and wanted[6] else None
-        return (None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
+        da = -(_outer(dnu, x, a) + _outer(nu, dx, a)) if a is not None and wanted[7] else None
+        return (None, None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
 
 
 def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
@@ -93,8 +101,11 @@ def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
     return x, nu, z
 
 
-def _outer(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
-    """u v^T (B, k, n) a row, or their sum over the batch (1, k, n) where the rows share the matrix."""
+def _outer(u: Tensor, v: Tensor, like: Tensor | SparseRows) -> Tensor:
+    """u v^T (B, k, n) a row, or their sum over the batch (1, k, n) where the rows share the matrix; of a sparse matrix
+    only the entries (1, nnz)."""
+    if isinstance(like, SparseRows):
+        return like.outer(u, v)
     if like.shape[0] == 1:
         return torch.matmul(u.mT, v).unsqueeze(0)
     return u.unsqueeze(-1) * v.unsqueeze(-2)

@@ -103,9 +103,11 @@ class _Rows:
     """
 
     def __init__(self, problem: Problem, library: Any, *, sparse: bool) -> None:
+        problem = problem.dense()
         self.problem, self.library, self.sparse = problem, library, sparse
         q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-        self.Q, self.G, self.A = (self._matrices(part) for part in (q, problem.G, problem.A))
+        g, a = (part if isinstance(part, Tensor) else None for part in (problem.G, problem.A))
+        self.Q, self.G, self.A = (self._matrices(part) for part in (q, g, a))
         self.p, self.b = _array(problem.p), _array(problem.b)
         present = torch.ones_like(problem.d) if problem.present is None else problem.present
         self.present = _array(present) > 0

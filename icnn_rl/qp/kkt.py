@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp._tree import map_tensors
-from icnn_rl.qp.problem import Problem, matvec, rmatvec
+from icnn_rl.qp.problem import Problem, matvec, norms_of, rmatvec
+from icnn_rl.qp.sparse import Pairs, SparseRows
 
 #: delta, relative to ``unit``: of Primal, of Primal where Q may be singular, of Range and Dual. Primal's H holds 1 /
 #: delta: the digits of Q that this leaves are what corrections live on, and delta rho > eps keeps a singular H
@@ -129,13 +130,15 @@ class Primal:
 class Range:
     """S = R M R^T + E with R = [A; G] and M = 1 / (Q + bounds), for diagonal Q > 0.
 
-    ``delta`` (1|B, q + k) belongs to the equalities and the rows of C.
+    ``delta`` (1|B, q + k) belongs to the equalities and the rows of C. Sparse rows have ``pairs``, and S costs only the
+    products of entries that meet in a column.
     """
 
     problem: Problem
-    rows: Tensor
+    rows: Tensor | SparseRows
     delta: Tensor
     start: Tensor
+    pairs: Pairs | None = None
     factor: Factor | None = None
 
     @property
@@ -161,9 +164,12 @@ class Range:
         w = e.reciprocal()
         w = w if problem.present is None else w * problem.present
         bounds = problem.on_diagonal(w)
-        assert bounds is not None
-        mass = 1.0 / (problem.Q + bounds)
-        s = torch.matmul(self.rows * mass.unsqueeze(-2), self.rows.mT)
+        mass = (problem.Q if bounds is None else problem.Q + bounds).expand(w.shape[0], -1).reciprocal()
+        if self.pairs is not None:
+            s = self.pairs.gram(mass)
+        else:
+            assert isinstance(self.rows, Tensor)
+            s = torch.matmul(self.rows * mass.unsqueeze(-2), self.rows.mT)
         diagonal = s.diagonal(dim1=-2, dim2=-1)
         diagonal[:, :q].add_(self.delta[:, :q])
         if m:
@@ -175,7 +181,8 @@ class Range:
         assert self.factor is not None
         problem, q, m, w, mass = self.problem, self.q, self.problem.m, self.factor.w, self.factor.mass
         assert mass is not None
-        rx = rx + problem.Ctz_bounds(w * rc)
+        bounded = problem.lower or problem.upper
+        rx = rx + problem.Ctz_bounds(w * rc) if bounded else rx
         y = _cholesky_solve(matvec(self.rows, mass * rx) - torch.cat((ra, rc[:, :m]), -1), self.factor.chol)
         dx = mass * (rx - rmatvec(self.rows, y))
         dz = w[:, m:] * (problem.bounds_of(dx) - rc[:, m:])
@@ -409,17 +416,19 @@ def primal(problem: Problem, semidefinite: bool) -> Primal:
 def range_space(problem: Problem) -> Range:
     """A :class:`Range` system."""
     assert problem.A is not None or problem.G is not None
-    rows = stack(problem.A, problem.G)
-    norms = torch.linalg.vector_norm(rows, dim=-1)
+    rows = _stack_sparse(problem) if problem.sparse else stack(problem.A, problem.G)
+    norms = norms_of(rows)
     bounds = norms.new_ones(norms.shape[0], problem.d.shape[-1] - problem.m)
     unit = _unit(torch.cat((norms, bounds), -1), _curvature(problem))
     q = norms.shape[-1] - problem.m
-    return Range(problem, rows, _RANGE * unit, _PENALTY * unit[:, q:])
+    pairs = rows.pairs() if isinstance(rows, SparseRows) else None
+    return Range(problem, rows, _RANGE * unit, _PENALTY * unit[:, q:], pairs)
 
 
 def eliminate(problem: Problem, semidefinite: bool) -> Eliminate:
     """An :class:`Eliminate` change of variables with a :class:`Primal` system inside."""
-    assert problem.A is not None
+    problem = problem.dense()
+    assert isinstance(problem.A, Tensor)
     null, pinv, repeated = _null_space(problem.A)
     particular = matvec(pinv, problem.b)
     qz = problem.Q.unsqueeze(-1) * null if problem.diagonal else torch.matmul(problem.Q, null)
@@ -446,6 +455,9 @@ def choose(problem: Problem, chol: Tensor | None, semidefinite: bool) -> Kkt:
         chol: L L^T = Q (1|B, n, n), None where Q is diagonal.
         semidefinite: whether some Q is singular or nearly so.
     """
+    if problem.sparse and problem.diagonal and not semidefinite:
+        return range_space(problem)
+    problem = problem.dense()
     n, m, k = problem.n, problem.m, problem.d.shape[-1]
     q = 0 if problem.A is None else problem.A.shape[-2]
     bounded = problem.lower or problem.upper
@@ -472,8 +484,9 @@ def equilibrate(problem: Problem) -> Scale:
 
     Always with a system that takes singular matrices.
     """
+    problem = problem.dense()
     q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-    a = problem.p[:1].new_zeros(1, 0, problem.n) if problem.A is None else problem.A
+    a = problem.A if isinstance(problem.A, Tensor) else problem.p[:1].new_zeros(1, 0, problem.n)
     c = problem.constraint_matrix() if problem.d.shape[-1] else a[:, :0]
     batch = max(part.shape[0] for part in (q, a, c))
     q, a, c = (part.expand(batch, -1, -1) for part in (q, a, c))
@@ -527,6 +540,7 @@ def _hessian(problem: Problem, w: Tensor, rho: Tensor | None) -> Tensor:
     if problem.G is None:
         h = problem.Q.expand(w.shape[0], -1, -1).clone()
     else:
+        assert isinstance(problem.G, Tensor)  # systems that take sparse rows have no H
         h = torch.matmul(problem.G.mT, problem.G * w[:, : problem.m].unsqueeze(-1))
         h = h if problem.diagonal else h.add_(problem.Q)
     if isinstance(diagonal, Tensor):
@@ -585,11 +599,24 @@ def _pinv(basis: Tensor, r: Tensor) -> Tensor:
     return out
 
 
-def stack(a: Tensor | None, c: Tensor | None) -> Tensor:
+def stack(a: Tensor | SparseRows | None, c: Tensor | SparseRows | None) -> Tensor:
     """[A; C], where both or one of them exist."""
-    blocks = [block for block in (a, c) if block is not None]
+    blocks = [block.dense() if isinstance(block, SparseRows) else block for block in (a, c) if block is not None]
     batch = max(block.shape[0] for block in blocks)
     return torch.cat([block.expand(batch, -1, -1) for block in blocks], -2) if len(blocks) > 1 else blocks[0]
+
+
+def _stack_sparse(problem: Problem) -> SparseRows | Tensor:
+    """[A; G] where one of them is sparse: sparse if the other is sparse, too, or absent."""
+    parts = [part for part in (problem.A, problem.G) if part is not None]
+    sparse = [part for part in parts if isinstance(part, SparseRows)]
+    if len(sparse) < len(parts):
+        problem = problem.dense()
+        return stack(problem.A, problem.G)
+    offsets = [0, sparse[0].shape[0]]
+    row = torch.cat([part.row + offset for part, offset in zip(sparse, offsets, strict=False)], -1)
+    column, values = (torch.cat([getattr(part, name) for part in sparse], -1) for name in ("column", "values"))
+    return SparseRows(row, column, values, (sum(part.shape[0] for part in sparse), problem.n))
 
 
 def _cholesky(h: Tensor) -> Tensor:

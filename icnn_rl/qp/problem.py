@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.sparse import SparseRows
+
 __all__ = ["Diagonal", "Problem"]
 
 
@@ -30,15 +32,19 @@ class Diagonal:
     d: Tensor
 
 
-def matvec(m: Tensor, x: Tensor) -> Tensor:
+def matvec(m: Tensor | SparseRows, x: Tensor) -> Tensor:
     """M x: m (1|B, k, n), x (B, n) -> (B, k)."""
+    if isinstance(m, SparseRows):
+        return m.matvec(x)
     if m.shape[0] == 1:
         return torch.matmul(x, m[0].mT)
     return (m * x.unsqueeze(-2)).sum(-1)  # twice as fast as matmul on a CPU, which takes the rows one by one
 
 
-def rmatvec(m: Tensor, y: Tensor) -> Tensor:
+def rmatvec(m: Tensor | SparseRows, y: Tensor) -> Tensor:
     """M^T y: m (1|B, k, n), y (B, k) -> (B, n)."""
+    if isinstance(m, SparseRows):
+        return m.rmatvec(y)
     if m.shape[0] == 1:
         return torch.matmul(y, m[0])
     return torch.matmul(y.unsqueeze(-2), m).squeeze(-2)
@@ -46,6 +52,11 @@ def rmatvec(m: Tensor, y: Tensor) -> Tensor:
 
 #: The smallest number that is no 0: guards divisions.
 TINY = {torch.float64: 1e-300, torch.float32: 1e-37}
+
+
+def norms_of(m: Tensor | SparseRows) -> Tensor:
+    """(1|B, k): Euclidean norms of the rows."""
+    return m.norms() if isinstance(m, SparseRows) else torch.linalg.vector_norm(m, dim=-1)
 
 
 class Products(NamedTuple):
@@ -68,7 +79,7 @@ class Problem:
     """See the module. ``Q`` is (1|B, n) for a diagonal matrix, else (1|B, n, n).
 
     Attributes:
-        G, A: (1|B, m, n) and (1|B, q, n), or None.
+        G, A: (1|B, m, n) and (1|B, q, n), or sparse rows that all share, or None.
         b: (B, q); zero columns where A is None.
         d: (B, k), k = m + n (lower) + n (upper); where ``present`` is 0 any finite number.
         lower, upper: whether C has the rows of -I and of I.
@@ -78,8 +89,8 @@ class Problem:
 
     Q: Tensor
     p: Tensor
-    G: Tensor | None
-    A: Tensor | None
+    G: Tensor | SparseRows | None
+    A: Tensor | SparseRows | None
     b: Tensor
     d: Tensor
     lower: bool
@@ -94,7 +105,7 @@ class Problem:
 
     @property
     def m(self) -> int:
-        return 0 if self.G is None else self.G.shape[-2]
+        return 0 if self.G is None else self.G.shape[-2]  # of SparseRows, too
 
     @property
     def diagonal(self) -> bool:
@@ -168,18 +179,27 @@ class Problem:
         bounds = self.p.new_ones(1, self.d.shape[-1] - self.m)
         if self.G is None:
             return bounds
-        norms = torch.linalg.vector_norm(self.G, dim=-1)
+        norms = norms_of(self.G)
         return torch.cat((norms, bounds.expand(norms.shape[0], -1)), -1) if bounds.shape[-1] else norms
 
     def equality_norms(self) -> Tensor:
         """(1|B, q): likewise of A."""
         if self.a_norms is not None:
             return self.a_norms
-        return self.b[:1] if self.A is None else torch.linalg.vector_norm(self.A, dim=-1)
+        return self.b[:1] if self.A is None else norms_of(self.A)
 
     def with_norms(self) -> Problem:
         """The same problem, with these norms kept."""
         return dataclasses.replace(self, a_norms=self.equality_norms(), c_norms=self.row_norms())
+
+    @property
+    def sparse(self) -> bool:
+        return isinstance(self.G, SparseRows) or isinstance(self.A, SparseRows)
+
+    def dense(self) -> Problem:
+        """The same problem without sparse parts."""
+        g, a = (part.dense() if isinstance(part, SparseRows) else part for part in (self.G, self.A))
+        return dataclasses.replace(self, G=g, A=a)
 
     def changed(self, **parts: Any) -> Problem:
         """The problem with some parts replaced."""
@@ -193,8 +213,9 @@ class Problem:
     def constraint_matrix(self) -> Tensor:
         """C (1|B, k, n), written out."""
         identity = torch.eye(self.n, dtype=self.p.dtype, device=self.p.device).unsqueeze(0)
-        blocks = ([] if self.G is None else [self.G]) + ([-identity] if self.lower else []) + [identity] * self.upper
-        batch = 1 if self.G is None else self.G.shape[0]
+        g = self.G.dense() if isinstance(self.G, SparseRows) else self.G
+        blocks = ([] if g is None else [g]) + ([-identity] if self.lower else []) + [identity] * self.upper
+        batch = 1 if g is None else g.shape[0]
         if not blocks:
             return self.p.new_zeros(1, 0, self.n)
         return torch.cat([block.expand(batch, -1, -1) for block in blocks], -2)

@@ -19,6 +19,7 @@ from icnn_rl.qp.numeric import Outcome
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.solution import ActiveSet, QPSolution
+from icnn_rl.qp.sparse import SparseRows
 from icnn_rl.solution import SolveError, Status
 
 __all__ = ["solve_qp"]
@@ -49,7 +50,8 @@ def solve_qp(
         Q: positive semidefinite: (..., n, n), of which only the symmetric part matters; ``Diagonal(d)`` with d
             (..., n); or a number (a tensor without dimensions may carry a gradient), the multiple of the identity.
         p: (..., n), float32 or float64.
-        G, h: (..., m, n) and (..., m); +inf in h: no constraint.
+        G, h: (..., m, n) and (..., m); +inf in h: no constraint. G and A may be sparse tensors with two dimensions:
+            time and memory follow their entries where Q is diagonal and positive.
         A, b: (..., q, n) and (..., q). Dependent rows are welcome as long as they agree.
         lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
@@ -78,10 +80,9 @@ def solve_qp(
     problem, impossible = _problem(Q, p, G, h, A, b, lb, ub, shape)
     guess = None if warm_start is None else _stack_active(warm_start, problem, shape)
     outcome, system = _numbers(_Call(solver, throw, shape, p.dtype), problem, impossible, guess)
-    right = (-problem.p, problem.b, problem.d)
     good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
     found = (torch.where(good, outcome.x, 0.0), torch.where(good, outcome.nu, 0.0), torch.where(good, outcome.z, 0.0))
-    point = differentiable(found, system, problem.Q, problem.G, problem.A, right)
+    point = differentiable(found, system, problem)
     return _report(problem, outcome, point, shape, p.dtype)
 
 
@@ -168,6 +169,15 @@ def _flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     return t.expand(*shape, *inside).reshape(-1, *inside)
 
 
+def _matrix(matrix: Tensor, q: Tensor, shape: torch.Size) -> Tensor | SparseRows:
+    """G or A: sparse rows stay sparse next to a diagonal Q, where their structure saves time."""
+    if matrix.layout == torch.strided:
+        return _flat(matrix, 2, shape)
+    if q.dim() == 2 and matrix.dim() == 2:
+        return SparseRows.of(matrix)
+    return _flat(matrix.to_dense(), 2, shape)
+
+
 def _problem(
     Q: Tensor | Diagonal | float,
     p: Tensor,
@@ -190,11 +200,10 @@ def _problem(
     if isinstance(Q, Diagonal):
         q = _flat(Q.d, 1, shape)
     elif isinstance(Q, Tensor) and Q.dim() > 0:
-        q = _flat(Q, 2, shape)
+        q = _flat(Q if Q.layout == torch.strided else Q.to_dense(), 2, shape)
     else:
         q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).double().expand(1, n)
-    g = None if G is None or G.shape[-2] == 0 else _flat(G, 2, shape)
-    a = None if A is None or A.shape[-2] == 0 else _flat(A, 2, shape)
+    g, a = (None if part is None or part.shape[-2] == 0 else _matrix(part, q, shape) for part in (G, A))
     flat_p = vector(p, n)
     right = [vector(h, h.shape[-1])] if h is not None and g is not None else []
     right += [-vector(lb, n)] if lb is not None else []
@@ -228,12 +237,15 @@ class _Call:
 
     def __init__(self, solver: PrimalDual | External, throw: bool, shape: torch.Size, dtype: torch.dtype) -> None:
         self.solver, self.throw, self.shape, self.dtype = solver, throw, shape, dtype
+        self.patterns: list[Tensor | SparseRows | None] = [None, None]
         self.answer: tuple[Outcome, System]
 
 
 def _numbers(call: _Call, problem: Problem, impossible: Tensor, guess: Tensor | None) -> tuple[Outcome, System]:
     """:func:`_solve_rows` behind an autograd function: no graph, and torch.func sees one operation."""
-    parts = (problem.Q, problem.p, problem.G, problem.A, problem.b, problem.d, problem.present, impossible, guess)
+    g, a = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
+    call.patterns = [map_tensors(Tensor.detach, part) for part in (problem.G, problem.A)]
+    parts = (problem.Q, problem.p, g, a, problem.b, problem.d, problem.present, impossible, guess)
     tensors = iter(_Numbers.apply(call, problem.lower, problem.upper, *parts))  # type: ignore[no-untyped-call]
     outcome, system = call.answer
     return rebuild(outcome, tensors), rebuild(system, tensors)
@@ -253,7 +265,8 @@ class _Numbers(torch.autograd.Function):
         assert impossible is not None
         if q.dim() == 3 and not torch.equal(q, q.mT):
             q = 0.5 * (q + q.mT)
-        problem = Problem(q, p, g, a, b, d, lower, upper, None if bool(present.all()) else present)
+        rows_g, rows_a = (_with_pattern(pattern, part) for pattern, part in zip(call.patterns, (g, a), strict=True))
+        problem = Problem(q, p, rows_g, rows_a, b, d, lower, upper, None if bool(present.all()) else present)
         call.answer = _solve_rows(problem, impossible, call.solver, call.dtype, guess)
         outcome, _ = call.answer
         if call.throw and bool((outcome.status != Status.SUCCESS).any()):
@@ -283,6 +296,18 @@ class _Numbers(torch.autograd.Function):
         shared = [t.shape[0] == 1 and size * batch > 1 for t in flat]
         out = tuple(t if alone else t.reshape(size, batch, *t.shape[1:]) for t, alone in zip(flat, shared, strict=True))
         return out, tuple(None if alone else 0 for alone in shared)
+
+
+def _with_pattern(pattern: Tensor | SparseRows | None, values: Tensor | None) -> Tensor | SparseRows | None:
+    """Sparse rows of these values; a dense matrix as it is."""
+    if not isinstance(pattern, SparseRows):
+        return values
+    assert values is not None
+    if values.shape[0] > 1:
+        raise ValueError(
+            "Sparse G and A: expected one matrix for all rows of the batch, got a mapped one; use dense ones."
+        )
+    return dataclasses.replace(pattern, values=values)
 
 
 def _rows(part: Tensor, dim: int | None) -> int:
