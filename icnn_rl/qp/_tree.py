@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -16,10 +17,16 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: T) -> T:
     """The same tree with every tensor replaced. Whatever is neither tensor nor dataclass stays."""
     if isinstance(tree, Tensor):
         return function(tree)  # type: ignore[return-value]  # T is Tensor here
-    if not dataclasses.is_dataclass(tree) or isinstance(tree, type):
+    names = _names(type(tree))  # type: ignore[arg-type]  # mypy takes a type variable for unhashable
+    if names is None:
         return tree
-    fields = {f.name: map_tensors(function, getattr(tree, f.name)) for f in dataclasses.fields(tree)}
-    return dataclasses.replace(tree, **fields)
+    return type(tree)(**{name: map_tensors(function, getattr(tree, name)) for name in names})
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass; a solve walks through many, and dataclasses.fields is slow."""
+    return tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
 
 
 def leaves(tree: Any) -> list[Tensor]:

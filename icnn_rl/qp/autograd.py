@@ -18,13 +18,15 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from icnn_rl.qp import _compiled
 from icnn_rl.qp._tree import leaves, map_tensors, rebuild
-from icnn_rl.qp.kkt import System, Triple
+from icnn_rl.qp.kkt import Primal, System, Triple
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows
 
@@ -36,11 +38,18 @@ def differentiable(point: Triple, system: System, problem: Problem) -> Triple:
     """``point`` with a graph: as a function of Q, G, A, p, b and d of the live ``problem``."""
     right = (-problem.p, problem.b, problem.d)
     matrices = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
-    patterns = tuple(map_tensors(Tensor.detach, part) for part in (problem.G, problem.A))
-    x, nu, z = _Solve.apply(  # type: ignore[no-untyped-call]
-        system, patterns, *point, problem.Q, *matrices, *right, *leaves(system)
+    patterns = tuple(
+        map_tensors(Tensor.detach, part) if isinstance(part, SparseRows) else None for part in (problem.G, problem.A)
     )
+    # only torch.func has to see the tensors of the system; they depend on nothing
+    tensors = leaves(system) if transformed() else []
+    x, nu, z = _Solve.apply(system, patterns, *point, problem.Q, *matrices, *right, *tensors)  # type: ignore[no-untyped-call]
     return x, nu, z
+
+
+def transformed() -> bool:
+    """Whether tensors may be those of torch.func, whose values no Python code may look at."""
+    return bool(torch._C._are_functorch_transforms_active())
 
 
 class _Solve(torch.autograd.Function):
@@ -51,21 +60,13 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(
         template: System,
-        patterns: tuple[Tensor | SparseRows | None, ...],
-        x: Tensor | None,
-        nu: Tensor | None,
-        z: Tensor | None,
-        q: Tensor,
-        g: Tensor | None,
-        a: Tensor | None,
-        rx: Tensor,
-        ra: Tensor,
-        rc: Tensor,
-        *tensors: Tensor,
+        patterns: tuple[SparseRows | None, ...],
+        *parts: Any,  # x, nu, z or None, q, g, a, rx, ra, rc, *tensors: torch inspects the signature at every call
     ) -> Triple:
-        if x is not None and nu is not None and z is not None:
+        x, nu, z, _, _, _, rx, ra, rc, *tensors = parts
+        if x is not None:
             return x.clone(), nu.clone(), z.clone()
-        return _corrected(rebuild(template, iter(tensors)), rx, ra, rc)
+        return _corrected(_system(template, tensors), rx, ra, rc)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
@@ -75,24 +76,32 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, g, a, x, nu, z, *tensors = ctx.saved_tensors
-        dx, dnu, dz = _Solve.apply(ctx.template, ctx.patterns, None, None, None, q, g, a, *grads, *tensors)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() or transformed():
+            dx, dnu, dz = _Solve.apply(  # type: ignore[no-untyped-call]
+                ctx.template, ctx.patterns, None, None, None, q, g, a, *grads, *tensors
+            )
+        else:
+            dx, dnu, dz = _corrected(_system(ctx.template, tensors), *grads)
         wanted = ctx.needs_input_grad
-        g, a = (
-            pattern if isinstance(pattern, SparseRows) else part
-            for pattern, part in zip(ctx.patterns, (g, a), strict=True)
-        )
+        g, a = (part if pattern is None else pattern for pattern, part in zip(ctx.patterns, (g, a), strict=True))
         dq = -(_diagonal_product(dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)) if wanted[5] else None
         dg = None
         if g is not None and wanted[6]:
             m = g.shape[-2]
-            dg = -(_outer(dz[:, :m], x, g) + _outer(z[:, :m], dx, g))
-        da = -(_outer(dnu, x, a) + _outer(nu, dx, a)) if a is not None and wanted[7] else None
+            dg = _minus_outers(dz[:, :m], x, z[:, :m], dx, g)
+        da = _minus_outers(dnu, x, nu, dx, a) if a is not None and wanted[7] else None
         return (None, None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
+
+
+def _system(template: System, tensors: Sequence[Tensor]) -> System:
+    return rebuild(template, iter(tensors)) if tensors else template
 
 
 def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
     """The solve with its regularisation corrected away."""
     problem = system.problem
+    if isinstance(system, Primal) and system.compiled and not transformed():
+        return _compiled.inverse(system, rx, ra, rc, _CORRECTIONS)
     x, nu, z = system.solve(rx, ra, rc)
     for _ in range(_CORRECTIONS):
         left_x = rx - problem.Qx(x) - problem.Aty(nu) - problem.Ctz(z)
@@ -109,6 +118,13 @@ def _outer(u: Tensor, v: Tensor, like: Tensor | SparseRows) -> Tensor:
     if like.shape[0] == 1:
         return torch.matmul(u.mT, v).unsqueeze(0)
     return u.unsqueeze(-1) * v.unsqueeze(-2)
+
+
+def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | SparseRows) -> Tensor:
+    """-(u v^T + s t^T), in two passes over the result."""
+    if isinstance(like, SparseRows) or like.shape[0] == 1:
+        return -(_outer(u, v, like) + _outer(s, t, like))
+    return torch.addcmul(_outer(-u, v, like), s.unsqueeze(-1), t.unsqueeze(-2), value=-1.0)
 
 
 def _symmetric_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:

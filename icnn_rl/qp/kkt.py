@@ -84,7 +84,8 @@ class Primal:
     """H = Q + rho + C^T W C, for problems without equalities.
 
     ``proximal``: whether rho is there because Q may be singular. ``start`` (1|B, k), here and in :class:`Range`: the e
-    of the penalty problem that iterations start from.
+    of the penalty problem that iterations start from. ``compiled``: made by the compiled kernel, which is to be used
+    for derivatives as well.
     """
 
     problem: Problem
@@ -93,6 +94,7 @@ class Primal:
     start: Tensor
     proximal: bool = False
     factor: Factor | None = None
+    compiled: bool = False
 
     @property
     def inner(self) -> Primal:
@@ -383,7 +385,7 @@ class Mixed:
     problem: Problem
     first: System
     index: Tensor
-    second: Kkt
+    second: System
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         right = (rx, ra, rc)

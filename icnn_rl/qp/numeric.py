@@ -39,12 +39,13 @@ _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row each: x, nu, z, the active set, relative residuals, factorisations, and the status. Where the status is
-    PRIMAL_INFEASIBLE, nu and z are its certificate; where it is DUAL_INFEASIBLE, ``ray``, zero elsewhere."""
+    """A row each: x, nu, z, s = d - C x, the active set, relative residuals, factorisations, and the status. Where the
+    status is PRIMAL_INFEASIBLE, nu and z are its certificate; where it is DUAL_INFEASIBLE, ``ray``, zero elsewhere."""
 
     x: Tensor
     nu: Tensor
     z: Tensor
+    s: Tensor
     active: Tensor
     residuals: Residuals
     steps: Tensor
@@ -83,11 +84,11 @@ def solve(
     given = None if given is None else pick(failed, given)
     again, careful = _attempt(systems.equilibrate(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
     better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
-    outcome, mixed = _put(outcome, failed, again, better), Mixed(problem, first, failed, careful)
+    outcome, mixed = put(outcome, failed, again, better), Mixed(problem, first, failed, careful)
     failed = _unsolved(outcome)
     if failed is not None:
         part = pick(failed, problem)
-        outcome = _put(outcome, failed, _diagnose(part, pick(failed, outcome), ours, semidefinite), None)
+        outcome = put(outcome, failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
     return outcome, mixed
 
 
@@ -96,7 +97,7 @@ def _unsolved(outcome: Outcome) -> Tensor | None:
     return rows if rows.numel() else None
 
 
-def _put(whole: Outcome, index: Tensor, part: Outcome, marked: Tensor | None) -> Outcome:
+def put(whole: Outcome, index: Tensor, part: Outcome, marked: Tensor | None = None) -> Outcome:
     """``whole`` with the rows at ``index`` taken from ``part``, or those of them that are marked."""
     if marked is not None:
         index = index[marked]
@@ -124,7 +125,7 @@ def _attempt(
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
     ray = torch.zeros_like(point.x)
-    return Outcome(point.x, point.nu, point.z, active, fit, result.steps, status, ray), system
+    return Outcome(point.x, point.nu, point.z, point.s, active, fit, result.steps, status, ray), system
 
 
 def _correct(system: Kkt, point: Point, active: Tensor, patience: int) -> tuple[Point, Residuals]:
@@ -202,9 +203,11 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
     unbounded = unbounded & ~infeasible
     row = infeasible.unsqueeze(-1)
     status = torch.where(unbounded, int(Status.DUAL_INFEASIBLE), outcome.status)
+    x = torch.where(row, nearest, outcome.x.nan_to_num(0.0, 0.0, 0.0))
     return dataclasses.replace(
         outcome,
-        x=torch.where(row, nearest, outcome.x.nan_to_num(0.0, 0.0, 0.0)),
+        x=x,
+        s=problem.d - problem.Cx(x),
         nu=torch.where(row, nu, outcome.nu),
         z=torch.where(row, z, outcome.z),
         status=torch.where(infeasible, int(Status.PRIMAL_INFEASIBLE), status),

@@ -156,6 +156,9 @@ class Problem:
 
     def blocks(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The parts of a vector over the rows of C: of G, of the lower and of the upper bounds (empty if absent)."""
+        if not (self.lower or self.upper):
+            none = z.detach()[:, :0]
+            return z, none, none
         m, n = self.m, self.n
         middle = m + n if self.lower else m
         return z[:, :m], z[:, m:middle], z[:, middle:]
@@ -222,4 +225,4 @@ class Problem:
 
     def objective(self, x: Tensor) -> Tensor:
         """(B,): 1/2 x^T Q x + p^T x."""
-        return ((0.5 * self.Qx(x) + self.p) * x).sum(-1)
+        return (torch.add(self.p, self.Qx(x), alpha=0.5) * x).sum(-1)

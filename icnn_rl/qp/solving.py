@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_same_kind
-from icnn_rl.qp import numeric
+from icnn_rl.qp import _compiled, numeric
 from icnn_rl.qp._tree import leaves, map_tensors, pick, rebuild
-from icnn_rl.qp.autograd import differentiable
+from icnn_rl.qp.autograd import differentiable, transformed
 from icnn_rl.qp.external import External
-from icnn_rl.qp.kkt import System
+from icnn_rl.qp.kkt import Mixed, System
 from icnn_rl.qp.numeric import Outcome
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal, Problem
@@ -77,12 +77,27 @@ def solve_qp(
     solver = PrimalDual() if solver is None else solver
     _check(Q, p, G, h, A, b, lb, ub, solver)
     shape = _batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub)
-    problem, impossible = _problem(Q, p, G, h, A, b, lb, ub, shape)
+    problem = _problem(Q, p, G, h, A, b, lb, ub, shape)
     guess = None if warm_start is None else _stack_active(warm_start, problem, shape)
-    outcome, system = _numbers(_Call(solver, throw, shape, p.dtype), problem, impossible, guess)
-    good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
-    found = (torch.where(good, outcome.x, 0.0), torch.where(good, outcome.nu, 0.0), torch.where(good, outcome.z, 0.0))
-    point = differentiable(found, system, problem)
+    call = _Call(solver, throw, shape, p.dtype)
+    outcome, system = _numbers(call, problem, guess)
+    point = found = (outcome.x, outcome.nu, outcome.z)
+    if _traced(problem):
+        good = None if call.solved and not transformed() else (outcome.status == Status.SUCCESS).unsqueeze(-1)
+        if good is not None:
+            found = (
+                torch.where(good, found[0], 0.0),
+                torch.where(good, found[1], 0.0),
+                torch.where(good, found[2], 0.0),
+            )
+        point = differentiable(found, system, problem)
+        if good is not None:
+            x, nu, z = point
+            point = (
+                torch.where(good, x, outcome.x),
+                torch.where(good, nu, outcome.nu),
+                torch.where(good, z, outcome.z),
+            )
     return _report(problem, outcome, point, shape, p.dtype)
 
 
@@ -151,6 +166,8 @@ def _batch_shape(**arguments: Any) -> torch.Size:
         if isinstance(tensor, Tensor) and tensor.dim() > 0:
             dims = 1 if isinstance(value, Diagonal) else core.get(name, 1)
             shapes[name] = tensor.shape[: tensor.dim() - dims]
+    if len(set(shapes.values())) == 1:
+        return torch.Size(next(iter(shapes.values())))
     try:
         return torch.Size(torch.broadcast_shapes(*shapes.values()))  # type: ignore[no-untyped-call]
     except RuntimeError:
@@ -163,8 +180,10 @@ def _batch_shape(**arguments: Any) -> torch.Size:
 def _flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     """In float64, with one batch dimension: B, or 1 where all rows share the tensor."""
     t = t.double()
-    inside = t.shape[t.dim() - core :]
-    if math.prod(t.shape[: t.dim() - core]) == 1:
+    outside, inside = t.shape[: t.dim() - core], t.shape[t.dim() - core :]
+    if len(outside) == 1 and outside in (shape, (1,)):
+        return t  # as it is in most calls, and a view has its price in the backward pass
+    if math.prod(outside) == 1:
         return t.reshape(1, *inside)
     return t.expand(*shape, *inside).reshape(-1, *inside)
 
@@ -188,14 +207,16 @@ def _problem(
     lb: Tensor | float | None,
     ub: Tensor | float | None,
     shape: torch.Size,
-) -> tuple[Problem, Tensor]:
-    """The live problem, and the rows with a right-hand side that no point can meet."""
+) -> Problem:
+    """The live problem; what is infinite in its d is left to :func:`_finite`."""
     n, batch = p.shape[-1], math.prod(shape)
 
     def vector(t: Tensor | float, size: int) -> Tensor:
-        t = torch.as_tensor(t, dtype=p.dtype, device=p.device)
-        t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
-        return _flat(t, 1, shape).expand(batch, -1)
+        t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=p.dtype, device=p.device)
+        if t.dim() == 0 or t.shape[-1] != size:
+            t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
+        t = _flat(t, 1, shape)
+        return t if t.shape[0] == batch else t.expand(batch, -1)
 
     if isinstance(Q, Diagonal):
         q = _flat(Q.d, 1, shape)
@@ -208,12 +229,15 @@ def _problem(
     right = [vector(h, h.shape[-1])] if h is not None and g is not None else []
     right += [-vector(lb, n)] if lb is not None else []
     right += [vector(ub, n)] if ub is not None else []
-    d = torch.cat(right, -1) if right else flat_p[:, :0]
-    flat_b = vector(b, b.shape[-1]) if b is not None and a is not None else flat_p[:, :0]
-    infinite = torch.isinf(d)
-    impossible = (infinite & (d < 0)).any(-1)
-    d = torch.where(infinite, 0.0, d)
-    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, (~infinite).double()), impossible
+    none = flat_p.new_empty(batch, 0)
+    d = right[0] if len(right) == 1 else (torch.cat(right, -1) if right else none)
+    flat_b = vector(b, b.shape[-1]) if b is not None and a is not None else none
+    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, None)
+
+
+def _traced(problem: Problem) -> bool:
+    """Whether somebody may want derivatives."""
+    return transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in leaves(problem)))
 
 
 def _stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) -> Tensor:
@@ -229,6 +253,8 @@ def _stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) ->
                 f"warm_start: expected an ActiveSet of bool tensors of shapes {(*shape, problem.m)} and "
                 f"{(*shape, problem.n)}, got {part!r}. Take `solution.warm_start` of a problem with the same shapes."
             )
+    if len(parts) == 1:
+        return parts[0].reshape(-1, *sizes)
     return torch.cat(parts, -1).reshape(-1, sum(sizes)) if parts else problem.d > 0
 
 
@@ -237,18 +263,36 @@ class _Call:
 
     def __init__(self, solver: PrimalDual | External, throw: bool, shape: torch.Size, dtype: torch.dtype) -> None:
         self.solver, self.throw, self.shape, self.dtype = solver, throw, shape, dtype
-        self.patterns: list[Tensor | SparseRows | None] = [None, None]
+        self.patterns: list[SparseRows | None] = [None, None]
+        self.solved = False
         self.answer: tuple[Outcome, System]
 
 
-def _numbers(call: _Call, problem: Problem, impossible: Tensor, guess: Tensor | None) -> tuple[Outcome, System]:
-    """:func:`_solve_rows` behind an autograd function: no graph, and torch.func sees one operation."""
+def _numbers(call: _Call, problem: Problem, guess: Tensor | None) -> tuple[Outcome, System]:
+    """:func:`_solve_rows` without a graph; torch.func sees one operation."""
+    if not transformed():
+        with torch.no_grad():
+            answer = _answer(call, map_tensors(lambda t: t.detach() if t.requires_grad else t, problem), guess)
+        return answer
+    call.patterns = [
+        map_tensors(Tensor.detach, part) if isinstance(part, SparseRows) else None for part in (problem.G, problem.A)
+    ]
     g, a = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
-    call.patterns = [map_tensors(Tensor.detach, part) for part in (problem.G, problem.A)]
-    parts = (problem.Q, problem.p, g, a, problem.b, problem.d, problem.present, impossible, guess)
+    parts = (problem.Q, problem.p, g, a, problem.b, problem.d, guess)
     tensors = iter(_Numbers.apply(call, problem.lower, problem.upper, *parts))  # type: ignore[no-untyped-call]
     outcome, system = call.answer
     return rebuild(outcome, tensors), rebuild(system, tensors)
+
+
+def _answer(call: _Call, problem: Problem, guess: Tensor | None) -> tuple[Outcome, System]:
+    """The outcome; an error where rows failed and the caller wants to hear of it."""
+    if not problem.diagonal and not torch.equal(problem.Q, problem.Q.mT):
+        problem = dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
+    outcome, system = _solve_rows(problem, call.solver, call.dtype, guess)
+    call.solved = not bool(outcome.status.any())  # SUCCESS is 0
+    if call.throw and not call.solved:
+        raise SolveError(_report(problem, outcome, (outcome.x, outcome.nu, outcome.z), call.shape, call.dtype))
+    return outcome, system
 
 
 class _Numbers(torch.autograd.Function):
@@ -256,21 +300,13 @@ class _Numbers(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, lower: bool, upper: bool, *parts: Tensor | None) -> tuple[Tensor, ...]:
-        q, p, g, a, b, d, present, impossible, guess = parts
+        q, p, g, a, b, d, guess = parts
         assert q is not None
         assert p is not None
         assert b is not None
         assert d is not None
-        assert present is not None
-        assert impossible is not None
-        if q.dim() == 3 and not torch.equal(q, q.mT):
-            q = 0.5 * (q + q.mT)
         rows_g, rows_a = (_with_pattern(pattern, part) for pattern, part in zip(call.patterns, (g, a), strict=True))
-        problem = Problem(q, p, rows_g, rows_a, b, d, lower, upper, None if bool(present.all()) else present)
-        call.answer = _solve_rows(problem, impossible, call.solver, call.dtype, guess)
-        outcome, _ = call.answer
-        if call.throw and bool((outcome.status != Status.SUCCESS).any()):
-            raise SolveError(_report(problem, outcome, (outcome.x, outcome.nu, outcome.z), call.shape, call.dtype))
+        call.answer = _answer(call, Problem(q, p, rows_g, rows_a, b, d, lower, upper, None), guess)
         return tuple(t.clone() if t._is_view() else t for part in call.answer for t in leaves(part))
 
     @staticmethod
@@ -279,7 +315,7 @@ class _Numbers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-        return (None,) * 12
+        return (None,) * 10
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: _Call, lower: bool, upper: bool, *parts: Any) -> Any:
@@ -298,9 +334,9 @@ class _Numbers(torch.autograd.Function):
         return out, tuple(None if alone else 0 for alone in shared)
 
 
-def _with_pattern(pattern: Tensor | SparseRows | None, values: Tensor | None) -> Tensor | SparseRows | None:
+def _with_pattern(pattern: SparseRows | None, values: Tensor | None) -> Tensor | SparseRows | None:
     """Sparse rows of these values; a dense matrix as it is."""
-    if not isinstance(pattern, SparseRows):
+    if pattern is None:
         return values
     assert values is not None
     if values.shape[0] > 1:
@@ -323,9 +359,36 @@ def _merge(part: Tensor | None, dim: int | None, size: int, batch: int, *, share
 
 
 def _solve_rows(
-    problem: Problem, impossible: Tensor, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
+    problem: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
+) -> tuple[Outcome, System]:
+    """Tiny problems are solved by the compiled kernel; what it leaves, and all other problems, by torch."""
+    quick = None
+    if isinstance(solver, PrimalDual) and _compiled.fits(problem, solver, data):
+        quick = _compiled.solve(problem, solver, guess)
+    if quick is None:
+        return _solve_finite(problem, solver, data, guess)
+    outcome, system, left = quick
+    if left is None:
+        return outcome, system
+    guess = None if guess is None else guess[left]
+    others, second = _solve_finite(pick(left, problem), solver, data, guess)
+    return numeric.put(outcome, left, others), Mixed(problem, system, left, second)
+
+
+def _finite(problem: Problem) -> tuple[Problem, Tensor]:
+    """The problem without constraints whose right-hand side is infinite, and the rows where no point can meet one."""
+    infinite = torch.isinf(problem.d)
+    if not bool(infinite.any()):
+        return problem, torch.zeros_like(problem.p[:, 0], dtype=torch.bool)
+    d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
+    return dataclasses.replace(problem, d=d, present=present), (infinite & (problem.d < 0)).any(-1)
+
+
+def _solve_finite(
+    given: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
 ) -> tuple[Outcome, System]:
     """:func:`numeric.solve` for the rows that can be solved; copies of one of them stand in for the others."""
+    problem, impossible = _finite(given)
     bad = torch.zeros_like(impossible)
     for tensor in leaves(problem):
         bad = bad | ~torch.isfinite(tensor.flatten(1).sum(-1))  # one pass, unlike isfinite of all
@@ -348,8 +411,11 @@ def _solve_rows(
         x, nu, z = (torch.where(row, torch.nan, part) for part in (outcome.x, outcome.nu, outcome.z))
         nan = torch.where(bad, torch.nan, 0.0)
         fit = map_tensors(lambda t: t + nan, outcome.residuals)
+        fit = dataclasses.replace(fit, duality=torch.where(impossible, torch.inf, fit.duality))
         active = outcome.active & ~excluded.unsqueeze(-1)
         outcome = dataclasses.replace(outcome, x=x, nu=nu, z=z, residuals=fit, status=status, active=active)
+    if some or problem.present is not None:
+        outcome = dataclasses.replace(outcome, s=given.d - given.Cx(outcome.x))
     if bool((outcome.status != Status.SUCCESS).any()):
         # a failed row gets no gradient, but 0 times a factor that is NaN would be one
         system = map_tensors(lambda t: torch.nan_to_num(t, 0.0, 0.0, 0.0) if t.is_floating_point() else t, system)
@@ -366,28 +432,20 @@ def _report(
     problem: Problem, outcome: Outcome, point: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype
 ) -> QPSolution:
     """The solution in the user's shapes and dtype. ``point`` carries the graph of the rows that were solved."""
-    good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
-    x, nu, z = (
-        torch.where(good, live, found) for live, found in zip(point, (outcome.x, outcome.nu, outcome.z), strict=True)
-    )
+    x, nu, z = point
 
     def out(t: Tensor) -> Tensor:
-        return t.reshape((*shape, *t.shape[1:])).to(dtype if t.is_floating_point() else t.dtype)
+        t = t if len(shape) == 1 else t.reshape((*shape, *t.shape[1:]))
+        return t if t.dtype == dtype or not t.is_floating_point() else t.to(dtype)
 
     z_g, z_lower, z_upper = problem.blocks(z)
     on_g, on_lower, on_upper = problem.blocks(outcome.active)
-    none, off = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
-    with torch.no_grad():
-        gx = problem.Cx(outcome.x)[:, : problem.m]
-        slack = problem.d[:, : problem.m] - gx
-        if problem.present is not None:
-            slack = torch.where(problem.present[:, : problem.m] > 0, slack, torch.inf)
-        balance = ((problem.Qx(outcome.x) + problem.p) * outcome.x).sum(-1) + (problem.b * outcome.nu).sum(-1)
-        gap = (balance + (problem.d * outcome.z).sum(-1)).abs()
+    none = torch.zeros_like(outcome.x)
+    off = none > 0
     return QPSolution(
         value=out(x),
         fun=out(problem.objective(x)),
-        gap=out(gap),
+        gap=out(outcome.residuals.duality),
         status=out(outcome.status),
         num_steps=out(outcome.steps),
         residual=out(outcome.residuals.largest),
@@ -395,7 +453,7 @@ def _report(
         dual_eq=out(nu),
         dual_lb=out(z_lower if problem.lower else none),
         dual_ub=out(z_upper if problem.upper else none),
-        slack=out(slack),
+        slack=out(outcome.s[:, : problem.m]),
         primal_residual=out(outcome.residuals.primal),
         dual_residual=out(outcome.residuals.dual),
         active=ActiveSet(out(on_g), out(on_lower if problem.lower else off), out(on_upper if problem.upper else off)),

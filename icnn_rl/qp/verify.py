@@ -20,11 +20,13 @@ class Residuals:
     A^T nu + C^T z| over the largest of its four terms, in the maximum norm. gap: |x^T Q x + p^T x + b^T nu + d^T z|,
     the duality gap, over the largest of its four terms. Where the solution is 0 all these are rounding; so |x| is taken
     to be 1e-4 t at least, t the distance from 0 of the nearest constraint that is not met there with equality.
+    duality: the duality gap itself.
     """
 
     primal: Tensor
     dual: Tensor
     gap: Tensor
+    duality: Tensor
 
     @property
     def largest(self) -> Tensor:
@@ -49,7 +51,7 @@ def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) 
     work = _largest(torch.stack([floor * length, *(term.abs().sum(-1) for term in weights)], -1))
     balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
     dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=tiny)
-    return Residuals(primal, dual, balance / work.clamp(min=tiny))
+    return Residuals(primal, dual, balance / work.clamp(min=tiny), balance)
 
 
 def _length(problem: Problem) -> Tensor:
