@@ -32,7 +32,7 @@ __all__ = ["PrimalDual"]
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
 #: from a coarser guess than sets of general rows: fewer steps before the first attempt.
 PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
-BOUND_PHASES = ((3, 4), *PHASES[1:])
+BOUND_PHASES = ((4, 4), *PHASES[1:])
 #: The least s and z to start from, relative to their mean.
 _LEAST = 0.3
 #: How far to go towards the boundary of s, z >= 0.
