@@ -103,6 +103,13 @@ def inverse(system: Primal, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int
     return torch.from_numpy(dx), torch.zeros_like(ra), torch.from_numpy(dz)
 
 
+def minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """-(u v^T + s t^T), a row each."""
+    out = np.empty((*u.shape, v.shape[-1]))
+    _kernel().minus_outers(_array(u), _array(v), _array(s), _array(t), out)
+    return torch.from_numpy(out)
+
+
 def _matrices(problem: Problem) -> tuple[Array, Array]:
     """Q and G."""
     q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q

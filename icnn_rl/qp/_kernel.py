@@ -25,6 +25,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _DELTA, _PENALTY = 1e-10, 0.1
 _LEAST, _BACK_OFF, _SIGN, _UNMET, _TINY = 0.3, 0.99, 1e-12, 1e-5, 1e-300
 _FLOOR = 1e-4
+#: z of rows that are absent: next to nothing, but large enough to divide by.
+_NOTHING = 1e-100
 _CORRECTIONS, _DEFINITE = 8, 1e-9
 #: A residual that needs no correction; smaller than in numeric.py, for here all systems are regularised like Primal's.
 _EXACT = 50.0 * 2.0**-52
@@ -34,7 +36,8 @@ WARM_PHASES = np.array(((0, 4), *PHASES))
 
 def _jit(function: Any) -> Any:
     """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    # a call that is not inlined copies all pointers of a block, which costs as much as a third of what it then does
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": True}
     try:
         return numba.njit(cache=True, **settings)(function)
     except RuntimeError:
@@ -44,7 +47,7 @@ def _jit(function: Any) -> Any:
 class _Block(NamedTuple):
     """The data, the point, and scratch of the rows at work."""
 
-    # problem; ``present`` is 1 where a row of C exists, unit is |c|^2 / curvature
+    # problem; ``present`` is 1 where a row of C exists, unit is |c|^2 / curvature, per_unit 1 / unit
     Q: Array
     p: Array
     C: Array
@@ -52,6 +55,7 @@ class _Block(NamedTuple):
     present: Array
     norms: Array
     unit: Array
+    per_unit: Array
     # of verify.residuals: the length, and what the terms of gradient and gap are at least compared with; |x|^2 before
     scale: Array
     # point
@@ -93,7 +97,7 @@ def _room(size: int) -> Array:
 @_jit
 def _new_block(n: int, k: int) -> _Block:
     return _Block(
-        _room(n * n), _room(n), _room(k * n), _room(k), _room(k), _room(k), _room(k), _room(4),
+        _room(n * n), _room(n), _room(k * n), _room(k), _room(k), _room(k), _room(k), _room(k), _room(4),
         _room(n), _room(k), _room(k), _room(k),
         _room(k), _room(n * n), _room(n),
         _room(n), _room(k), _room(k), _room(n), _room(k), _room(k), _room(k), _room(k), _room(k),
@@ -143,25 +147,29 @@ def _set_up(b: _Block) -> Any:
     for j in range(n):
         trace = trace + load(b.Q, j * n + j)
         largest = maximum(largest, load(b.Q, j * n + j))
-    for i in range(k):
-        store(b.w, i, splat(0.0))
-    _factor(b)
+    for i in range(n * n):
+        store(b.L, i, load(b.Q, i))
+    _cholesky(b)
     definite = splat(1.0)
     for j in range(n):
         definite = definite * less(_DEFINITE * largest, load(b.L, j * n + j) * load(b.L, j * n + j))
-    mean, short = splat(0.0), splat(np.inf)
+    mean, curvature = splat(0.0), trace / n
     for i in range(k):
         square = splat(0.0)
         for j in range(n):
             square = square + load(b.C, i * n + j) * load(b.C, i * n + j)
-        store(b.norms, i, sqrt(square))
-        mean = mean + square / k
-        distance = magnitude(load(b.d, i)) / sqrt(square)
-        short = where(less(0.0, distance) * less(distance, short), distance, short)
-    mean = where(less(0.0, mean), mean, 1.0)
+        store(b.unit, i, square)
+        mean = mean + square
+    mean = where(less(0.0, mean), mean / k, 1.0)
+    short, per_curvature = splat(np.inf), 1.0 / curvature
     for i in range(k):
-        square = load(b.norms, i) * load(b.norms, i)
-        store(b.unit, i, where(less(0.0, square), square, mean) * n / trace)
+        square = load(b.unit, i)
+        norm, unit = sqrt(square), where(less(0.0, square), square, mean) * per_curvature
+        store(b.norms, i, norm)
+        store(b.unit, i, unit)
+        store(b.per_unit, i, 1.0 / unit)
+        distance = magnitude(load(b.d, i)) * norm * per_curvature * load(b.per_unit, i)  # |d| / |c|; 0 where c = 0
+        short = where(less(0.0, distance) * less(distance, short), distance, short)
     p = splat(0.0)
     for j in range(n):
         p = maximum(p, magnitude(load(b.p, j)))
@@ -198,6 +206,12 @@ def _hessian(b: _Block) -> None:
 def _factor(b: _Block) -> None:
     """L L^T = Q + C^T W C."""
     _hessian(b)
+    _cholesky(b)
+
+
+@_jit
+def _cholesky(b: _Block) -> None:
+    """Replace the lower half of a matrix in L by its factor."""
     n, pivot = len(b.p), splat(0.0)
     for j in range(n):
         for i in range(j, n):
@@ -268,7 +282,7 @@ def _start(b: _Block) -> None:
     """``primal_dual.start_point``."""
     n, k = len(b.p), len(b.d)
     for i in range(k):
-        store(b.w, i, load(b.present, i) / ((_PENALTY + _DELTA) * load(b.unit, i)))
+        store(b.w, i, load(b.present, i) * load(b.per_unit, i) * (1.0 / (_PENALTY + _DELTA)))
         store(b.rc, i, load(b.d, i))
     for j in range(n):
         store(b.rx, j, -load(b.p, j))
@@ -281,16 +295,18 @@ def _start(b: _Block) -> None:
     size, steepest = splat(0.0), splat(0.0)
     for i in range(k):
         root = sqrt(_PENALTY * load(b.unit, i))
-        t = (load(b.d, i) - load(b.cdx, i)) / root * load(b.present, i)
+        per_root = root * load(b.per_unit, i) * (1.0 / _PENALTY)
+        t = (load(b.d, i) - load(b.cdx, i)) * per_root * load(b.present, i)
         store(b.t, i, t)
-        size = size + t * t / k
-        steepest = maximum(steepest, load(b.norms, i) / root)
-    least = _LEAST * maximum(sqrt(size), 1e-3 * longest * steepest)
+        store(b.per_s, i, root)
+        store(b.per_z, i, per_root)
+        size = size + t * t
+        steepest = maximum(steepest, load(b.norms, i) * per_root)
+    least = _LEAST * maximum(sqrt(size / k), 1e-3 * longest * steepest)
     least = where(less(0.0, least), least, 1.0)
     for i in range(k):
-        root = sqrt(_PENALTY * load(b.unit, i))
-        t = load(b.t, i)
-        store(b.z, i, where(load(b.present, i), maximum(-t, least) / root, _TINY))
+        t, root, per_root = load(b.t, i), load(b.per_s, i), load(b.per_z, i)
+        store(b.z, i, where(load(b.present, i), maximum(-t, least) * per_root, _NOTHING))
         store(b.s, i, maximum(t, least) * root)
 
 
@@ -306,9 +322,11 @@ def _interior_point_steps(b: _Block, steps: int) -> None:
         mu = splat(0.0)
         for i in range(k):
             z, s = load(b.z, i), load(b.s, i)
-            store(b.w, i, load(b.present, i) * z / (s + _DELTA * load(b.unit, i) * z))
-            store(b.per_z, i, 1.0 / z)  # divisions cost more than all else in these loops
-            store(b.per_s, i, 1.0 / s)
+            regular = s + _DELTA * load(b.unit, i) * z
+            per_all = 1.0 / (s * z * regular)  # one division for three: they cost more than all else in these loops
+            store(b.w, i, load(b.present, i) * z * (s * z) * per_all)
+            store(b.per_z, i, s * regular * per_all)
+            store(b.per_s, i, z * regular * per_all)
             mu = mu + s * z * load(b.present, i)
         _factor(b)
         _solve(b, b.rc)
@@ -360,7 +378,7 @@ def _on_set(b: _Block, m: int, lower: bool) -> None:
 @_jit
 def _factor_active(b: _Block) -> None:
     for i in range(len(b.d)):
-        store(b.w, i, where(load(b.active, i), load(b.present, i) / (_DELTA * load(b.unit, i)), 0.0))
+        store(b.w, i, where(load(b.active, i), load(b.present, i) * load(b.per_unit, i) * (1.0 / _DELTA), 0.0))
     _factor(b)
 
 
@@ -421,7 +439,9 @@ def _residuals(b: _Block) -> Any:
         s = d - _row(b.C, i, b.x)
         store(b.rc, i, s)
         length = magnitude(d) + load(b.norms, i) * size
-        excess = maximum(excess, -s * load(b.present, i) / maximum(length, _TINY))
+        over = -s * load(b.present, i)
+        if count(less(0.0, over)) > 0:  # the others need no division
+            excess = maximum(excess, over / maximum(length, _TINY))
         work_d, balance, total = work_d + magnitude(d * z), balance + d * z, total + z
     work = maximum(maximum(maximum(load(b.scale, 2), work_q), work_p), work_d)
     primal, dual = excess, off / maximum(pull, _TINY)
@@ -619,3 +639,12 @@ def inverse(
                 dx[block + lane, j] = b.x[j, lane]
             for i in range(k):
                 dz[block + lane, i] = b.z[i, lane]
+
+
+@_jit
+def minus_outers(u: Array, v: Array, s: Array, t: Array, out: Array) -> None:
+    """-(u v^T + s t^T), a row each."""
+    for row in range(len(out)):
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                out[row, i, j] = -(u[row, i] * v[row, j] + s[row, i] * t[row, j])

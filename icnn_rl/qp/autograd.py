@@ -19,7 +19,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -88,7 +88,9 @@ class _Solve(torch.autograd.Function):
         dg = None
         if g is not None and wanted[6]:
             m = g.shape[-2]
-            dg = _minus_outers(dz[:, :m], x, z[:, :m], dx, g)
+            parts = dz[:, :m], x, z[:, :m], dx
+            fast = _in_kernel(ctx.template) and g.shape[0] > 1 and not torch.is_grad_enabled()
+            dg = _compiled.minus_outers(*parts) if fast else _minus_outers(*parts, g)
         da = _minus_outers(dnu, x, nu, dx, a) if a is not None and wanted[7] else None
         return (None, None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
 
@@ -97,11 +99,16 @@ def _system(template: System, tensors: Sequence[Tensor]) -> System:
     return rebuild(template, iter(tensors)) if tensors else template
 
 
+def _in_kernel(system: System) -> TypeGuard[Primal]:
+    """Whether the compiled kernel can do it."""
+    return isinstance(system, Primal) and system.compiled and not transformed()
+
+
 def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
     """The solve with its regularisation corrected away."""
-    problem = system.problem
-    if isinstance(system, Primal) and system.compiled and not transformed():
+    if _in_kernel(system):
         return _compiled.inverse(system, rx, ra, rc, _CORRECTIONS)
+    problem = system.problem
     x, nu, z = system.solve(rx, ra, rc)
     for _ in range(_CORRECTIONS):
         left_x = rx - problem.Qx(x) - problem.Aty(nu) - problem.Ctz(z)
