@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icnn_rl.qp.kkt import Factor, Primal, Triple
 from icnn_rl.qp.numeric import Outcome
-from icnn_rl.qp.primal_dual import PrimalDual
+from icnn_rl.qp.primal_dual import PrimalDual, phases_of
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows
 from icnn_rl.qp.verify import Residuals
@@ -81,7 +81,7 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> tuple[O
         np.empty((0, k), np.bool_) if guess is None else _array(guess),
         float(solver.tol),
         solver.max_steps,
-        kernel.PHASES if guess is None else kernel.WARM_PHASES,
+        np.array(phases_of(problem, guessed=guess is not None)),
         found,
     )
     if left < 0:

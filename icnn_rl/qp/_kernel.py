@@ -30,8 +30,6 @@ _NOTHING = 1e-100
 _CORRECTIONS, _DEFINITE = 8, 1e-9
 #: A residual that needs no correction; smaller than in numeric.py, for here all systems are regularised like Primal's.
 _EXACT = 50.0 * 2.0**-52
-PHASES = np.array(((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6)))
-WARM_PHASES = np.array(((0, 4), *PHASES))
 
 
 def _jit(function: Any) -> Any:

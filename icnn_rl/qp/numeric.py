@@ -24,7 +24,7 @@ from icnn_rl.solution import Status
 __all__ = ["NonConvexError", "Outcome", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
-_CORRECTIONS, _EXACT = 8, 2000.0
+_CORRECTIONS, _EXACT = 8, 100.0
 #: How many times as many for rows that were not solved at once.
 _PATIENCE = 8
 #: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.

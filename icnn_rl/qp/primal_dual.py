@@ -95,9 +95,7 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
         The result, and the system factored on the active sets.
     """
     work, point, trial = _Work(system), None, origin(system.problem)
-    phases: tuple[tuple[int, int], ...] = PHASES if system.problem.m else BOUND_PHASES
-    if active is not None:
-        phases = ((0, 4), *phases)
+    phases = phases_of(system.problem, guessed=active is not None)
     if system.problem.d.shape[-1] == 0:
         phases, active = ((0, 1),), torch.zeros_like(system.problem.d, dtype=torch.bool)
     for phase, (interior, exact) in enumerate(phases):
@@ -125,6 +123,12 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
             trial, active = kept(trial), kept(active ^ wrong)
             point = None if point is None else kept(point)
     raise AssertionError("the last attempt returns")
+
+
+def phases_of(problem: Problem, *, guessed: bool) -> tuple[tuple[int, int], ...]:
+    """How many steps of either kind to take in turn; a guess of the active set is tried first."""
+    phases = PHASES if problem.m else BOUND_PHASES
+    return ((0, 4), *phases) if guessed else phases
 
 
 class _Work:

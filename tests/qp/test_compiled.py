@@ -209,7 +209,6 @@ def test_has_the_constants_of_the_torch_path() -> None:
     assert (primal_dual._SIGN[DOUBLE], primal_dual._UNMET[DOUBLE]) == (kernel._SIGN, kernel._UNMET)
     assert (problem.TINY[DOUBLE], verify._FLOOR) == (kernel._TINY, kernel._FLOOR)
     assert (kernel._CORRECTIONS, kernel._DEFINITE) == (numeric._CORRECTIONS, numeric._SINGULAR)
-    assert kernel.PHASES.tolist() == [list(phase) for phase in primal_dual.PHASES]
 
 
 # derivatives
