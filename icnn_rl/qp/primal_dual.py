@@ -30,9 +30,10 @@ from icnn_rl.qp.problem import TINY, Problem
 __all__ = ["PrimalDual"]
 
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
-#: from a coarser guess than sets of general rows: fewer steps before the first attempt.
+#: from a coarser guess than sets of general rows: fewer steps before the first attempt, and one more next to equations.
 PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
-BOUND_PHASES = ((4, 4), *PHASES[1:])
+BOUND_PHASES = ((3, 4), *PHASES[1:])
+BOUND_AND_EQUATION_PHASES = ((4, 4), *PHASES[1:])
 #: The least s and z to start from, relative to their mean.
 _LEAST = 0.3
 #: How far to go towards the boundary of s, z >= 0.
@@ -127,7 +128,8 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
 
 def phases_of(problem: Problem, *, guessed: bool) -> tuple[tuple[int, int], ...]:
     """How many steps of either kind to take in turn; a guess of the active set is tried first."""
-    phases = PHASES if problem.m else BOUND_PHASES
+    phases = BOUND_PHASES if problem.A is None else BOUND_AND_EQUATION_PHASES
+    phases = PHASES if problem.m else phases
     return ((0, 4), *phases) if guessed else phases
 
 
