@@ -84,7 +84,9 @@ class _Solve(torch.autograd.Function):
             dx, dnu, dz = _corrected(_system(ctx.template, tensors), *grads)
         wanted = ctx.needs_input_grad
         g, a = (part if pattern is None else pattern for pattern, part in zip(ctx.patterns, (g, a), strict=True))
-        dq = -(_diagonal_product(dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)) if wanted[5] else None
+        dq = None
+        if wanted[5]:
+            dq = _diagonal_product(-dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)
         dg = None
         if g is not None and wanted[6]:
             m = g.shape[-2]
@@ -135,8 +137,8 @@ def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | Spa
 
 
 def _symmetric_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
-    product = _outer(u, v, like)
-    return 0.5 * (product + product.mT)
+    """-(u v^T + v u^T) / 2."""
+    return _minus_outers(0.5 * u, v, v, 0.5 * u, like)
 
 
 def _diagonal_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
