@@ -261,7 +261,7 @@ def project(system: Kkt, point: Point, active: Tensor) -> Point:
     x, z = on_set(problem, point, active)
     at = problem.products(x, point.nu, z)
     dx, dnu, dz = system.solve(-at.gradient(problem.p), problem.b - at.ax, problem.d - at.cx)
-    x = x + dx
+    x = problem.snap(x + dx, active)  # dx misses bounds by delta: on the inside no residual shows it
     return Point(x, point.nu + dnu, z + dz, problem.d - problem.Cx(x))
 
 
