@@ -118,12 +118,19 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
             if last and point is not None:
                 # the interior point is what is known of rows whose set never settled
                 trial = where(settled, trial, point)
+            if _on_gpu(trial) and attempt < exact - 1 and not last:
+                active = active ^ wrong  # asking how many rows are left would make the host wait
+                continue
             kept = work.retire(trial, active, settled, last=last)
             if kept is None:
                 return work.result()
             trial, active = kept(trial), kept(active ^ wrong)
             point = None if point is None else kept(point)
     raise AssertionError("the last attempt returns")
+
+
+def _on_gpu(point: Point) -> bool:
+    return point.x.device.type != "cpu"
 
 
 def phases_of(problem: Problem, *, guessed: bool) -> tuple[tuple[int, int], ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icnn_rl import SolveError, Status
-from icnn_rl.qp import Diagonal, PrimalDual, QPSolution, solve_qp
+from icnn_rl.qp import Diagonal, PrimalDual, QPSolution, primal_dual, solve_qp
 from tests.qp import references
 from tests.qp.problems import (
     BY_NAME,
@@ -722,3 +722,25 @@ def test_rounding_does_not_make_a_saddle(family: str) -> None:
 def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrimalDual(**arguments)
+
+
+@pytest.mark.parametrize("family", [BY_NAME[name] for name in ("many_active", "bounds_only", "everything")], ids=str)
+def test_asking_once_a_phase_changes_nothing(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does, so as not to wait for the host after every step."""
+    arguments, _ = instance(family)
+    solver = PrimalDual(compiled=False)
+    expected = solve_qp(**arguments, solver=solver)
+    monkeypatch.setattr(primal_dual, "_on_gpu", lambda point: True)
+    found = solve_qp(**arguments, solver=solver)
+    assert found.success.all()
+    torch.testing.assert_close(found.value, expected.value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", [BY_NAME[name] for name in ("many_active", "everything", "semidefinite")], ids=str)
+def test_a_gpu_gives_the_same(family: Family) -> None:
+    arguments, _ = instance(family)
+    there = {name: part.cuda() if isinstance(part, torch.Tensor) else part for name, part in arguments.items()}
+    expected, found = solve_qp(**arguments), solve_qp(**there)
+    assert found.value.device.type == "cuda"
+    torch.testing.assert_close(found.value.cpu(), expected.value, rtol=1e-9, atol=1e-9)
