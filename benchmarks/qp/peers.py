@@ -106,6 +106,19 @@ class OursWarm(Ours):
         self.start = solve_qp(**arguments, throw=False).warm_start
 
 
+class OursSparse(Ours):
+    """The rules as a sparse tensor; differentiated with respect to p only."""
+
+    name = "solve_qp, sparse"
+
+    def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
+        super().__init__({**arguments, "A": arguments["A"].to_sparse().coalesce()}, ("p",), weights)
+
+    @classmethod
+    def takes(cls, case: str) -> bool:
+        return case == "e-rules"
+
+
 class TotalVariation(_Torch):
     name = "total_variation"
     modules = ()
@@ -341,7 +354,7 @@ class CvxpyLayer(_Torch):
 
 
 ALL: tuple[type[AbstractPeer], ...] = (
-    Ours, OursWarm, TotalVariation, Qpth, Moreau, MoreauInteriorPoint, QPLayer, Qpax, CvxpyLayer,
+    Ours, OursWarm, OursSparse, TotalVariation, Qpth, Moreau, MoreauInteriorPoint, QPLayer, Qpax, CvxpyLayer,
 )  # fmt: skip
 
 
