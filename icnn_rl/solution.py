@@ -30,11 +30,12 @@ class Status(IntEnum):
 MESSAGES: dict[Status, str] = {
     Status.SUCCESS: "Solved to the tolerance asked for.",
     Status.MAX_STEPS: (
-        "The step limit came before the tolerance. Raise max_steps, loosen tol, start closer, or, for a "
-        "piecewise-linear "
-        "energy, use BundleEntropy: gradients alone settle slowly on a kink."
+        "The step limit came before the tolerance. Raise max_steps, loosen tol, rescale the problem, or start closer; "
+        "for a piecewise-linear energy use BundleEntropy: gradients alone settle slowly on a kink."
     ),
-    Status.PRIMAL_INFEASIBLE: "No point satisfies the constraints. Check bounds and right-hand sides, or relax them.",
+    Status.PRIMAL_INFEASIBLE: (
+        "No point satisfies the constraints. Check bounds (lb <= ub) and right-hand sides, or relax them."
+    ),
     Status.DUAL_INFEASIBLE: (
         "The objective has no minimum: it keeps falling along a ray. Add bounds or a strongly convex term."
     ),
@@ -44,8 +45,8 @@ MESSAGES: dict[Status, str] = {
         "if the energy is not convex in its argument, no setting helps."
     ),
     Status.NONFINITE_INPUT: (
-        "The objective or its gradient is NaN or infinite at the starting point. Check the inputs and the network's "
-        "weights."
+        "The objective or its gradient is NaN or infinite at the starting point, or a part of the problem is. Check "
+        "the inputs and the weights they come from."
     ),
 }
 
@@ -93,7 +94,7 @@ class SolveError(RuntimeError):
 
     def __init__(self, solution: Solution) -> None:
         self.solution = solution
-        super().__init__(describe(solution.status))
+        super().__init__(f"{describe(solution.status)} All rows are in the error's `solution`; throw=False returns it.")
 
 
 def describe(status: Tensor) -> str:
@@ -103,5 +104,7 @@ def describe(status: Tensor) -> str:
     for code, count in zip(*torch.unique(status, return_counts=True), strict=True):
         reason = Status(int(code))
         if reason is not Status.SUCCESS:
-            parts.append(f"{int(count)} of {total} rows: {reason.name}. {MESSAGES[reason]}")
+            first = int((status.reshape(-1) == code).nonzero()[0])
+            row = f" First: row {first}." if total > 1 else ""
+            parts.append(f"{int(count)} of {total} rows: {reason.name}. {MESSAGES[reason]}{row}")
     return " ".join(parts) if parts else f"{total} of {total} rows: SUCCESS."

@@ -129,12 +129,16 @@ class QPLayer(nn.Module):
         self._set_objective(Q, p, like)
         self._set("lb", _optional("lb", lb, (n,), like), learned=False)
         self._set("ub", _optional("ub", ub, (n,), like), learned=False)
+        if self.lb is not None and self.ub is not None and bool((self.lb > self.ub).any()):
+            raise ValueError("lb, ub: expected lb <= ub, got a bound that is crossed; no point would be feasible.")
         self._set_rows("G", "h", self.n_ineq, G, h, like)
         self._set_rows("A", "b", self.n_eq, A, b, like)
         self._set_feasible_point(z0, s0, like)
 
     def _check_learn(self, learn: Iterable[str]) -> tuple[str, ...]:
         """The parts to learn that exist, in the order of the mathematics."""
+        if isinstance(learn, str):
+            raise ValueError(f"learn: expected a sequence of names such as ('Q', 'G'), got the string {learn!r}.")
         names = {check_choice("learn", name, _PARTS) for name in learn}
         rows = {"G": self.n_ineq, "h": self.n_ineq, "A": self.n_eq, "b": self.n_eq}
         return tuple(name for name in _PARTS if name in names and rows.get(name, 1))

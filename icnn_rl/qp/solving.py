@@ -82,6 +82,7 @@ def solve_qp(
     call = _Call(solver, throw, shape, p.dtype)
     outcome, system = _numbers(call, problem, guess)
     point = found = (outcome.x, outcome.nu, outcome.z)
+    good = None
     if _traced(problem):
         good = None if call.solved and not transformed() else (outcome.status == Status.SUCCESS).unsqueeze(-1)
         if good is not None:
@@ -98,7 +99,7 @@ def solve_qp(
                 torch.where(good, nu, outcome.nu),
                 torch.where(good, z, outcome.z),
             )
-    return _report(problem, outcome, point, shape, p.dtype)
+    return _report(problem, outcome, point, shape, p.dtype, good)
 
 
 def _check(
@@ -106,11 +107,14 @@ def _check(
 ) -> None:
     """Kinds, dtypes, devices and core shapes."""
     p = check_float_tensor("p", p)
+    _check_like("p", p, p)
     if p.dim() == 0:
         raise ValueError("p: expected shape (..., n), got a number. Give it at least one dimension.")
     if not isinstance(solver, PrimalDual | External):
         raise ValueError(f"solver: expected PrimalDual(...) or External(...), got {solver!r}.")
     n = p.shape[-1]
+    if n == 0:
+        raise ValueError(f"p: expected at least one variable, got shape {tuple(p.shape)}.")
     _check_q(Q, p, n)
     for (name, matrix), (right_name, right) in ((("G", G), ("h", h)), (("A", A), ("b", b))):
         if (matrix is None) != (right is None):
@@ -153,6 +157,8 @@ def _check_q(Q: object, p: Tensor, n: int) -> None:
 
 def _check_like(name: str, value: object, p: Tensor) -> Tensor:
     tensor = check_float_tensor(name, value)
+    if tensor.layout != torch.strided and name not in ("Q", "G", "A"):
+        raise ValueError(f"{name}: expected a dense tensor, got a sparse one; only Q, G and A may be sparse.")
     check_same_kind(name, tensor, "p", p)
     return tensor
 
@@ -249,12 +255,11 @@ def _stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) ->
     sizes = ([problem.m] if problem.m else []) + [problem.n] * (problem.lower + problem.upper)
     for part, size in zip(parts, sizes, strict=True):
         if not isinstance(part, Tensor) or part.dtype != torch.bool or part.shape != (*shape, size):
+            came = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
             raise ValueError(
-                f"warm_start: expected an ActiveSet of bool tensors of shapes {(*shape, problem.m)} and "
-                f"{(*shape, problem.n)}, got {part!r}. Take `solution.warm_start` of a problem with the same shapes."
+                f"warm_start: expected bool tensors ineq {(*shape, problem.m)}, lower and upper {(*shape, problem.n)}, "
+                f"got {came}. Take `solution.warm_start` of a problem with the same shapes."
             )
-    if len(parts) == 1:
-        return parts[0].reshape(-1, *sizes)
     return torch.cat(parts, -1).reshape(-1, sum(sizes)) if parts else problem.d > 0
 
 
@@ -429,9 +434,15 @@ def _neutral(problem: Problem) -> Problem:
 
 
 def _report(
-    problem: Problem, outcome: Outcome, point: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype
+    problem: Problem,
+    outcome: Outcome,
+    point: tuple[Tensor, ...],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    good: Tensor | None = None,
 ) -> QPSolution:
-    """The solution in the user's shapes and dtype. ``point`` carries the graph of the rows that were solved."""
+    """The solution in the user's shapes and dtype. ``point`` carries the graph of the rows that were solved, marked in
+    ``good`` (B, 1); None: all of them, or there is no graph."""
     x, nu, z = point
 
     def out(t: Tensor) -> Tensor:
@@ -444,7 +455,7 @@ def _report(
     off = none > 0
     return QPSolution(
         value=out(x),
-        fun=out(problem.objective(x)),
+        fun=out(_objective(problem, x, outcome.x, good)),
         gap=out(outcome.residuals.duality),
         status=out(outcome.status),
         num_steps=out(outcome.steps),
@@ -459,3 +470,16 @@ def _report(
         active=ActiveSet(out(on_g), out(on_lower if problem.lower else off), out(on_upper if problem.upper else off)),
         ray=out(outcome.ray),
     )
+
+
+def _objective(problem: Problem, x: Tensor, found: Tensor, good: Tensor | None) -> Tensor:
+    """1/2 x^T Q x + p^T x; of rows that are not good without a graph, and without the NaN that their data may hold."""
+    if good is None:
+        return problem.objective(x)
+    with torch.no_grad():
+        value = problem.objective(found)
+    q = problem.Q
+    if q.shape[0] > 1:
+        q = torch.where(good if problem.diagonal else good.unsqueeze(-1), q, 0.0)
+    kept = dataclasses.replace(problem, Q=q, p=torch.where(good, problem.p, 0.0))
+    return torch.where(good.squeeze(-1), kept.objective(torch.where(good, x, 0.0)), value)

@@ -471,3 +471,21 @@ def test_nothing_is_recorded_without_need() -> None:
     assert solution.value.requires_grad
     assert not solution.status.is_floating_point()
     assert solution.status.tolist() == [int(Status.SUCCESS)] * 4
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_objective_of_failed_rows_passes_no_gradient_on(compiled: bool) -> None:
+    """A NaN row, an infeasible and a good one, with a shared and with a separate Q."""
+    for batched in (False, True):
+        p = torch.tensor([[1.0, -2.0], [float("nan"), 1.0], [-3.0, 0.5]], dtype=DOUBLE, requires_grad=True)
+        eye = torch.eye(2, dtype=DOUBLE)
+        Q = (eye.expand(3, 2, 2).clone() if batched else eye).requires_grad_()
+        h = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]], dtype=DOUBLE)
+        G = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=DOUBLE)
+        solution = solve_qp(Q, p, G, h, solver=PrimalDual(compiled=compiled), throw=False)
+        assert solution.success.tolist() == [True, False, False]
+        to_p, to_q = torch.autograd.grad(solution.fun.sum(), (p, Q))
+        torch.testing.assert_close(to_p[0], solution.value[0])  # the envelope theorem
+        assert (to_p[1:] == 0).all()
+        x = solution.value[0].detach()
+        torch.testing.assert_close(to_q[0] if batched else to_q, 0.5 * torch.outer(x, x))
