@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp import _compiled
-from icnn_rl.qp._tree import leaves, map_tensors, rebuild
+from icnn_rl.qp._tree import leaves, rebuild
 from icnn_rl.qp.kkt import Primal, System, Triple
 from icnn_rl.qp.problem import Problem
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.sparse import SparseRows, split
 
 #: Corrections of a derivative by its residual.
 _CORRECTIONS = 2
@@ -37,13 +37,10 @@ _CORRECTIONS = 2
 def differentiable(point: Triple, system: System, problem: Problem) -> Triple:
     """``point`` with a graph: as a function of Q, G, A, p, b and d of the live ``problem``."""
     right = (-problem.p, problem.b, problem.d)
-    matrices = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
-    patterns = tuple(
-        map_tensors(Tensor.detach, part) if isinstance(part, SparseRows) else None for part in (problem.G, problem.A)
-    )
+    (g, pattern_g), (a, pattern_a) = split(problem.G), split(problem.A)
     # only torch.func has to see the tensors of the system; they depend on nothing
     tensors = leaves(system) if transformed() else []
-    x, nu, z = _Solve.apply(system, patterns, *point, problem.Q, *matrices, *right, *tensors)  # type: ignore[no-untyped-call]
+    x, nu, z = _Solve.apply(system, (pattern_g, pattern_a), *point, problem.Q, g, a, *right, *tensors)  # type: ignore[no-untyped-call]
     return x, nu, z
 
 
@@ -113,8 +110,7 @@ def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
     problem = system.problem
     x, nu, z = system.solve(rx, ra, rc)
     for _ in range(_CORRECTIONS):
-        left_x = rx - problem.Qx(x) - problem.Aty(nu) - problem.Ctz(z)
-        dx, dnu, dz = system.solve(left_x, ra - problem.Ax(x), rc - problem.Cx(x))
+        dx, dnu, dz = system.solve(*problem.products(x, nu, z).left(-rx, ra, rc))
         x, nu, z = x + dx, nu + dnu, z + dz
     return x, nu, z
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -79,8 +80,45 @@ class Factor:
     mass: Tensor | None = None
 
 
+class _SameRows:
+    """The active sets of the inner problem are those of this one."""
+
+    def outer(self, active: Tensor) -> Tensor:
+        return active
+
+    def guess(self, active: Tensor) -> Tensor:
+        return active
+
+
+class _Innermost(_SameRows):
+    """Iterations take place here."""
+
+    @property
+    def inner(self) -> Self:
+        return self
+
+    def lift(self, point: Point) -> Point:
+        return point
+
+
+class _Around:
+    """A change of variables around ``system``, which does not touch active sets."""
+
+    system: Kkt
+
+    @property
+    def inner(self) -> Inner:
+        return self.system.inner
+
+    def outer(self, active: Tensor) -> Tensor:
+        return self.system.outer(active)
+
+    def guess(self, active: Tensor) -> Tensor:
+        return self.system.guess(active)
+
+
 @dataclass(frozen=True)
-class Primal:
+class Primal(_Innermost):
     """H = Q + rho + C^T W C, for problems without equalities.
 
     ``proximal``: whether rho is there because Q may be singular. ``start`` (1|B, k), here and in :class:`Range`: the e
@@ -95,19 +133,6 @@ class Primal:
     proximal: bool = False
     factor: Factor | None = None
     compiled: bool = False
-
-    @property
-    def inner(self) -> Primal:
-        return self
-
-    def lift(self, point: Point) -> Point:
-        return point
-
-    def outer(self, active: Tensor) -> Tensor:
-        return active
-
-    def guess(self, active: Tensor) -> Tensor:
-        return active
 
     def factored(self, e: Tensor) -> Primal:
         problem = self.problem
@@ -129,7 +154,7 @@ class Primal:
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(_Innermost):
     """S = R M R^T + E with R = [A; G] and M = 1 / (Q + bounds), for diagonal Q > 0.
 
     ``delta`` (1|B, q + k) belongs to the equalities and the rows of C. Sparse rows have ``pairs``, and S costs only the
@@ -142,19 +167,6 @@ class Range:
     start: Tensor
     pairs: Pairs | None = None
     factor: Factor | None = None
-
-    @property
-    def inner(self) -> Range:
-        return self
-
-    def lift(self, point: Point) -> Point:
-        return point
-
-    def outer(self, active: Tensor) -> Tensor:
-        return active
-
-    def guess(self, active: Tensor) -> Tensor:
-        return active
 
     @property
     def q(self) -> int:
@@ -257,11 +269,16 @@ class Dual:
     def lift(self, point: Point) -> Point:
         q, problem = self.q, self.problem
         y = point.x.to(problem.p.dtype)  # iterations may have been in float32
-        y = y if problem.present is None else y * torch.nn.functional.pad(problem.present, (q, 0), value=1.0)
+        y = self._of_present(y)
         x = -_half_solve_t(
             self.chol, _half_solve(self.chol, problem.p.unsqueeze(-1)).squeeze(-1) + matvec(self.rows, y)
         )
         return Point(x, y[:, :q], y[:, q:], point.z[:, q:].to(x.dtype))
+
+    def _of_present(self, y: Tensor) -> Tensor:
+        """y without the multipliers of rows that do not exist."""
+        present = self.problem.present
+        return y if present is None else y * torch.nn.functional.pad(present, (self.q, 0), value=1.0)
 
     def outer(self, active: Tensor) -> Tensor:
         present = self.problem.present
@@ -276,13 +293,12 @@ class Dual:
         right = rmatvec(self.rows, half) - torch.cat((ra, rc), -1)
         chol = self.system.factor.chol
         y = torch.where(self.system.factor.w > 0, 0.0, _cholesky_solve(right.to(chol.dtype), chol).to(right.dtype))
-        if self.problem.present is not None:
-            y = y * torch.nn.functional.pad(self.problem.present, (self.q, 0), value=1.0)
+        y = self._of_present(y)
         return _half_solve_t(self.chol, half - matvec(self.rows, y)), y[:, : self.q], y[:, self.q :]
 
 
 @dataclass(frozen=True)
-class Eliminate:
+class Eliminate(_Around):
     """x = x_b + Z v, A Z = 0, A x_b = b: no equalities are left, bounds become rows of G.
 
     Dependent rows of A are recognised by their singular values. Attributes: null = Z (1|B, n, r), pinv = A^+ (1|B, n,
@@ -295,21 +311,11 @@ class Eliminate:
     particular: Tensor
     system: Kkt
 
-    @property
-    def inner(self) -> Inner:
-        return self.system.inner
-
     def lift(self, point: Point) -> Point:
         point, problem = self.system.lift(point), self.problem
         x = self.particular + matvec(self.null, point.x)
         nu = -rmatvec(self.pinv, problem.Qx(x) + problem.p + problem.Ctz(point.z))
         return dataclasses.replace(point, x=x, nu=nu)
-
-    def outer(self, active: Tensor) -> Tensor:
-        return self.system.outer(active)
-
-    def guess(self, active: Tensor) -> Tensor:
-        return self.system.guess(active)
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         problem = self.problem
@@ -320,7 +326,7 @@ class Eliminate:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Cast(_SameRows):
     """The same problem in float32: iterations and factors there, everything else in float64."""
 
     problem: Problem
@@ -333,19 +339,13 @@ class Cast:
     def lift(self, point: Point) -> Point:
         return map_tensors(Tensor.double, point)
 
-    def outer(self, active: Tensor) -> Tensor:
-        return active
-
-    def guess(self, active: Tensor) -> Tensor:
-        return active
-
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         dx, dnu, dz = self.system.solve(rx.float(), ra.float(), rc.float())
         return dx.double(), dnu.double(), dz.double()
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(_Around):
     """x = D v, and rows of A and C times E_a and E_c, the objective divided by a number: equilibrated data.
 
     columns = diag D (1|B, n), a_rows = diag E_a (1|B, q), c_rows = diag E_c (1|B, k), cost (1|B, 1).
@@ -358,20 +358,10 @@ class Scale:
     cost: Tensor
     system: Kkt
 
-    @property
-    def inner(self) -> Inner:
-        return self.system.inner
-
     def lift(self, point: Point) -> Point:
         point = self.system.lift(point)
         nu, z = self.cost * self.a_rows * point.nu, self.cost * self.c_rows * point.z
         return Point(self.columns * point.x, nu, z, point.s / self.c_rows)
-
-    def outer(self, active: Tensor) -> Tensor:
-        return self.system.outer(active)
-
-    def guess(self, active: Tensor) -> Tensor:
-        return self.system.guess(active)
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         v, dnu, dz = self.system.solve(self.columns * rx / self.cost, self.a_rows * ra, self.c_rows * rc)

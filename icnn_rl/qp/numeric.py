@@ -150,7 +150,7 @@ def _correct(system: Kkt, point: Point, active: Tensor, patience: int) -> tuple[
             best, fit = where(better, trial, best), where(better, now, fit)
         if not progress or bool((fit.largest <= enough).all()):
             break
-        dx, dnu, dz = system.solve(-at.gradient(problem.p), problem.b - at.ax, problem.d - at.cx)
+        dx, dnu, dz = system.solve(*at.left(problem.p, problem.b, problem.d))
         point = Point(x + dx, nu + dnu, z + dz, point.s)
         x, z = on_set(problem, point, active)
     assert fit is not None

@@ -2,7 +2,7 @@
 
 Mehrotra's predictor-corrector steps come close to the solution quickly, and then spend most of their time on digits.
 But the set of active constraints shows early, and given the right set the solution is that of one linear system. So:
-two interior-point steps, then primal-dual active-set steps (add what is violated, drop what has a negative
+a few interior-point steps, then primal-dual active-set steps (add what is violated, drop what has a negative
 multiplier) until the set settles; rows whose set does not settle go back to the interior-point method for more steps
 before the next attempt. What is reported was verified against the data, whatever the path that led there.
 
@@ -223,9 +223,7 @@ def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point
     present = problem.present
     count = problem.d.shape[-1] if present is None else present.sum(-1, keepdim=True).clamp(min=1.0)
     # residuals; a step changes them by what its own equations say, which saves the products with Q, A and C
-    rx = -(problem.Qx(x) + problem.p + problem.Aty(nu) + problem.Ctz(z))
-    ra = problem.b - problem.Ax(x)
-    rc = problem.d - problem.Cx(x)  # = s once primal feasible
+    rx, ra, rc = problem.products(x, nu, z).left(problem.p, problem.b, problem.d)  # rc = s once primal feasible
     for _ in range(steps):
         system = system.factored(s / z)
         assert system.factor is not None
@@ -266,8 +264,8 @@ def project(system: Kkt, point: Point, active: Tensor) -> Point:
     """One solve of the equations of the active set, C_i x = d_i and z_i = 0 elsewhere, as a correction of ``point``."""
     problem = system.problem
     x, z = on_set(problem, point, active)
-    at = problem.products(x, point.nu, z)
-    dx, dnu, dz = system.solve(-at.gradient(problem.p), problem.b - at.ax, problem.d - at.cx)
+    left = problem.products(x, point.nu, z).left(problem.p, problem.b, problem.d)
+    dx, dnu, dz = system.solve(*left)
     x = problem.snap(x + dx, active)  # dx misses bounds by delta: on the inside no residual shows it
     return Point(x, point.nu + dnu, z + dz, problem.d - problem.Cx(x))
 

@@ -73,6 +73,10 @@ class Products(NamedTuple):
         total = self.qx + p + self.ctz
         return total if self.aty is None else total + self.aty
 
+    def left(self, p: Tensor, b: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the products leave of the right-hand sides -p, b and d."""
+        return -self.gradient(p), b - self.ax, d - self.cx
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -116,9 +120,6 @@ class Problem:
 
     def Ax(self, x: Tensor) -> Tensor:
         return x[:, :0] if self.A is None else matvec(self.A, x)
-
-    def Aty(self, y: Tensor) -> Tensor | float:
-        return 0.0 if self.A is None else rmatvec(self.A, y)
 
     def bounds_of(self, x: Tensor) -> Tensor:
         """The rows of C x that belong to bounds."""

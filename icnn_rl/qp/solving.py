@@ -19,7 +19,7 @@ from icnn_rl.qp.numeric import Outcome
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.sparse import SparseRows, split
 from icnn_rl.solution import SolveError, Status
 
 __all__ = ["solve_qp"]
@@ -268,7 +268,7 @@ class _Call:
 
     def __init__(self, solver: PrimalDual | External, throw: bool, shape: torch.Size, dtype: torch.dtype) -> None:
         self.solver, self.throw, self.shape, self.dtype = solver, throw, shape, dtype
-        self.patterns: list[SparseRows | None] = [None, None]
+        self.patterns: tuple[SparseRows | None, ...] = (None, None)
         self.solved = False
         self.answer: tuple[Outcome, System]
 
@@ -279,10 +279,8 @@ def _numbers(call: _Call, problem: Problem, guess: Tensor | None) -> tuple[Outco
         with torch.no_grad():
             answer = _answer(call, map_tensors(lambda t: t.detach() if t.requires_grad else t, problem), guess)
         return answer
-    call.patterns = [
-        map_tensors(Tensor.detach, part) if isinstance(part, SparseRows) else None for part in (problem.G, problem.A)
-    ]
-    g, a = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
+    (g, pattern_g), (a, pattern_a) = split(problem.G), split(problem.A)
+    call.patterns = pattern_g, pattern_a
     parts = (problem.Q, problem.p, g, a, problem.b, problem.d, guess)
     tensors = iter(_Numbers.apply(call, problem.lower, problem.upper, *parts))  # type: ignore[no-untyped-call]
     outcome, system = call.answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,6 +69,13 @@ class SparseRows:
     def number_of_pairs(self) -> int:
         """How many products M D M^T takes."""
         return int(torch.bincount(self.column[0], minlength=self.shape[1]).square().sum())
+
+
+def split(matrix: Tensor | SparseRows | None) -> tuple[Tensor | None, SparseRows | None]:
+    """What of G or A autograd is to follow, and, of sparse rows, the pattern it belongs to."""
+    if isinstance(matrix, SparseRows):
+        return matrix.values, replace(matrix, values=matrix.values.detach())
+    return matrix, None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from icnn_rl import Status
 from icnn_rl.qp import Diagonal, PrimalDual, solve_qp
 from icnn_rl.qp.sparse import SparseRows
+from tests.qp.problems import sudoku_rules
 
 DOUBLE = torch.float64
 
@@ -23,15 +24,11 @@ def thinned(seed: int, k: int, n: int) -> Tensor:
     return draw(seed, k, n) * (draw(seed + 1, k, n) > 0)
 
 
-def sudoku_rules(box: int) -> Tensor:
-    """One-hot variables (row, column, digit): cell, row, column and box equations, 4 n^2 x n^3 for n = box^2."""
-    n = box * box
-    place = torch.arange(n**3).reshape(n, n, n)
-    blocks = place.reshape(box, box, box, box, n).permute(0, 2, 4, 1, 3).reshape(n * n, n)
-    groups = torch.cat((place.reshape(n * n, n), place.permute(0, 2, 1).reshape(n * n, n)))
-    groups = torch.cat((groups, place.permute(1, 2, 0).reshape(n * n, n), blocks))
-    rules = torch.zeros(4 * n * n, n**3, dtype=DOUBLE)
-    return rules.scatter_(1, groups, 1.0)
+def rules_of(order: int) -> Tensor:
+    """Sudoku's equations on one-hot variables."""
+    rules = sudoku_rules(0, 1, order)["A"]
+    assert isinstance(rules, Tensor)
+    return rules
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
@@ -100,7 +97,7 @@ def test_gradients_reach_the_entries() -> None:
 
 def test_dependent_rules_of_sudoku() -> None:
     """The 64 rules of the 4 x 4 puzzle have rank 40, those of the 9 x 9 puzzle 249 of 324."""
-    rules = sudoku_rules(2)
+    rules = rules_of(2)
     assert torch.linalg.matrix_rank(rules) == 40
     p = -(draw(60, 8, 64) > 1.0).double()
     b = torch.ones(64, dtype=DOUBLE)
@@ -109,14 +106,14 @@ def test_dependent_rules_of_sudoku() -> None:
         found = solve_qp(0.1, p, A=rules.to_sparse(), b=b, lb=0.0, solver=solver)
         torch.testing.assert_close(found.value, expected.value, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(found.value @ rules.T, torch.ones(8, 64, dtype=DOUBLE), rtol=1e-9, atol=1e-9)
-    large = sudoku_rules(3)
+    large = rules_of(3)
     assert torch.linalg.matrix_rank(large) == 249
     solution = solve_qp(0.1, -(draw(61, 2, 729) > 1.5).double(), A=large.to_sparse(), b=1.0 + 0.0 * large[:, 0], lb=0.0)
     assert solution.residual.max() <= 1e-9
 
 
 def test_failures_are_told() -> None:
-    rules = sudoku_rules(2)
+    rules = rules_of(2)
     b = torch.ones(2, 64, dtype=DOUBLE)
     b[1, 0] = 3.0  # no longer agrees with the rules that depend on it
     solution = solve_qp(0.1, torch.zeros(2, 64, dtype=DOUBLE), A=rules.to_sparse(), b=b, lb=0.0, throw=False)
