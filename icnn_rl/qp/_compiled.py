@@ -20,7 +20,7 @@ from icnn_rl.qp.verify import Residuals
 from icnn_rl.solution import Status
 
 #: n and k of the largest problems: beyond, a block leaves the first cache and torch's operations are worth their price.
-_LARGEST = 16, 64
+_LARGEST = 16, 128
 
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,0 +1,607 @@
+"""Constraints on actions: picklable descriptions of the set an action must lie in, given the observation.
+
+    C(s) = { a : G(s) a <= h(s),  lb(s) <= a <= ub(s),  (a - c(s))^T M(s) (a - c(s)) <= r(s) }
+
+in the environment's own units of action and observation. Descriptions are combined with ``&``; functions of the
+observation they may hold must be picklable: defined at the top level of a module, or objects of a class that is.
+
+    constraint = power_limit(velocity_index=slice(8, 11), max_power=20.0) & rate_limit(0.1)
+
+The same description serves the layer of a policy, the convex programme of a critic, and the wrapper around the
+environment.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from icnn_rl._checks import check_range
+from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Interior, join, largest, row_violation, vector_of
+from icnn_rl.solution import Status
+
+__all__ = [
+    "ActionConstraint",
+    "Barrier",
+    "EmptySetError",
+    "Projection",
+    "ball",
+    "box",
+    "control_barrier",
+    "ellipsoid",
+    "l1_ball",
+    "linear",
+    "power_limit",
+    "rate_limit",
+]
+
+#: Up to so many actions a power limit is written with a row for each pattern of signs, 2^n of them; beyond, with n
+#: auxiliary variables. For six actions the 64 rows take an eighth of the time.
+_MOST_PATTERNS = 6
+
+Observation = Tensor | Mapping[str, Tensor]
+Reader = Callable[[Tensor], Any]
+
+#: "least_violation", "error", n numbers, or a function of the observations that gives actions.
+Fallback = Any
+
+
+class Projection(NamedTuple):
+    """Actions moved into the set.
+
+    action (B, n), differentiable; moved (B,): Euclidean distance from what came; violation (B,): of what came, see
+    :meth:`ActionConstraint.violation`; status (B,): see :class:`icnn_rl.Status`, PRIMAL_INFEASIBLE where the set is
+    empty.
+    """
+
+    action: Tensor
+    moved: Tensor
+    violation: Tensor
+    status: Tensor
+
+
+class EmptySetError(ValueError):
+    """In some state no action satisfies the constraint."""
+
+
+class ActionConstraint(ABC):
+    """A set of actions for every observation. Immutable and picklable; combine with ``&``.
+
+    Observations are (B, d) or (d,) tensors in the environment's units; a mapping of them where :meth:`reading` names
+    the part. Actions are (B, n) or (n,), likewise.
+    """
+
+    #: Whether the observation must end with the last action that was executed, see :func:`rate_limit`.
+    needs_last_action: bool = False
+
+    #: Whether the set differs between observations.
+    depends_on_state: bool = True
+
+    @abstractmethod
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        """The set for a batch of observations and n actions."""
+
+    def violation(self, obs: Observation, action: Tensor) -> Tensor:
+        """By how much the worst row is violated, as a distance (g^T a - h) / ||g||; <= 0 inside the set: (B,)."""
+        return self.at(obs, action.shape[-1]).violation(action)
+
+    def feasible(self, obs: Observation, action: Tensor, tol: float = 0.0) -> Tensor:
+        """Whether the violation is at most ``tol``: (B,) bool."""
+        return self.violation(obs, action) <= tol
+
+    def interior(self, obs: Observation, like: Tensor) -> Interior:
+        """A strictly feasible action for every observation, ``like`` (B, n) in shape; depth < 0 where there is none."""
+        return self.at(obs, like.shape[-1]).interior(like)
+
+    def project(self, obs: Observation, action: Tensor, *, fallback: Fallback = "least_violation") -> Projection:
+        """The nearest action of the set, differentiable in ``action`` and in what the set is made of.
+
+        Args:
+            obs: observations.
+            action: (B, n).
+            fallback: what to take where the set is empty: "least_violation", the action whose largest violation is
+                smallest; "error"; an action of n numbers; or a function of the observations that gives (B, n).
+
+        Raises:
+            EmptySetError: some set is empty, and ``fallback`` is "error".
+        """
+        n = action.shape[-1]
+        found = self.at(obs, n).project(action, throw=False)
+        value, empty = found.value, found.status == Status.PRIMAL_INFEASIBLE
+        if bool(empty.any()):
+            value = torch.where(empty.unsqueeze(-1), self._instead(obs, action, empty, fallback), value)
+        with torch.no_grad():
+            moved = (value - action).norm(dim=-1)
+            violation = self.violation(obs, action)
+        return Projection(value, moved, violation, found.status)
+
+    def _instead(self, obs: Observation, action: Tensor, empty: Tensor, fallback: Fallback) -> Tensor:
+        """Actions for states in which none satisfies the constraint."""
+        if fallback == "error":
+            first = int(empty.reshape(-1).nonzero()[0])
+            raise EmptySetError(
+                f"constraint: no action satisfies it in {int(empty.sum())} of {empty.numel()} states, first in row "
+                f"{first}. Relax the constraint, or choose a fallback: 'least_violation' or a backup action."
+            )
+        if fallback == "least_violation":
+            return self.at(obs, action.shape[-1]).least_violating(action.detach())
+        return torch.as_tensor(fallback(obs) if callable(fallback) else fallback).to(action)
+
+    def reading(self, key: str) -> ActionConstraint:
+        """This constraint on Dict observations, where it reads the part ``key``."""
+        return _Reading(self, key)
+
+    def __and__(self, other: ActionConstraint) -> ActionConstraint:
+        if not isinstance(other, ActionConstraint):
+            return NotImplemented
+        return _All(
+            tuple(part for side in (self, other) for part in (side.parts if isinstance(side, _All) else (side,)))
+        )
+
+    @staticmethod
+    def linear(G: Any, h: Any) -> ActionConstraint:
+        """See :func:`linear`."""
+        return linear(G, h)
+
+
+def box(lower: Any = -torch.inf, upper: Any = torch.inf) -> ActionConstraint:
+    """lower <= a <= upper, elementwise.
+
+    Args:
+        lower, upper: a number, n numbers, or a function of the observations (B, d) that gives (B, n).
+    """
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if not callable(bound):
+            _check_numbers(f"box.{name}", bound)
+    if not (callable(lower) or callable(upper)) and bool((torch.as_tensor(lower) > torch.as_tensor(upper)).any()):
+        raise ValueError(f"box: a lower bound exceeds its upper bound: lower {lower}, upper {upper}.")
+    return _Box(_frozen(lower), _frozen(upper))
+
+
+def linear(G: Any, h: Any) -> ActionConstraint:
+    """G a <= h.
+
+    Args:
+        G: m rows of n numbers, or a function of the observations (B, d) that gives (B, m, n).
+        h: m numbers, or a function that gives (B, m).
+    """
+    if not callable(G):
+        rows = _check_numbers("linear.G", G)
+        if rows.dim() != 2:
+            raise ValueError(f"linear.G: expected rows, shape (m, n), got {tuple(rows.shape)}.")
+        if not callable(h) and torch.as_tensor(h).shape != rows.shape[:1]:
+            raise ValueError(
+                f"linear.h: expected {rows.shape[0]} numbers, one for each row of G, got shape "
+                f"{tuple(torch.as_tensor(h).shape)}."
+            )
+    if not callable(h):
+        _check_numbers("linear.h", h)
+    return _Linear(_frozen(G), _frozen(h))
+
+
+def l1_ball(radius: float, weights: Sequence[float] | None = None) -> ActionConstraint:
+    """sum_i w_i |a_i| <= radius; ``weights`` are 1 by default."""
+    check_range("l1_ball.radius", radius, 0.0, float("inf"))
+    if weights is not None:
+        _check_numbers("l1_ball.weights", weights)
+    return _AbsoluteSum(None if weights is None else _frozen(weights), radius, False)
+
+
+def power_limit(
+    velocity_index: Any = None, max_power: float = 0.0, *, weights: Reader | None = None, motoring_only: bool = False
+) -> ActionConstraint:
+    """Power drawn by n motors: sum_i |w_i a_i| <= max_power, or sum_i max(w_i a_i, 0) <= max_power.
+
+    Args:
+        velocity_index: where the n velocities w stand in the observation: a slice, "8:11", or n indices.
+        max_power: in the units of velocity times action; watts where these are rad/s and N m.
+        weights: instead of ``velocity_index``, a function of the observations (B, d) that gives w (B, n).
+        motoring_only: charge only motors that do work; braking neither costs nor gives anything back.
+    """
+    check_range("power_limit.max_power", max_power, 0.0, float("inf"))
+    if (velocity_index is None) == (weights is None):
+        raise ValueError("power_limit: expected one of velocity_index and weights, got both or neither.")
+    reader = weights if weights is not None else _Part(_index("power_limit.velocity_index", velocity_index))
+    return _AbsoluteSum(reader, max_power, motoring_only)
+
+
+def rate_limit(max_change: Any) -> ActionConstraint:
+    """|a - a_last| <= max_change, elementwise, with a_last the action executed before (0 after a reset).
+
+    The observation must end with a_last: :class:`icnn_rl.envs.ProjectAction` appends it.
+
+    Args:
+        max_change: a number or n numbers, per step.
+    """
+    _check_numbers("rate_limit.max_change", max_change)
+    if bool((torch.as_tensor(max_change) < 0).any()):
+        raise ValueError(f"rate_limit.max_change: expected numbers >= 0, got {max_change}.")
+    return _Rate(_frozen(max_change))
+
+
+def ball(radius: float, center: Any = 0.0) -> ActionConstraint:
+    """||a - center|| <= radius."""
+    check_range("ball.radius", radius, 0.0, float("inf"), open_low=True)
+    _check_numbers("ball.center", center)
+    return _Quadratic(None, radius * radius, _frozen(center))
+
+
+def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
+    """(a - center)^T M (a - center) <= size.
+
+    Args:
+        M: n x n numbers, symmetric and positive definite, or a function of the observations (B, d): (B, n, n).
+        size: > 0.
+        center: a number, n numbers, or a function that gives (B, n).
+    """
+    check_range("ellipsoid.size", size, 0.0, float("inf"), open_low=True)
+    if not callable(M):
+        matrix = _check_numbers("ellipsoid.M", M)
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"ellipsoid.M: expected shape (n, n), got {tuple(matrix.shape)}.")
+        if not torch.allclose(matrix, matrix.mT) or float(torch.linalg.eigvalsh(matrix).min()) <= 0:
+            raise ValueError("ellipsoid.M: expected a symmetric, positive definite matrix.")
+    if not callable(center):
+        _check_numbers("ellipsoid.center", center)
+    return _Quadratic(_frozen(M), size, _frozen(center))
+
+
+class Barrier(NamedTuple):
+    """What a control barrier needs to know about B(x), B >= 0 where the state is safe, in the states of a batch.
+
+    value (B, m): B; drift (B, m): the highest derivative below, at a = 0; gain (B, m, n): its slope in a. Where a
+    enters the first derivative of B, these are of dB/dt = drift + gain a, and ``rate`` is None. Where it enters the
+    second, d2B/dt2 = drift + gain a, and rate (B, m) is dB/dt.
+    """
+
+    value: Tensor
+    drift: Tensor
+    gain: Tensor
+    rate: Tensor | None = None
+
+
+def control_barrier(barrier: Callable[[Tensor], Barrier], alpha: float | Sequence[float]) -> ActionConstraint:
+    """Rows that keep B(x) >= 0 along the motion.
+
+    Relative degree one:  dB/dt + alpha B >= 0.  Relative degree two, as for a limit on a position moved by forces: the
+    plain row holds no action, so psi = dB/dt + alpha_1 B serves as the barrier,
+
+        d psi/dt + alpha_2 psi = d2B/dt2 + (alpha_1 + alpha_2) dB/dt + alpha_1 alpha_2 B >= 0.
+
+    The rows hold for continuous time: between the steps of a simulation B may sink below 0 by what one step changes,
+    and the state must start with B >= 0 and psi >= 0. Where the map of a step is known, state its exact row with
+    :func:`linear`.
+
+    Args:
+        barrier: function of the observations (B, d).
+        alpha: alpha, or (alpha_1, alpha_2); > 0, in 1 / s. alpha times the time step should stay below 1.
+
+    References:
+        A. D. Ames, X. Xu, J. W. Grizzle, P. Tabuada, Control barrier function based quadratic programs for safety
+        critical systems, IEEE Trans. Automatic Control 62, 2017. W. Xiao, C. Belta, High-order control barrier
+        functions, IEEE Trans. Automatic Control 67, 2022.
+    """
+    rates = (alpha,) if isinstance(alpha, int | float) else tuple(alpha)
+    if len(rates) not in (1, 2):
+        raise ValueError(f"control_barrier.alpha: expected one number or two, got {len(rates)}.")
+    for rate in rates:
+        check_range("control_barrier.alpha", rate, 0.0, float("inf"), open_low=True)
+    if not callable(barrier):
+        raise ValueError(f"control_barrier.barrier: expected a function of the observation, got {barrier!r}.")
+    return _ControlBarrier(barrier, rates)
+
+
+@dataclass(frozen=True)
+class _Box(ActionConstraint):
+    lower: Any
+    upper: Any
+
+    @property
+    def depends_on_state(self) -> bool:  # type: ignore[override]
+        return callable(self.lower) or callable(self.upper)
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        obs = _plain(obs)
+        return ConvexSet(lb=_vector("box.lower", self.lower, obs, n), ub=_vector("box.upper", self.upper, obs, n))
+
+
+@dataclass(frozen=True)
+class _Linear(ActionConstraint):
+    G: Any
+    h: Any
+
+    @property
+    def depends_on_state(self) -> bool:  # type: ignore[override]
+        return callable(self.G) or callable(self.h)
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        obs = _plain(obs)
+        G = _values("linear.G", self.G, obs)
+        if G.shape[-1] != n:
+            raise ValueError(f"linear.G: expected rows of {n} numbers, one for each action, got {G.shape[-1]}.")
+        return ConvexSet(G=G, h=_values("linear.h", self.h, obs))
+
+
+@dataclass(frozen=True)
+class _AbsoluteSum(ActionConstraint):
+    """sum_i |w_i a_i| <= limit, or with the positive parts alone."""
+
+    weights: Any  # None: ones
+    limit: float
+    positive: bool
+
+    @property
+    def depends_on_state(self) -> bool:  # type: ignore[override]
+        return callable(self.weights)
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        w = self._weights(_plain(obs), n)
+        return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
+
+    def violation(self, obs: Observation, action: Tensor) -> Tensor:
+        w = self._weights(_plain(obs).to(action), action.shape[-1])
+        drawn = w * action
+        # the pattern of signs whose row is largest at this action
+        row = torch.where(drawn > 0, w, 0.0) if self.positive else w * action.sign()
+        limit = action.new_tensor([self.limit])
+        return row_violation(row.unsqueeze(-2), limit, action).squeeze(-1)
+
+    def _weights(self, obs: Tensor, n: int) -> Tensor:
+        if self.weights is None:
+            return obs.new_ones(n)
+        w = _values("weights", self.weights, obs)
+        if w.shape[-1] != n:
+            raise ValueError(f"power_limit: expected {n} weights, one for each action, got {w.shape[-1]}.")
+        return w
+
+
+@dataclass(frozen=True)
+class _Rate(ActionConstraint):
+    max_change: Any
+    needs_last_action = True
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        obs = _plain(obs)
+        last, most = obs[..., -n:], _vector("rate_limit.max_change", self.max_change, obs, n)
+        return ConvexSet(lb=last - most, ub=last + most)
+
+
+@dataclass(frozen=True)
+class _Quadratic(ActionConstraint):
+    M: Any  # None: the identity
+    size: float
+    center: Any
+
+    @property
+    def depends_on_state(self) -> bool:  # type: ignore[override]
+        return callable(self.M) or callable(self.center)
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        obs = _plain(obs)
+        M = torch.eye(n, dtype=obs.dtype, device=obs.device) if self.M is None else _values("ellipsoid.M", self.M, obs)
+        if M.shape[-2:] != (n, n):
+            raise ValueError(f"ellipsoid.M: expected ({n}, {n}), got {tuple(M.shape[-2:])}.")
+        center = _vector("ellipsoid.center", self.center, obs, n)
+        return ConvexSet(ellipsoid=Ellipsoid(M, center, obs.new_tensor(self.size)))
+
+
+@dataclass(frozen=True)
+class _ControlBarrier(ActionConstraint):
+    barrier: Callable[[Tensor], Barrier]
+    alpha: tuple[float, ...]
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        b = self.barrier(_plain(obs))
+        if (b.rate is None) != (len(self.alpha) == 1):
+            raise ValueError(
+                "control_barrier: alpha has one number where the action enters dB/dt, and two, with Barrier.rate, "
+                "where it enters d2B/dt2; got "
+                f"{len(self.alpha)} and rate {'missing' if b.rate is None else 'given'}."
+            )
+        if b.gain.shape[-1] != n:
+            raise ValueError(f"control_barrier: expected a gain of {n} columns, got {b.gain.shape[-1]}.")
+        h = b.drift + self.alpha[0] * b.value
+        if b.rate is not None:
+            first, second = self.alpha
+            h = b.drift + (first + second) * b.rate + first * second * b.value
+        return ConvexSet(G=-b.gain, h=h)
+
+
+@dataclass(frozen=True)
+class _Reading(ActionConstraint):
+    inner: ActionConstraint
+    key: str
+
+    @property
+    def needs_last_action(self) -> bool:  # type: ignore[override]
+        return self.inner.needs_last_action
+
+    @property
+    def depends_on_state(self) -> bool:  # type: ignore[override]
+        return self.inner.depends_on_state
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        return self.inner.at(self._part(obs), n)
+
+    def violation(self, obs: Observation, action: Tensor) -> Tensor:
+        return self.inner.violation(self._part(obs), action)
+
+    def _part(self, obs: Observation) -> Tensor:
+        if not isinstance(obs, Mapping):
+            raise ValueError(f"constraint: reads the part {self.key!r} of Dict observations, got {type(obs).__name__}.")
+        if self.key not in obs:
+            raise ValueError(
+                f"constraint: reads the part {self.key!r}; the observation has {', '.join(map(repr, obs))}."
+            )
+        return obs[self.key]
+
+
+@dataclass(frozen=True)
+class _All(ActionConstraint):
+    """All of them."""
+
+    parts: tuple[ActionConstraint, ...]
+
+    @property
+    def needs_last_action(self) -> bool:  # type: ignore[override]
+        return any(part.needs_last_action for part in self.parts)
+
+    @property
+    def depends_on_state(self) -> bool:  # type: ignore[override]
+        return any(part.depends_on_state for part in self.parts)
+
+    def at(self, obs: Observation, n: int) -> ConvexSet:
+        return intersect([part.at(obs, n) for part in self.parts], n)
+
+    def violation(self, obs: Observation, action: Tensor) -> Tensor:
+        return largest([part.violation(obs, action) for part in self.parts])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Coordinates of the observation."""
+
+    index: tuple[int, ...] | slice
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        if isinstance(self.index, slice):
+            return obs[..., self.index]
+        return obs[..., list(self.index)]
+
+
+def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:
+    """A row for every pattern of signs, or for every set of motors."""
+    n = w.shape[-1]
+    choices = (1.0, 0.0) if positive else (1.0, -1.0)
+    signs = w.new_tensor(list(itertools.product(choices, repeat=n)))
+    if positive:
+        signs = signs[:-1]  # no motor at all
+    return ConvexSet(G=signs * w.unsqueeze(-2), h=w.new_full((len(signs),), limit))
+
+
+def _lifted(w: Tensor, limit: float, positive: bool) -> ConvexSet:
+    """u_i >= |w_i a_i|, or max(w_i a_i, 0), and sum_i u_i <= limit."""
+    n = w.shape[-1]
+    W, eye = torch.diag_embed(w), torch.eye(n, dtype=w.dtype, device=w.device).expand(*w.shape, n)
+    above = [torch.cat((W, -eye), -1)]
+    if not positive:
+        above.append(torch.cat((-W, -eye), -1))
+    total = torch.cat((w.new_zeros(n), w.new_ones(n))).expand(*w.shape[:-1], 1, 2 * n)
+    G = torch.cat((*above, total), -2)
+    h = w.new_zeros(G.shape[-2])
+    h[-1] = limit
+    lb = torch.cat((w.new_full((n,), -torch.inf), w.new_zeros(n)))
+    return ConvexSet(G=G, h=h, lb=lb, lifted=n)
+
+
+def intersect(sets: Sequence[ConvexSet], n: int) -> ConvexSet:
+    """The intersection of sets in R^n, as one.
+
+    Raises:
+        ValueError: more than one has an ellipsoid.
+    """
+    ellipsoids = [s.ellipsoid for s in sets if s.ellipsoid is not None]
+    if len(ellipsoids) > 1:
+        raise ValueError(
+            f"constraint: {len(ellipsoids)} balls or ellipsoids; one can be combined with linear constraints exactly. "
+            "Keep one, or replace the others by linear rows."
+        )
+    lifted = sum(s.lifted for s in sets)
+    parts: dict[str, Tensor | None] = {}
+    for matrix, right in (("G", "h"), ("A", "b")):
+        before, rows, sides = 0, [], []
+        for s in sets:
+            m, v = getattr(s, matrix), getattr(s, right)
+            if m is not None:
+                own, aux = m[..., :n], m[..., n:]
+                aux = torch.nn.functional.pad(aux, (before, lifted - before - s.lifted))
+                rows.append(torch.cat((own, aux), -1) if lifted else own)
+                sides.append(v)
+            before += s.lifted
+        parts[matrix], parts[right] = (join(rows, -2), join(sides, -1)) if rows else (None, None)
+    for name, pick, missing in (("lb", torch.maximum, -torch.inf), ("ub", torch.minimum, torch.inf)):
+        own_bound: Tensor | None = None
+        aux_bounds: list[Tensor] = []
+        like = next((t for s in sets for t in (s.G, s.lb, s.ub) if isinstance(t, Tensor)), torch.empty(0))
+        for s in sets:
+            bound = getattr(s, name)
+            if bound is not None:
+                bound = vector_of(bound, n + s.lifted, like)
+                own = bound[..., :n]
+                own_bound = own if own_bound is None else pick(own_bound, own)
+            aux_bounds.append(like.new_full((s.lifted,), missing) if bound is None else bound[..., n:])
+        if own_bound is None and lifted and any(bool(torch.isfinite(t).any()) for t in aux_bounds):
+            own_bound = like.new_full((n,), missing)
+        parts[name] = own_bound if own_bound is None or not lifted else join([own_bound, *aux_bounds], -1)
+    return ConvexSet(**parts, lifted=lifted, ellipsoid=ellipsoids[0] if ellipsoids else None)
+
+
+def _plain(obs: Observation) -> Tensor:
+    if isinstance(obs, Mapping):
+        raise ValueError(
+            f"constraint: the observation is a Dict with {', '.join(map(repr, obs))}; say which part the constraint "
+            "reads: constraint.reading('...')."
+        )
+    return obs
+
+
+def _values(name: str, value: Any, obs: Tensor) -> Tensor:
+    """Constants, or a function's answer, in the dtype and on the device of the observations."""
+    if callable(value):
+        answer = value(obs)
+        if not isinstance(answer, Tensor):
+            raise ValueError(f"{name}: the function of the observation returned {type(answer).__name__}, not a tensor.")
+        return answer
+    return torch.as_tensor(value, dtype=obs.dtype, device=obs.device)
+
+
+def _vector(name: str, value: Any, obs: Tensor, n: int) -> Tensor:
+    v = _values(name, value, obs)
+    if v.dim() == 0:
+        return v.expand(n)
+    if v.shape[-1] != n:
+        raise ValueError(f"{name}: expected a number or {n} numbers, one for each action, got {v.shape[-1]}.")
+    return v
+
+
+def _check_numbers(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers or a function of the observation, got {value!r}.") from error
+    if bool(tensor.isnan().any()):
+        raise ValueError(f"{name}: contains NaN.")
+    return tensor
+
+
+def _frozen(value: Any) -> Any:
+    """Numbers as nested tuples: hashable, comparable, picklable; functions as they are."""
+    if callable(value):
+        return value
+    numbers = torch.as_tensor(value, dtype=torch.float64).tolist()
+    return _tuples(numbers)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def _index(name: str, value: Any) -> tuple[int, ...] | slice:
+    if isinstance(value, slice):
+        return value
+    if isinstance(value, str):
+        pieces = value.split(":")
+        try:
+            start, stop = (int(piece) if piece else None for piece in pieces)
+        except ValueError:
+            raise ValueError(f'{name}: expected a slice such as "8:11", got {value!r}.') from None
+        return slice(start, stop)
+    if isinstance(value, Sequence) and all(isinstance(i, int) and not isinstance(i, bool) for i in value):
+        return tuple(value)
+    raise ValueError(f'{name}: expected a slice, "8:11" or a list of indices, got {value!r}.')
