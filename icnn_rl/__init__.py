@@ -4,11 +4,21 @@ use them."""
 from importlib.metadata import PackageNotFoundError, version
 
 from icnn_rl.solution import Solution, SolveError, Status
-from icnn_rl.solvers import Box, Unconstrained, minimize
+from icnn_rl.solvers import Box, Polytope, Simplex, Unconstrained, minimize
 
 try:
     __version__ = version("icnn-rl")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Box", "Solution", "SolveError", "Status", "Unconstrained", "__version__", "minimize"]
+__all__ = [
+    "Box",
+    "Polytope",
+    "Simplex",
+    "Solution",
+    "SolveError",
+    "Status",
+    "Unconstrained",
+    "__version__",
+    "minimize",
+]

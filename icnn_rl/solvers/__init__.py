@@ -3,21 +3,24 @@
 from icnn_rl.solvers.adjoint import DualKKT, Implicit, Unrolled
 from icnn_rl.solvers.base import Problem, Progress, Solver
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy
-from icnn_rl.solvers.domain import Box, Unconstrained
+from icnn_rl.solvers.domain import Ball, Box, Polytope, Simplex, Unconstrained
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.minimize import minimize, solve
 from icnn_rl.solvers.newton import ProjectedNewton
 
 __all__ = [
+    "Ball",
     "Box",
     "Bundle",
     "BundleEntropy",
     "DualKKT",
     "Implicit",
+    "Polytope",
     "Problem",
     "Progress",
     "ProjectedGradient",
     "ProjectedNewton",
+    "Simplex",
     "Solver",
     "Unconstrained",
     "Unrolled",

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_range
+from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import _energy
-from icnn_rl.solvers.base import Problem
+from icnn_rl.solvers._box_qp import times
+from icnn_rl.solvers.base import Problem, as_set
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
 
 __all__ = ["DualKKT", "Implicit", "Unrolled"]
@@ -29,6 +32,8 @@ class Implicit:
     coordinate is free and H gains tau / (w (1 - w)) / width^2 on its diagonal. The energy must be twice differentiable
     at the solution; for a piecewise-linear one use DualKKT. A coordinate that sits on a bound with zero gradient counts
     as fixed: the derivative along the bound, an element of the subdifferential.
+
+    On other sets the active rows take the place of the bounds, and the tensors of the set get gradients as well.
 
     Args:
         damping: added to the Hessian, in its units; guards against a singular one.
@@ -79,6 +84,8 @@ def differentiable_value(
                 f"adjoint: DualKKT belongs to BundleEntropy, not to {type(solver).__name__}; use Implicit()."
             )
         return _through_bundle(adjoint, problem, solver, solution)
+    if problem.region is not None:
+        return _implicit_on_set(adjoint, problem, solution, as_set(domain, solution.value.double()))
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
     return _implicit(adjoint, problem, tau, solution, domain)
 
@@ -110,10 +117,35 @@ def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solutio
     return torch.where(usable, y + change, solution.value.detach())
 
 
+def _implicit_on_set(adjoint: Implicit, problem: Problem, solution: Solution, domain: ConvexSet) -> Tensor:
+    """The minimiser y of f over C also minimises its quadratic model there,
+
+        y = argmin { 1/2 z^T H z + (g(y) - H y) . z : z in C },
+
+    and moves like it: to first order, what changes f or C enters through g and the data of C alone.
+    """
+    failed = solution.failed.unsqueeze(-1)
+    y = _finite_point(problem, solution)
+    gradient = _energy.live_gradient(problem.energy, y).double()
+    _, _, hessian = problem.value_grad_hessian(y)
+    with torch.no_grad():
+        eye = torch.eye(y.shape[-1], dtype=torch.float64, device=y.device)
+        rounding = torch.finfo(y.dtype).eps * hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+        hessian = hessian.double() + (adjoint.damping + rounding)[..., None, None] * eye
+        hessian = torch.where(failed.unsqueeze(-1), eye, hessian)
+    p = torch.where(failed, 0.0, gradient - times(hessian, y.double()))
+    guess = solution.state if isinstance(solution.state, ActiveSet) else None
+    moved = domain.minimise(hessian, p, throw=False, warm_start=guess).value
+    change = (moved - moved.detach()).nan_to_num(0.0).to(y.dtype)
+    return torch.where(failed, solution.value.detach(), y + change)
+
+
 def _finite_point(problem: Problem, solution: Solution) -> Tensor:
     """The value, and some point of the box for failed rows: derivatives at a NaN would be NaN even when multiplied by
     0."""
     y = solution.value.detach()
+    if problem.region is not None:
+        return torch.where(solution.failed.unsqueeze(-1), y.nan_to_num(0.0, 0.0, 0.0), y)
     return torch.where(solution.failed.unsqueeze(-1), problem.project(torch.zeros_like(y)), y)
 
 

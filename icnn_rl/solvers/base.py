@@ -9,29 +9,46 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solvers import _energy
 from icnn_rl.solvers._energy import EnergyFunction
-from icnn_rl.solvers.domain import Box, Unconstrained, certificate
+from icnn_rl.solvers.domain import Ball, Box, Polytope, Simplex, Unconstrained, certificate, fit_set
+from icnn_rl.solvers.region import Region
+
+Domain = Box | Unconstrained | Polytope | Simplex | Ball | ConvexSet
 
 #: Rounding of f, in units of eps (|f| + scale): a change of f by less says nothing.
 NOISE = 4.0
 
 
+def as_set(domain: Polytope | Simplex | Ball | ConvexSet, y: Tensor) -> ConvexSet:
+    """The set that ``domain`` is for points like ``y`` (..., n), live where its tensors are.
+
+    Raises:
+        ValueError: it does not fit ``y``.
+    """
+    return fit_set("ConvexSet", domain, y) if isinstance(domain, ConvexSet) else domain.as_set(y)
+
+
 class Problem:
-    """min f(y) over a box, for every row of a batch.
+    """min f(y) over a box or a convex set, for every row of a batch.
 
     Attributes:
         energy: f.
+        region: the set; None: a box, and the bounds say it all.
         lower, upper: bounds, broadcastable to y; infinite where there is none.
         curvature: m >= 0 with f - 1/2 sum_j m_j y_j^2 convex, or None.
         finite: whether every coordinate of every row is bounded on both sides.
         differentiable: whether values and gradients keep the autograd graph (for unrolling).
     """
 
-    def __init__(self, energy: EnergyFunction, domain: Box | Unconstrained, y: Tensor) -> None:
+    def __init__(self, energy: EnergyFunction, domain: Domain, y: Tensor) -> None:
         self.energy = energy
         self.differentiable = False
-        self.lower, self.upper = (bound.detach() for bound in domain.bounds(y))
+        box = isinstance(domain, Box | Unconstrained)
+        self.region = None if box else Region.of(as_set(domain, y), y)
+        bounds = domain.bounds(y) if self.region is None else self.region.own_bounds(y)
+        self.lower, self.upper = (bound.detach() for bound in bounds)
         self.curvature = _energy.curvature_of(energy)
         self._batch_dims = y.dim() - 1
         self._strict = self.curvature is not None and bool((self.curvature > 0).all())
@@ -57,7 +74,22 @@ class Problem:
         other.curvature = None if self.curvature is None else pick(self.curvature)
         other.lower, other.upper = pick(self.lower), pick(self.upper)
         other._widths = other.upper - other.lower if self.finite else None
+        other.region = None if self.region is None else self.region.rows(index)
         return other
+
+    def start(self, y: Tensor) -> tuple[Problem, Tensor, Tensor | None]:
+        """Points of the domain to begin from, and the problem with a harmless set in place of those that are empty or
+        not finite; the status (...) of the rows tells these, None: there are none."""
+        if self.region is None:
+            return self, self.project(y), None
+        found = self.region.start(y)
+        if found.region is self.region:
+            return self, found.point, None
+        other = copy.copy(self)
+        other.region = found.region
+        other.lower, other.upper = found.region.own_bounds(y)
+        other._widths = other.upper - other.lower if self.finite else None
+        return other, found.point, found.status
 
     def with_graph(self) -> Problem:
         """The same problem, its values and gradients differentiable with respect to what the energy depends on."""
@@ -66,8 +98,10 @@ class Problem:
         return other
 
     def project(self, y: Tensor) -> Tensor:
-        """Nearest point of the box; NaN stays NaN."""
-        return torch.clamp(y, self.lower, self.upper)
+        """Nearest point of the domain; NaN stays NaN."""
+        if self.region is None:
+            return torch.clamp(y, self.lower, self.upper)
+        return self.region.project(y).value.to(y.dtype)
 
     def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
         return _energy.value_and_grad(self.energy, y, differentiable=self.differentiable)
@@ -76,8 +110,26 @@ class Problem:
         return _energy.value_grad_hessian(self.energy, y)
 
     def gap(self, y: Tensor, grad: Tensor) -> Tensor:
-        """Certified bound on f(y) - min f, see :func:`icnn_rl.solvers.domain.certificate`."""
+        """Certified bound on f(y) - min f, see :func:`icnn_rl.solvers.domain.certificate`. On a set it takes a
+        quadratic programme for the multipliers; solvers that have some ask the region."""
+        if self.region is not None:
+            return self._gap_on_set(self.region, y, grad)[0]
+        return self.box_gap(y, grad)
+
+    def box_gap(self, y: Tensor, grad: Tensor) -> Tensor:
+        """The bound that the bounds alone give: valid on a set too, as it is on every superset."""
         return certificate(grad, self.lower - y, self.upper - y, self.curvature, strict=self._strict)
+
+    def _gap_on_set(self, region: Region, y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """With the multipliers of a gradient step as long as the domain: those of the minimiser, where y is it."""
+        width = self.widths(y).expand_as(y).norm(dim=-1)
+        stiffness = (grad.norm(dim=-1) / width.clamp(min=self._tiny)).clamp(min=self._tiny)
+        plan = region.model(y, grad, torch.diag_embed(stiffness.unsqueeze(-1).expand_as(y)), region.no_rows(y), 2)
+        if plan.duals is None:
+            return self.box_gap(y, grad), self._promised(y, grad)
+        n = y.shape[-1]
+        there = torch.cat((y.double(), plan.duals.point[..., n:]), -1) if region.set.lifted else y.double()
+        return region.gap(grad, plan.duals._replace(point=there), self.curvature)
 
     def widths(self, y: Tensor) -> Tensor:
         """Length of each coordinate's interval, or 1 + |y_j| where it is infinite: the unit that residuals are measured
@@ -90,10 +142,14 @@ class Problem:
     def residual(self, y: Tensor, grad: Tensor, gap: Tensor, scale: Tensor) -> Tensor:
         """gap / scale; where no gap is known, the decrease that the projected gradient promises, / scale."""
         if not self.finite and not bool(torch.isfinite(gap).all()):
-            blocked = ((y <= self.lower) & (grad > 0)) | ((y >= self.upper) & (grad < 0))
-            promised = (grad.masked_fill(blocked, 0.0).abs() * self.widths(y)).sum(-1)
+            region = self.region
+            promised = self._promised(y, grad) if region is None else self._gap_on_set(region, y, grad)[1]
             gap = torch.where(torch.isfinite(gap), gap, promised)
         return gap / scale.clamp(min=self._tiny)
+
+    def _promised(self, y: Tensor, grad: Tensor) -> Tensor:
+        blocked = ((y <= self.lower) & (grad > 0)) | ((y >= self.upper) & (grad < 0))
+        return (grad.masked_fill(blocked, 0.0).abs() * self.widths(y)).sum(-1)
 
     def noise(self, fun: Tensor, scale: Tensor) -> Tensor:
         """Rounding of f: changes below this are not judged."""

@@ -95,6 +95,11 @@ class BundleEntropy:
             raise ValueError(f"BundleEntropy.max_cuts: expected at least 2, got {self.max_cuts}.")
 
     def init(self, problem: Problem, y0: Tensor) -> BundleState:
+        if problem.region is not None:
+            raise ValueError(
+                "BundleEntropy works on a box: its entropy keeps clear of bounds, and knows no rows. On other sets use "
+                "ProximalBundle, or ProjectedNewton for smooth energies."
+            )
         if not problem.finite:
             raise ValueError(
                 "BundleEntropy needs a finite box: the entropy lives on it. Use Box(lower, upper) with finite bounds."

@@ -12,9 +12,9 @@ from icnn_rl._checks import check_float_tensor, check_same_kind
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers._energy import EnergyFunction
 from icnn_rl.solvers.adjoint import DualKKT, Implicit, Unrolled, differentiable_value
-from icnn_rl.solvers.base import Problem, Progress, Solver
+from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
-from icnn_rl.solvers.domain import Box, Unconstrained
+from icnn_rl.solvers.domain import Unconstrained
 from icnn_rl.solvers.gradient import ProjectedGradient
 
 __all__ = ["minimize"]
@@ -29,7 +29,7 @@ def minimize(
     solver: Solver,
     y0: Tensor,
     *,
-    domain: Box | Unconstrained | None = None,
+    domain: Domain | None = None,
     adjoint: Adjoint | str | None = "auto",
     warm_start: Tensor | None = None,
     throw: bool = True,
@@ -44,7 +44,8 @@ def minimize(
         solver: settings, for instance ``ProjectedNewton(tol=1e-6, max_steps=50)``.
         y0: (B, n) starting point, float32 or float64; projected onto the domain first. Any number of leading batch
             dimensions, or none.
-        domain: ``Box(lower, upper)`` or ``Unconstrained()`` (the default).
+        domain: ``Box(lower, upper)``, ``Unconstrained()`` (the default), ``Polytope(...)``, ``Simplex()``,
+            ``Ball(radius)``, or any :class:`icnn_rl.qp.sets.ConvexSet`.
         adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
             for BundleEntropy on an energy that is not known to be smooth, Implicit otherwise. None: the value is
             detached. Unrolled: ProjectedGradient only.
@@ -53,8 +54,10 @@ def minimize(
 
     Returns:
         A :class:`Solution`. ``gap`` is certified for convex energies: on a box one gradient bounds the minimum from
-        below. A row with a non-finite energy keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT;
-        other rows do not notice, and failed rows pass no gradient on.
+        below, on other sets the multipliers of its rows together with the gradient. A row with a non-finite energy, or
+        set, keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT; a row whose set is empty gets the
+        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE. Other rows do not notice, and failed rows
+        pass no gradient on.
 
     Raises:
         SolveError: some row did not succeed and ``throw`` is set; carries the solution.
@@ -84,8 +87,11 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
         raise ValueError(f"energy: expected a callable y (B, n) -> (B,), got {type(energy).__name__}.")
     if isinstance(solver, type) or not all(hasattr(solver, name) for name in ("init", "step", "progress", "max_steps")):
         raise ValueError(f"solver: expected a solver object such as ProjectedNewton(), got {solver!r}.")
-    if not isinstance(domain, Box | Unconstrained):
-        raise ValueError(f"domain: expected Box(lower, upper) or Unconstrained(), got {domain!r}.")
+    if not isinstance(domain, Domain):
+        raise ValueError(
+            "domain: expected Box(lower, upper), Unconstrained(), Polytope(...), Simplex(), Ball(radius) or a "
+            f"ConvexSet, got {domain!r}."
+        )
     start = check_float_tensor("y0", y0)
     if start.dim() == 0:
         raise ValueError("y0: expected shape (..., n), got a number. Give it at least one dimension.")
@@ -116,6 +122,8 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
     steps."""
     if not isinstance(solver, ProjectedGradient):
         raise ValueError(f"adjoint: Unrolled() needs ProjectedGradient, got {type(solver).__name__}; use Implicit().")
+    if problem.region is not None:
+        raise ValueError("adjoint: Unrolled() goes through the steps on a box; on other sets use Implicit().")
     problem = problem.with_graph()
     state = solver.init(problem, problem.project(start))
     for _ in range(solver.max_steps):
@@ -132,12 +140,15 @@ def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
 
     Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
     """
-    everything, whole = problem, solver.init(problem, problem.project(y0))
+    problem, start, excluded = problem.start(y0)
+    everything, whole = problem, solver.init(problem, start)
     progress = solver.progress(problem, whole)
     sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
     num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
     state, index = whole, None  # the rows still worked on, and where they belong; None: all of them
     active = sound & ~_solved(progress, solver.tol)
+    if excluded is not None:
+        active = active & (excluded == Status.SUCCESS)
     for _ in range(solver.max_steps):
         remaining = int(active.sum())
         if remaining == 0:
@@ -147,7 +158,7 @@ def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
             chosen = active.nonzero().squeeze(-1)
             index = chosen if index is None else index[chosen]
             problem, active = problem.rows(chosen), active[chosen]
-            state = type(state)(*(part.index_select(0, chosen) for part in state))
+            state = type(state)(*(None if part is None else part.index_select(0, chosen) for part in state))
         stepped = solver.step(problem, state)
         state = stepped if remaining == active.numel() else _freeze(active, stepped, state)
         progress = solver.progress(problem, state)
@@ -159,14 +170,28 @@ def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
     whole = _put_back(whole, state, index)
     if index is not None:
         progress = solver.progress(everything, whole)
-    return _report(solver, whole, progress, sound, num_steps)
+    report = _report(solver, whole, progress, sound, num_steps)
+    return report if excluded is None else _exclude(report, excluded)
+
+
+def _exclude(solution: Solution, status: Tensor) -> Solution:
+    """The report with the rows that had no set to solve over."""
+    bad = status != Status.SUCCESS
+    return dataclasses.replace(
+        solution,
+        fun=torch.where(bad, torch.nan, solution.fun),
+        gap=torch.where(bad, torch.inf, solution.gap),
+        residual=torch.where(bad, torch.inf, solution.residual),
+        status=torch.where(bad, status, solution.status),
+    )
 
 
 def _put_back(whole: Any, state: Any, index: Tensor | None) -> Any:
     """The batch with the rows at ``index`` brought up to date."""
     if index is None:
         return state
-    return type(whole)(*(part.index_copy(0, index, fresh) for part, fresh in zip(whole, state, strict=True)))
+    parts = zip(whole, state, strict=True)
+    return type(whole)(*(None if part is None else part.index_copy(0, index, fresh) for part, fresh in parts))
 
 
 def _report(solver: Solver, state: Any, progress: Progress, sound: Tensor, num_steps: Tensor) -> Solution:

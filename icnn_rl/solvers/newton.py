@@ -1,4 +1,4 @@
-"""Projected Newton: a quadratic model on the box, damped per row."""
+"""Projected Newton: a quadratic model on the box, or over a convex set, damped per row."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solvers._box_qp import box_qp, times
 from icnn_rl.solvers.base import Problem, Progress
+from icnn_rl.solvers.region import Region
 
 __all__ = ["ProjectedNewton"]
 
@@ -32,6 +34,10 @@ class NewtonState(NamedTuple):
     noise: Tensor
     enough: Tensor  # a gap below this is as good as asked for
     stalled: Tensor
+    # the active set of the last model; None on a box
+    ineq: Tensor | None = None
+    at_lower: Tensor | None = None
+    at_upper: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,17 +80,19 @@ class ProjectedNewton:
         f, g, h = problem.value_grad_hessian(y0)
         scale = _variation(problem.widths(y0), g, h)
         noise = problem.noise(f, scale)
+        rows = () if problem.region is None else problem.region.no_rows(y0)
         return NewtonState(
             y0,
             f,
             g,
             h,
-            damping=torch.zeros_like(f),
-            gap=problem.gap(y0, g),
-            scale=scale,
-            noise=noise,
-            enough=torch.maximum(noise, self.tol * scale),
-            stalled=torch.zeros_like(f, dtype=torch.bool),
+            torch.zeros_like(f),
+            problem.box_gap(y0, g),
+            scale,
+            noise,
+            torch.maximum(noise, self.tol * scale),
+            torch.zeros_like(f, dtype=torch.bool),
+            *rows,
         )
 
     def step(self, problem: Problem, state: NewtonState) -> NewtonState:
@@ -93,18 +101,37 @@ class ProjectedNewton:
         diagonal = h.diagonal(dim1=-2, dim2=-1)
         rounding = diagonal.sum(-1, keepdim=True).mul_(torch.finfo(g.dtype).eps)
         diagonal.add_(rounding.add_(state.damping.unsqueeze(-1)))
+        if problem.region is not None:
+            return self._step_on_set(problem, problem.region, state, h)
         low, high = problem.lower - y, problem.upper - y
         d, residual = box_qp(g, h, low, high, self.model_solves)
         predicted = 0.5 * (d * (residual - g)).sum(-1)
 
         trial = problem.project(y + d)
         f, g, h_new = problem.value_grad_hessian(trial)
-        gap = problem.gap(trial, g)
+        gap = problem.box_gap(trial, g)
         new = state._replace(y=trial, fun=f, grad=g, hessian=h_new, damping=_EASIER * state.damping, gap=gap)
-        actual = state.fun - f + state.noise
-        as_promised = (actual >= _GOOD * predicted) & (predicted > state.noise)
-        good = as_promised | (gap <= state.enough) & (actual >= 0)  # false for NaN
-        return new if bool(good.all()) else _judge(state, new, _Move(h, d, low, high, predicted, actual))
+        return _take(state, new, _Move(h, d, low, high, predicted, state.fun - f + state.noise))
+
+    def _step_on_set(self, problem: Problem, region: Region, state: NewtonState, h: Tensor) -> NewtonState:
+        assert state.ineq is not None
+        assert state.at_lower is not None
+        assert state.at_upper is not None
+        guess = ActiveSet(state.ineq, state.at_lower, state.at_upper)
+        plan = region.model(state.y, state.grad, h, guess, self.model_solves)
+        d = plan.y - state.y
+        predicted = -((state.grad + 0.5 * times(h, d)) * d).sum(-1)
+
+        f, g, h_new = problem.value_grad_hessian(plan.y)
+        if plan.duals is None:
+            gap = problem.box_gap(plan.y, g)
+        else:
+            gap, _ = region.gap(g, plan.duals, problem.curvature)
+        ineq, at_lower, at_upper = plan.active
+        state = state._replace(ineq=ineq, at_lower=at_lower, at_upper=at_upper)
+        new = state._replace(y=plan.y, fun=f, grad=g, hessian=h_new, damping=_EASIER * state.damping, gap=gap)
+        still = torch.zeros_like(d)  # the model was solved to the end: none of its sets is in doubt
+        return _take(state, new, _Move(h, d, still, still, predicted, state.fun - f + state.noise))
 
     def progress(self, problem: Problem, state: NewtonState) -> Progress:
         residual = problem.residual(state.y, state.grad, state.gap, state.scale)
@@ -114,7 +141,9 @@ class ProjectedNewton:
         return state.y
 
     def extras(self, state: NewtonState) -> Any:
-        return None
+        if state.ineq is None or state.at_lower is None or state.at_upper is None:
+            return None
+        return ActiveSet(state.ineq, state.at_lower, state.at_upper)
 
 
 class _Move(NamedTuple):
@@ -126,6 +155,13 @@ class _Move(NamedTuple):
     high: Tensor
     predicted: Tensor
     actual: Tensor
+
+
+def _take(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
+    """The new state, at once where every row's step was good."""
+    as_promised = (move.actual >= _GOOD * move.predicted) & (move.predicted > old.noise)
+    good = as_promised | (new.gap <= old.enough) & (move.actual >= 0)  # false for NaN
+    return new if bool(good.all()) else _judge(old, new, move)
 
 
 def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
@@ -151,16 +187,13 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     if bool(stuck.any()):
         damping = torch.where(stuck, old.damping + _HARDER * _needed(lost, slope, move), damping)
     row = accept.unsqueeze(-1)
-    return NewtonState(
+    return old._replace(
         y=torch.where(row, new.y, old.y),
         fun=torch.where(accept, new.fun, old.fun),
         grad=torch.where(row, new.grad, old.grad),
         hessian=torch.where(row.unsqueeze(-1), new.hessian, mended),
         damping=damping,
         gap=torch.where(accept, new.gap, old.gap),
-        scale=old.scale,
-        noise=noise,
-        enough=old.enough,
         stalled=stalled,
     )
 

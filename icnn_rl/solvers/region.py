@@ -1,0 +1,343 @@
+"""A convex set as the solvers need it: where to start in it, the quadratic model over it, what multipliers certify.
+
+All numbers of the set are float64 and detached, whatever the dtype of y: a multiplier has to be exact where y is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from icnn_rl.qp.numeric import NonConvexError
+from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Minimum, join, vector_of
+from icnn_rl.qp.solution import ActiveSet
+from icnn_rl.qp.solving import solve_qp
+from icnn_rl.solution import Status
+from icnn_rl.solvers._box_qp import box_qp, times
+from icnn_rl.solvers.domain import certificate
+
+__all__ = ["Duals", "Plan", "Region"]
+
+_ROUNDING = 1e-12  # of a bound that was computed, not given
+_OUTSIDE = 1e-9  # relative violation of a row that a starting point is not moved for
+_PASSES = 2
+
+
+class Duals(NamedTuple):
+    """Multipliers of a quadratic model over the set, and its minimiser with the auxiliary variables: all float64.
+
+    point (..., n + k); ineq (..., m) >= 0 of G y <= h; eq (..., q) of A y = b; ellipsoid (...) >= 0 of half of
+    (y - c)^T M (y - c) <= r.
+    """
+
+    point: Tensor
+    ineq: Tensor
+    eq: Tensor
+    ellipsoid: Tensor
+
+
+class Plan(NamedTuple):
+    """The minimiser of a model: y (..., n), the rows that carry it, and their multipliers; None: no row does."""
+
+    y: Tensor
+    active: ActiveSet
+    duals: Duals | None
+
+
+class Start(NamedTuple):
+    """A point of the set; the region, with a harmless set in place of those that are empty or not finite; and the
+    status of every row: SUCCESS where there is something to solve."""
+
+    region: Region
+    point: Tensor
+    status: Tensor
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set, or one a row of the batch.
+
+    Attributes:
+        set: the set.
+        lower, upper: (..., n + k) bounds that hold in it: those given, and where there are none what rows and ellipsoid
+            imply. Infinite where y is not bounded.
+    """
+
+    set: ConvexSet
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def of(region: ConvexSet, y: Tensor) -> Region:
+        """For points like ``y`` (..., n)."""
+        like = y.detach().double()
+        detached = region._map(lambda t: t.detach().double())
+        return Region(detached, *_implied_bounds(detached, like))
+
+    @property
+    def plain(self) -> bool:
+        """Inequalities only: a point of the bounding box belongs to the set if it meets the rows."""
+        return self.set.lifted == 0 and self.set.A is None and self.set.ellipsoid is None
+
+    def rows(self, index: Tensor) -> Region:
+        """The sets of the batch's rows at ``index``."""
+        lower, upper = (b[index] if b.dim() == 2 and b.shape[0] > 1 else b for b in (self.lower, self.upper))
+        return Region(self.set.rows(index), lower, upper)
+
+    def own_bounds(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the n own variables, in the dtype of y."""
+        n = y.shape[-1]
+        return self.lower[..., :n].to(y.dtype), self.upper[..., :n].to(y.dtype)
+
+    def no_rows(self, y: Tensor) -> ActiveSet:
+        """The empty active set."""
+        batch, width = y.shape[:-1], y.shape[-1] + self.set.lifted
+        m = 0 if self.set.h is None else self.set.h.shape[-1]
+        return ActiveSet(*(torch.zeros(*batch, size, dtype=torch.bool, device=y.device) for size in (m, width, width)))
+
+    def outside(self, y: Tensor, tolerance: float) -> Tensor:
+        """Whether a row is not met, relative to the sizes of its two sides: (..., n) -> (...). Plain sets only."""
+        if self.set.G is None or self.set.h is None:
+            return torch.zeros_like(y[..., 0], dtype=torch.bool)
+        G, h = self.set.G, self.set.h
+        x = y.double()
+        left = x @ G.mT if G.dim() == 2 else times(G, x)
+        return ~(left <= h + tolerance * (h.abs() + left.abs())).all(-1)  # NaN: outside
+
+    def project(self, y: Tensor) -> Minimum:
+        """Nearest points."""
+        return self.set.project(y.detach().double(), throw=False)
+
+    def start(self, y: Tensor) -> Start:
+        """Points of the set, near y, to begin from."""
+        clipped = torch.clamp(y, *self.own_bounds(y))
+        sound = torch.zeros_like(y[..., 0], dtype=torch.int64)
+        if self.plain and not bool(self.outside(clipped, _OUTSIDE).any()) and bool((self.lower <= self.upper).all()):
+            return Start(self, clipped, sound)
+        found = self.project(y)
+        status = found.status
+        bad = status != Status.SUCCESS
+        point = torch.where(found.value.isnan(), y, found.value.to(y.dtype))
+        return Start(self._without(bad, point) if bool(bad.any()) else self, point, status)
+
+    def _without(self, bad: Tensor, point: Tensor) -> Region:
+        """A small box, or ball, around the point in place of the sets that are ``bad``."""
+        row, s, y = bad.unsqueeze(-1), self.set, point.double().nan_to_num(0.0, 0.0, 0.0)
+        middle = torch.nn.functional.pad(y, (0, s.lifted))
+        parts: dict[str, Any] = {}
+        for matrix, right, value in (("G", "h", 1.0), ("A", "b", 0.0)):
+            m, v = getattr(s, matrix), getattr(s, right)
+            if m is not None:
+                parts[matrix] = torch.where(row.unsqueeze(-1), 0.0, m)
+                parts[right] = torch.where(row, value, v)
+        for name, side in (("lb", -1.0), ("ub", 1.0)):
+            if (bound := getattr(s, name)) is not None:
+                parts[name] = torch.where(row, middle + side, vector_of(bound, middle.shape[-1], middle))
+        if s.ellipsoid is not None:
+            eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+            parts["ellipsoid"] = Ellipsoid(
+                torch.where(row.unsqueeze(-1), eye, s.ellipsoid.M),
+                torch.where(row, y, s.ellipsoid.center),
+                torch.where(bad, 1.0, s.ellipsoid.size),
+            )
+        lower, upper = (torch.where(row, middle + side, b) for side, b in ((-1.0, self.lower), (1.0, self.upper)))
+        return Region(dataclasses.replace(s, **parts), lower, upper)
+
+    def model(self, y: Tensor, g: Tensor, h: Tensor, active: ActiveSet, solves: int) -> Plan:
+        """argmin over the set of g . (x - y) + 1/2 (x - y)^T H (x - y).
+
+        Args:
+            y: (..., n) the point that the model was made at.
+            g, h: (..., n) and (..., n, n), H positive definite.
+            active: a guess.
+            solves: linear solves that the model over bounds alone may take.
+
+        Rows are looked at only where the minimiser over the bounds alone breaks them: elsewhere it is the answer.
+        """
+        if not self.plain:
+            return self._solve(y, g, h, active)
+        lower, upper = self.own_bounds(y)
+        d, residual = box_qp(g, h, lower - y, upper - y, solves)
+        x = torch.clamp(y + d, lower, upper)
+        wrong = self.outside(x, 0.0) | ~_settled(d, residual, h, lower - y, upper - y)
+        nothing = self.no_rows(y)
+        count = int(wrong.sum())
+        if count == 0:
+            return Plan(x, nothing, None)
+        if y.dim() != 2 or 4 * count > 3 * wrong.numel():
+            return self._solve(y, g, h, active)
+        index = wrong.nonzero().squeeze(-1)
+        guess = ActiveSet(*(part[index] for part in active))
+        part = self.rows(index)._solve(y[index], g[index], h[index], guess)
+        assert part.duals is not None
+        duals = Duals(
+            x.double().index_copy(0, index, part.duals.point),
+            *(_spread(t, index, wrong) for t in part.duals[1:]),
+        )
+        merged = ActiveSet(*(a.index_copy(0, index, b) for a, b in zip(nothing, part.active, strict=True)))
+        return Plan(x.index_copy(0, index, part.y), merged, duals)
+
+    def _solve(self, y: Tensor, g: Tensor, h: Tensor, active: ActiveSet) -> Plan:
+        """The model as a quadratic programme, in float64."""
+        h = h.double()
+        p = g.double() - times(h, y.double())
+        guess = active if bool(active.ineq.any() | active.lower.any() | active.upper.any()) else None
+        try:
+            found = self.set.minimise(h, p, throw=False, warm_start=guess)
+        except NonConvexError:
+            eigenvalues = torch.linalg.eigvalsh(torch.nan_to_num(h, 0.0, 0.0, 0.0))
+            lift = (1e-8 * eigenvalues[..., -1].abs() - eigenvalues[..., 0]).clamp(min=0.0)
+            h = h + torch.diag_embed(lift.unsqueeze(-1).expand_as(y))
+            p = g.double() - times(h, y.double())
+            found = self.set.minimise(h, p, throw=False, warm_start=guess)
+        solved = (found.status == Status.SUCCESS).unsqueeze(-1)
+        x = torch.where(solved, found.value.to(y.dtype), y)
+        solution = found.solution
+        q = 0 if self.set.b is None else self.set.b.shape[-1]
+        duals = Duals(
+            torch.cat((x.double(), solution.value[..., y.shape[-1] :]), -1) if self.set.lifted else x.double(),
+            torch.where(solved, solution.dual_ineq, 0.0).clamp(min=0.0),
+            torch.where(solved, solution.dual_eq[..., :q], 0.0),
+            torch.where(solved.squeeze(-1), found.multiplier, 0.0),
+        )
+        return Plan(x, solution.active, duals)
+
+    def gap(self, grad: Tensor, duals: Duals, curvature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Bound on f(y) - min f over the set at y, the point of the multipliers, from the gradient there.
+
+        For any z >= 0, nu and lam >= 0, f(x) is at least its Lagrangian on the set, and that is least over the bounds:
+
+            f(y) - min f <= z . (h - G y) + nu . (b - A y) + lam / 2 (r - (y - c)^T M (y - c)) + box(grad of the
+            Lagrangian),
+
+        with box the certificate over the bounds, see :func:`icnn_rl.solvers.domain.certificate`. Returns also what the
+        gradient of the Lagrangian promises within 1 + |y| of y, a measure of progress where the bound is infinite.
+        """
+        k, x = self.set.lifted, duals.point
+        bound, slope = self._lagrangian(grad.double(), duals)
+        if curvature is not None:
+            curvature = curvature.double()
+            curvature = torch.nn.functional.pad(curvature.expand_as(grad), (0, k)) if k else curvature
+        low, high = self.lower - x, self.upper - x
+        gap = bound + certificate(slope, low, high, curvature)
+        if bool(torch.isfinite(gap).all()):
+            return gap.to(grad.dtype), gap.to(grad.dtype)
+        reach = 1.0 + x.abs()
+        promised = bound + certificate(slope, torch.maximum(low, -reach), torch.minimum(high, reach), None)
+        return gap.to(grad.dtype), promised.to(grad.dtype)
+
+    def _lagrangian(self, slope: Tensor, duals: Duals) -> tuple[Tensor, Tensor]:
+        """f(y) - L(y), and the gradient of L at y, the auxiliary variables included."""
+        s, x = self.set, duals.point
+        n, k = slope.shape[-1], s.lifted
+        slope = torch.nn.functional.pad(slope, (0, k)) if k else slope
+        bound = torch.zeros_like(slope[..., 0])
+        if s.G is not None and s.h is not None:
+            slack = s.h - times(s.G, x)
+            bound = bound + (duals.ineq * slack).masked_fill(duals.ineq == 0, 0.0).sum(-1)  # 0 * inf
+            slope = slope + times(s.G.mT, duals.ineq)
+        if s.A is not None and s.b is not None:
+            bound = bound + (duals.eq * (s.b - times(s.A, x))).sum(-1)
+            slope = slope + times(s.A.mT, duals.eq)
+        if s.ellipsoid is not None:
+            y, half = x[..., :n], 0.5 * duals.ellipsoid
+            bound = bound + half * (s.ellipsoid.size - s.ellipsoid.form(y))
+            pull = duals.ellipsoid.unsqueeze(-1) * times(s.ellipsoid.M, y - s.ellipsoid.center)
+            slope = slope + (torch.nn.functional.pad(pull, (0, k)) if k else pull)
+        return bound, slope
+
+
+def _spread(part: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """``part`` at ``index`` and zeros elsewhere."""
+    return part.new_zeros(rows.shape[0], *part.shape[1:]).index_copy_(0, index, part)
+
+
+def _settled(d: Tensor, residual: Tensor, h: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Whether d is a fixed point of the projected scaled gradient step."""
+    step = residual / h.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(h.dtype).tiny)
+    off = (torch.clamp(d + step, low, high) - d).abs().amax(-1)
+    return off <= torch.finfo(d.dtype).eps ** 0.5 * d.abs().amax(-1)
+
+
+def _implied_bounds(s: ConvexSet, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(lower, upper) of every variable: as given; where there is none, from the ellipsoid, from rows one by one, and at
+    last from linear programmes."""
+    width = like.shape[-1] + s.lifted
+    lower = like.new_full((width,), -torch.inf) if s.lb is None else vector_of(s.lb, width, like)
+    upper = like.new_full((width,), torch.inf) if s.ub is None else vector_of(s.ub, width, like)
+    if _bounded(lower, upper):
+        return lower, upper
+    if s.ellipsoid is not None:
+        reach = (s.ellipsoid.size.unsqueeze(-1) * torch.linalg.inv(s.ellipsoid.M).diagonal(dim1=-2, dim2=-1)).sqrt()
+        low, high = _pad(s.ellipsoid.center - reach, s.lifted), _pad(s.ellipsoid.center + reach, s.lifted)
+        lower, upper = _fill(lower, low.nan_to_num(-torch.inf), upper, high.nan_to_num(torch.inf))
+    rows = _rows(s)
+    if rows is None:
+        return lower, upper
+    for _ in range(_PASSES):
+        if not _bounded(lower, upper):
+            lower, upper = _fill(lower, *_by_row(*rows, lower, upper))
+    return (lower, upper) if _bounded(lower, upper) else _fill(lower, *_by_programme(s, lower, upper, like))
+
+
+def _pad(t: Tensor, k: int) -> Tensor:
+    """NaN for the auxiliary variables."""
+    return torch.nn.functional.pad(t, (0, k), value=torch.nan) if k else t
+
+
+def _bounded(lower: Tensor, upper: Tensor) -> bool:
+    return bool((upper - lower < torch.inf).all())
+
+
+def _fill(lower: Tensor, low: Tensor, upper: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds where there were none."""
+    return (
+        torch.where(lower == -torch.inf, low - _ROUNDING * (1 + low.abs()), lower),
+        torch.where(upper == torch.inf, high + _ROUNDING * (1 + high.abs()), upper),
+    )
+
+
+def _rows(s: ConvexSet) -> tuple[Tensor, Tensor] | None:
+    """All rows as G x <= h."""
+    rows, right = [], []
+    if s.G is not None and s.h is not None:
+        rows, right = [s.G], [s.h]
+    if s.A is not None and s.b is not None:
+        rows, right = [*rows, s.A, -s.A], [*right, s.b, -s.b]
+    return (join(rows, -2), join(right, -1)) if rows else None
+
+
+def _by_row(G: Tensor, h: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What each row alone says of each variable: G_ij x_j <= h_i - min of the other terms over their bounds."""
+    lower, upper = lower.unsqueeze(-2), upper.unsqueeze(-2)
+    least = torch.where(G > 0, G * lower, G * upper).masked_fill(G == 0, 0.0)  # of G_ij x_j
+    missing = least == -torch.inf
+    known = least.masked_fill(missing, 0.0)
+    free = missing.sum(-1, keepdim=True) - missing.long()  # terms without a minimum among the others
+    most = (h.unsqueeze(-1) - (known.sum(-1, keepdim=True) - known)).masked_fill(free > 0, torch.inf) / G
+    high = torch.where(G > 0, most, torch.inf).amin(-2)
+    low = torch.where(G < 0, most, -torch.inf).amax(-2)
+    return low.nan_to_num(-torch.inf, torch.inf, -torch.inf), upper.squeeze(-2), high.nan_to_num(torch.inf)
+
+
+def _by_programme(s: ConvexSet, lower: Tensor, upper: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """max and min of every variable that is unbounded in some row of the batch; the ellipsoid is left out."""
+    width = lower.shape[-1]
+    ends = []
+    for bound, sign in ((lower, 1.0), (upper, -1.0)):
+        where = torch.isinf(bound).reshape(-1, width).any(0).nonzero().squeeze(-1)
+        end = bound.new_full(bound.shape, -sign * torch.inf).expand(*like.shape[:-1], width).clone()
+        if where.numel():
+            price = torch.zeros(len(where), width, dtype=like.dtype, device=like.device)
+            price[torch.arange(len(where)), where] = sign
+            price = price.reshape(len(where), *(1,) * (like.dim() - 1), width)
+            found = solve_qp(0.0, price, s.G, s.h, s.A, s.b, s.lb, s.ub, throw=False)
+            least = found.fun - found.gap.abs() - 1e-8 * (1 + found.fun.abs())
+            least = torch.where(found.status == Status.SUCCESS, least, -torch.inf)
+            end[..., where] = sign * least.movedim(0, -1).expand(*like.shape[:-1], len(where))
+        ends.append(end)
+    return ends[0], upper, ends[1]
