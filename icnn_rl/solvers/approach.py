@@ -39,6 +39,9 @@ def approach(problem: Problem, y: Tensor) -> Tensor:
         if stage > 0:
             blur = [_SHARPER * spread for spread in blur]
         g, h = energy.grad_hessian(near, blur)
+        if problem.region is not None and stage == _STAGES - 1:
+            near = problem.region.model(near, g, h, problem.region.no_rows(near), _MODEL_SOLVES).y
+            break
         d, _ = box_qp(g, h, problem.lower - near, problem.upper - near, _MODEL_SOLVES)
         near = near + d
-    return torch.where(near.isnan(), y, problem.project(near))
+    return torch.where(near.isnan(), y, torch.clamp(near, problem.lower, problem.upper))

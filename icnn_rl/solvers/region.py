@@ -23,7 +23,7 @@ from icnn_rl.solvers.domain import certificate
 __all__ = ["Duals", "Plan", "Region"]
 
 _ROUNDING = 1e-12  # of a bound that was computed, not given
-_OUTSIDE = 1e-9  # relative violation of a row that a starting point is not moved for
+_OUTSIDE = 16.0  # violation of a row that a starting point is not moved for, in units of its rounding
 _PASSES = 2
 
 
@@ -114,15 +114,29 @@ class Region:
 
     def start(self, y: Tensor) -> Start:
         """Points of the set, near y, to begin from."""
-        clipped = torch.clamp(y, *self.own_bounds(y))
-        sound = torch.zeros_like(y[..., 0], dtype=torch.int64)
-        if self.plain and not bool(self.outside(clipped, _OUTSIDE).any()) and bool((self.lower <= self.upper).all()):
-            return Start(self, clipped, sound)
+        if self.plain and bool((self.lower <= self.upper).all()):
+            clipped, tolerance = torch.clamp(y, *self.own_bounds(y)), _OUTSIDE * torch.finfo(y.dtype).eps
+            if bool((outside := self.outside(clipped, tolerance)).any()):
+                clipped = self._retracted(clipped)
+                outside = self.outside(clipped, tolerance)
+            if not bool(outside.any()):
+                return Start(self, clipped, torch.zeros_like(y[..., 0], dtype=torch.int64))
         found = self.project(y)
         status = found.status
         bad = status != Status.SUCCESS
         point = torch.where(found.value.isnan(), y, found.value.to(y.dtype))
         return Start(self._without(bad, point) if bool(bad.any()) else self, point, status)
+
+    def _retracted(self, y: Tensor) -> Tensor:
+        """Moved towards the middle of the bounds as far as the rows ask for, if the middle meets them."""
+        G, h = self.set.G, self.set.h
+        assert G is not None
+        assert h is not None
+        x = y.double()
+        middle = (0.5 * (self.lower + self.upper)).nan_to_num(0.0, 0.0, 0.0)
+        room, step = h - times(G, middle), times(G, x - middle)
+        share = torch.where((step > room) & (room >= 0), room / step, 1.0).amin(-1, keepdim=True)
+        return torch.where(share < 1.0, middle + share * (x - middle), x).to(y.dtype)
 
     def _without(self, bad: Tensor, point: Tensor) -> Region:
         """A small box, or ball, around the point in place of the sets that are ``bad``."""
