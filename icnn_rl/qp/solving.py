@@ -172,14 +172,14 @@ def _batch_shape(**arguments: Any) -> torch.Size:
         if isinstance(tensor, Tensor) and tensor.dim() > 0:
             dims = 1 if isinstance(value, Diagonal) else core.get(name, 1)
             shapes[name] = tensor.shape[: tensor.dim() - dims]
-    if len(set(shapes.values())) == 1:
-        return torch.Size(next(iter(shapes.values())))
+    if len(found := set(shapes.values()) - {torch.Size()}) <= 1:  # torch's function takes as long as a small solve
+        return found.pop() if found else torch.Size()
     try:
         return torch.Size(torch.broadcast_shapes(*shapes.values()))  # type: ignore[no-untyped-call]
     except RuntimeError:
-        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        came = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(
-            f"Batch dimensions do not broadcast: {found}. Leave them out for what all rows share."
+            f"Batch dimensions do not broadcast: {came}. Leave them out for what all rows share."
         ) from None
 
 

@@ -80,7 +80,7 @@ class ProjectedNewton:
         f, g, h = problem.value_grad_hessian(y0)
         scale = _variation(problem.widths(y0), g, h)
         noise = problem.noise(f, scale)
-        rows = () if problem.region is None else problem.region.no_rows(y0)
+        rows = () if problem.region is None else problem.region.tight(y0)
         return NewtonState(
             y0,
             f,

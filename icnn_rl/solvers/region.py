@@ -93,6 +93,21 @@ class Region:
         n = y.shape[-1]
         return self.lower[..., :n].to(y.dtype), self.upper[..., :n].to(y.dtype)
 
+    def tight(self, y: Tensor) -> ActiveSet:
+        """The rows and bounds that hold with equality at y: a guess of the active set. Empty but for plain sets."""
+        if not self.plain or self.set.G is None or self.set.h is None:
+            return self.no_rows(y)
+        left, h = self._left(y), self.set.h
+        slack = torch.finfo(y.dtype).eps ** 0.5
+        lower, upper = self.own_bounds(y)
+        return ActiveSet(left >= h - slack * (h.abs() + left.abs()), y <= lower, y >= upper)
+
+    def _left(self, y: Tensor) -> Tensor:
+        """G y, in float64."""
+        G = self.set.G
+        assert G is not None
+        return y.double() @ G.mT if G.dim() == 2 else times(G, y.double())
+
     def no_rows(self, y: Tensor) -> ActiveSet:
         """The empty active set."""
         batch, width = y.shape[:-1], y.shape[-1] + self.set.lifted
@@ -103,9 +118,7 @@ class Region:
         """Whether a row is not met, relative to the sizes of its two sides: (..., n) -> (...). Plain sets only."""
         if self.set.G is None or self.set.h is None:
             return torch.zeros_like(y[..., 0], dtype=torch.bool)
-        G, h = self.set.G, self.set.h
-        x = y.double()
-        left = x @ G.mT if G.dim() == 2 else times(G, x)
+        left, h = self._left(y), self.set.h
         return ~(left <= h + tolerance * (h.abs() + left.abs())).all(-1)  # NaN: outside
 
     def project(self, y: Tensor) -> Minimum:
@@ -172,17 +185,16 @@ class Region:
 
         Rows are looked at only where the minimiser over the bounds alone breaks them: elsewhere it is the answer.
         """
-        if not self.plain:
+        if not self.plain or _most(active.ineq.any(-1)):
             return self._solve(y, g, h, active)
         lower, upper = self.own_bounds(y)
         d, residual = box_qp(g, h, lower - y, upper - y, solves)
         x = torch.clamp(y + d, lower, upper)
         wrong = self.outside(x, 0.0) | ~_settled(d, residual, h, lower - y, upper - y)
         nothing = self.no_rows(y)
-        count = int(wrong.sum())
-        if count == 0:
+        if not bool(wrong.any()):
             return Plan(x, nothing, None)
-        if y.dim() != 2 or 4 * count > 3 * wrong.numel():
+        if y.dim() != 2 or _most(wrong):
             return self._solve(y, g, h, active)
         index = wrong.nonzero().squeeze(-1)
         guess = ActiveSet(*(part[index] for part in active))
@@ -263,6 +275,11 @@ class Region:
             pull = duals.ellipsoid.unsqueeze(-1) * times(s.ellipsoid.M, y - s.ellipsoid.center)
             slope = slope + (torch.nn.functional.pad(pull, (0, k)) if k else pull)
         return bound, slope
+
+
+def _most(rows: Tensor) -> bool:
+    """Whether it is not worth while to leave the others out."""
+    return 4 * int(rows.sum()) > 3 * rows.numel()
 
 
 def _spread(part: Tensor, index: Tensor, rows: Tensor) -> Tensor:
