@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icnn_rl.qp.kkt import Factor, Primal, Triple
 from icnn_rl.qp.numeric import Outcome
-from icnn_rl.qp.primal_dual import PrimalDual, phases_of
+from icnn_rl.qp.primal_dual import PHASES, PrimalDual, phases_of
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows
 from icnn_rl.qp.verify import Residuals
@@ -61,17 +61,7 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> tuple[O
     """
     batch, n, k = problem.p.shape[0], problem.n, problem.d.shape[-1]
     kernel, (q, g) = _kernel(), _matrices(problem)
-    found = kernel.Found(
-        x=np.zeros((batch, n)),
-        z=np.zeros((batch, k)),
-        s=np.zeros((batch, k)),
-        active=np.zeros((batch, k), np.bool_),
-        w=np.zeros((batch, k)),
-        U=np.zeros((batch, n, n)),
-        fit=np.zeros((4, batch)),
-        steps=np.zeros(batch, np.int64),
-        status=np.full(batch, int(Status.NUMERICAL)),
-    )
+    found = _nothing_found(batch, n, k)
     left = kernel.solve(
         q,
         _array(problem.p),
@@ -92,6 +82,52 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> tuple[O
     fit_of_rows = Residuals(*fit)
     outcome = Outcome(x, problem.b, z, s, active, fit_of_rows, steps, status, torch.zeros_like(x))
     return outcome, system, status.nonzero().squeeze(-1) if left else None
+
+
+def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Array, Array] | None:
+    """The nearest points of polytopes { y : G y <= h, lb <= y <= ub }, without gradients: 30 microseconds for one.
+
+    Args:
+        point: (B, n) float64, all arguments.
+        G, h: (B, m, n) and (B, m), m > 0.
+        lb, ub: (B, n).
+
+    Returns:
+        The points (B, n) and whether they were found (B,) bool; None where these problems are not for the kernel.
+    """
+    batch, n = point.shape
+    k = h.shape[-1] + 2 * n
+    if not available() or n > _LARGEST[0] or k > _LARGEST[1]:
+        return None
+    found, solver = _nothing_found(batch, n, k), PrimalDual()
+    _kernel().solve(
+        np.eye(n)[None],
+        -point,
+        np.ascontiguousarray(G),
+        np.concatenate((h, -lb, ub), -1),
+        True,
+        np.empty((0, k), np.bool_),
+        float(solver.tol),
+        solver.max_steps,
+        np.array(PHASES),
+        found,
+    )
+    return found.x, found.status == int(Status.SUCCESS)
+
+
+def _nothing_found(batch: int, n: int, k: int) -> Any:
+    """The arrays that the kernel fills."""
+    return _kernel().Found(
+        x=np.zeros((batch, n)),
+        z=np.zeros((batch, k)),
+        s=np.zeros((batch, k)),
+        active=np.zeros((batch, k), np.bool_),
+        w=np.zeros((batch, k)),
+        U=np.zeros((batch, n, n)),
+        fit=np.zeros((4, batch)),
+        steps=np.zeros(batch, np.int64),
+        status=np.full(batch, int(Status.NUMERICAL)),
+    )
 
 
 def inverse(system: Primal, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:

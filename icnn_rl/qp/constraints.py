@@ -13,6 +13,7 @@ environment.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -477,12 +478,16 @@ class _Part:
 
 def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:
     """A row for every pattern of signs, or for every set of motors."""
-    n = w.shape[-1]
-    choices = (1.0, 0.0) if positive else (1.0, -1.0)
-    signs = w.new_tensor(list(itertools.product(choices, repeat=n)))
-    if positive:
-        signs = signs[:-1]  # no motor at all
+    signs = _signs(w.shape[-1], positive).to(w)
     return ConvexSet(G=signs * w.unsqueeze(-2), h=w.new_full((len(signs),), limit))
+
+
+@functools.cache
+def _signs(n: int, positive: bool) -> Tensor:
+    """The patterns: of -1 and 1, 2^n of them; or of 0 and 1, and no motor at all is none of them."""
+    choices = (1.0, 0.0) if positive else (1.0, -1.0)
+    patterns = list(itertools.product(choices, repeat=n))
+    return torch.tensor(patterns[:-1] if positive else patterns, dtype=torch.float64)
 
 
 def _lifted(w: Tensor, limit: float, positive: bool) -> ConvexSet:

@@ -1,0 +1,364 @@
+"""Batches of actions moved into the sets that a constraint gives, down to the last bit of the array that is sent.
+
+The test for feasibility and the projection run on NumPy arrays: for the few numbers of one action torch's price per
+operation would be most of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from icnn_rl.qp import _compiled
+from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, intersect
+from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.solution import Status
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Actions further away than so many widths of the action space are cut there before they are projected: beyond, the
+#: rounding of the action itself is larger than the set.
+_FAR = 1e4
+#: The same where the action space has no bound.
+_VERY_FAR = 1e9
+#: A row counts as active where it holds with less room than this, relative to the width of the action space.
+_ON_BORDER = 1e-6
+
+
+class Executed(NamedTuple):
+    """A batch of actions as they are sent.
+
+    action (B, n) in the action space's dtype; before (B,): violation of what came, bounds of the action space
+    included; after (B,): of what is sent; moved (B,): the Euclidean distance between the two; status (B,), see
+    :class:`icnn_rl.Status`; active (B,) bool: the action lies on a border of the constraint.
+    """
+
+    action: Array
+    before: Array
+    after: Array
+    moved: Array
+    status: Array
+    active: Array
+
+    def info(self, row: int) -> dict[str, Any]:
+        """What a step reports about its action."""
+        return {
+            "action/executed": self.action[row].copy(),
+            "constraint/violation_before": float(self.before[row]),
+            "constraint/violation": float(self.after[row]),
+            "constraint/moved": float(self.moved[row]),
+            "constraint/status": int(self.status[row]),
+            "constraint/active": bool(self.active[row]),
+        }
+
+
+class Projector:
+    """Moves actions into the constraint's set and the bounds of the action space; see
+    :class:`icnn_rl.envs.ProjectAction` for the arguments."""
+
+    def __init__(self, constraint: ActionConstraint, space: spaces.Space[Any], fallback: Fallback, tol: float) -> None:
+        if not isinstance(constraint, ActionConstraint):
+            raise ValueError(f"constraint: expected an ActionConstraint, got {type(constraint).__name__}.")
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(f"env: expected actions in a Box of one dimension and floats, got {space}.")
+        if isinstance(tol, bool) or not isinstance(tol, int | float) or not 0.0 < tol < np.inf:
+            raise ValueError(f"tol: expected a number > 0, got {tol!r}.")
+        self.constraint, self.space, self.tol = constraint, space, float(tol)
+        self.n, self.dtype = space.shape[0], np.dtype(space.dtype)
+        self.fallback = self._checked(fallback)
+        self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
+        width = self.high - self.low
+        self.width = float(width[np.isfinite(width)].max(initial=0.0)) or 1.0
+        bounded = np.isfinite(width)
+        self._least = np.where(bounded, self.low - _FAR * self.width, -_VERY_FAR)
+        self._most = np.where(bounded, self.high + _FAR * self.width, _VERY_FAR)
+        self._constant: _Sets | None = None
+
+    def _checked(self, fallback: Fallback) -> Fallback:
+        if isinstance(fallback, str):
+            if fallback not in ("least_violation", "error"):
+                raise ValueError(
+                    "fallback: expected 'least_violation', 'error', an action or a function of the observation, got "
+                    f"{fallback!r}."
+                )
+            return fallback
+        if callable(fallback):
+            return fallback
+        action = np.asarray(fallback, dtype=np.float64)
+        if action.shape != (self.n,) or not np.isfinite(action).all():
+            raise ValueError(f"fallback: expected {self.n} finite numbers, one for each action, got {fallback!r}.")
+        return action
+
+    @torch.no_grad()
+    def __call__(self, obs: Observation, given: Array) -> Executed:
+        """Actions (B, n) for observations (B, ...)."""
+        with np.errstate(over="ignore"):  # of float64 actions that float32 cannot hold
+            point, sent = given.astype(np.float64), given.astype(self.dtype)
+            as_sent = sent.astype(np.float64)
+        sets = self._sets(obs, len(given))
+        before = after = sets.violation(as_sent)
+        good = (after <= self.tol) & ((as_sent >= self.low) & (as_sent <= self.high)).all(-1)
+        status = np.zeros(len(given), np.int64)
+        if good.all():
+            beyond = np.maximum(self.low - point, point - self.high).max(-1)
+            return Executed(sent, np.maximum(before, beyond), after, _distance(as_sent, point), status, self._on(after))
+        near = np.clip(point, self._least, self._most)
+        found, status = sets.nearest(near)
+        found = self._rescued(sets, obs, near, found, status, good)
+        status = np.where(good, int(Status.SUCCESS), status)
+        moved_in = self._rounded(sets, found, good | (status != Status.SUCCESS))
+        sent = np.where(good[:, None], sent, moved_in)
+        as_sent = sent.astype(np.float64)
+        after = sets.violation(as_sent)
+        with np.errstate(over="ignore"):
+            before = np.maximum(sets.violation(point), np.maximum(self.low - point, point - self.high).max(-1))
+            moved = _distance(as_sent, point)
+        return Executed(sent, before, after, moved, status, self._on(after))
+
+    def _on(self, violation: Array) -> Array:
+        on: Array = violation >= -_ON_BORDER * self.width
+        return on
+
+    def _sets(self, obs: Observation, batch: int) -> _Sets:
+        if self._constant is not None:
+            return self._constant
+        own = self.constraint.at(obs, self.n)
+        if own.ellipsoid is None and not own.lifted and own.A is None:
+            sets: _Sets = _Polytopes(own, batch, self.low, self.high)
+        else:
+            sets = _Others(own, batch, self.low, self.high, lambda a: self.constraint.violation(obs, a))
+        if not self.constraint.depends_on_state:
+            self._constant = sets
+        return sets
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_constant": None}  # holds what is not picklable, and is quickly made again
+
+    def _rescued(self, sets: _Sets, obs: Observation, point: Array, found: Array, status: Array, good: Array) -> Array:
+        """Something for the rows that have no projection; ``status`` is corrected in place."""
+        lost = (status != Status.SUCCESS) & (status != Status.PRIMAL_INFEASIBLE) & ~good
+        if lost.any():  # the solver gave up: any point of the set, if there is one
+            inner, depth = sets.interior(point)
+            found = np.where((lost & (depth >= 0))[:, None], inner, found)
+            status[lost] = np.where(depth[lost] >= 0, int(Status.SUCCESS), int(Status.PRIMAL_INFEASIBLE))
+        empty = (status == Status.PRIMAL_INFEASIBLE) & ~good
+        return np.where(empty[:, None], self._instead(sets, obs, point, empty), found) if empty.any() else found
+
+    def _instead(self, sets: _Sets, obs: Observation, point: Array, empty: Array) -> Array:
+        """Actions for states in which none satisfies the constraint."""
+        if isinstance(self.fallback, str):
+            if self.fallback == "least_violation":
+                return sets.least_violating(point)
+            raise EmptySetError(
+                f"constraint: no action within the action space satisfies it in the state {_named(obs, empty)}. Relax "
+                "the constraint, or choose a fallback: 'least_violation' or a backup action."
+            )
+        backup = self.fallback(obs) if callable(self.fallback) else self.fallback
+        action = np.asarray(backup, dtype=np.float64)
+        if action.shape not in ((self.n,), point.shape) or not np.isfinite(action).all():
+            raise ValueError(f"fallback: expected finite actions, shape {point.shape}, got {backup!r}.")
+        return np.broadcast_to(action, point.shape)
+
+    def _cast(self, value: Array) -> Array:
+        clipped: Array = np.clip(value.astype(self.dtype), self.space.low, self.space.high)
+        return clipped
+
+    def _rounded(self, sets: _Sets, value: Array, done: Array) -> Array:
+        """In the action space's dtype. Where rounding leaves the set, towards its interior by just enough; not where
+        ``done``."""
+        sent = self._cast(value)
+        out = sets.violation(sent.astype(np.float64))
+        bad = (out > 0.5 * self.tol) & ~done
+        if not bad.any():
+            return sent
+        inner, depth = sets.interior(value)
+        bad &= depth > 0
+        share = np.where(bad, np.clip(out / np.maximum(out + depth, 1e-300), 1e-12, 1.0), 0.0)
+        while bad.any():  # the violation falls at least in proportion to the share
+            trial = self._cast(value + share[:, None] * (inner - value))
+            left = sets.violation(trial.astype(np.float64))
+            better = bad & (left < out)
+            sent, out = np.where(better[:, None], trial, sent), np.where(better, left, out)
+            bad &= (out > 0.5 * self.tol) & (share < 1.0)
+            share = np.minimum(2.0 * share, 1.0)
+        return sent
+
+
+class _Polytopes:
+    """{ a : G a <= h, lb <= a <= ub }, and the bounds of the action space, a row each."""
+
+    def __init__(self, own: ConvexSet, batch: int, low: Array, high: Array) -> None:
+        n = len(low)
+        self.G, self.h, self.norm = np.empty((batch, 0, n)), np.empty((batch, 0)), np.empty((batch, 0))
+        if own.G is not None and own.h is not None:
+            G, h = _numbers(own.G), _numbers(own.h)
+            self.G = np.broadcast_to(G, (batch, *G.shape[-2:]))
+            self.h = np.broadcast_to(h, (batch, h.shape[-1]))
+            norm = np.sqrt(np.einsum("...ij,...ij->...i", G, G))
+            self.norm = np.broadcast_to(norm, self.h.shape)
+        self.lb = None if own.lb is None else np.broadcast_to(_numbers(own.lb), (batch, n))
+        self.ub = None if own.ub is None else np.broadcast_to(_numbers(own.ub), (batch, n))
+        self.lower = np.broadcast_to(low if self.lb is None else np.maximum(low, self.lb), (batch, n))
+        self.upper = np.broadcast_to(high if self.ub is None else np.minimum(high, self.ub), (batch, n))
+
+    def violation(self, a: Array) -> Array:
+        """Of the constraint alone, as a distance: (B,)."""
+        worst = np.full(len(a), -np.inf)
+        if self.h.shape[-1]:
+            away = np.matmul(self.G, a[:, :, None])[:, :, 0] - self.h
+            norm = self.norm
+            if norm.all():
+                away /= norm
+            else:  # a row of zeros holds or does not
+                away = np.where(norm > 0, away / np.where(norm > 0, norm, 1.0), np.where(self.h >= 0, -np.inf, np.inf))
+            worst = away.max(-1)
+        if self.lb is not None:
+            worst = np.maximum(worst, (self.lb - a).max(-1))
+        if self.ub is not None:
+            worst = np.maximum(worst, (a - self.ub).max(-1))
+        return worst
+
+    def nearest(self, a: Array) -> tuple[Array, Array]:
+        """Projections and statuses."""
+        if not self.h.shape[-1]:
+            empty = (self.lower > self.upper).any(-1)
+            status = np.where(empty, int(Status.PRIMAL_INFEASIBLE), int(Status.SUCCESS))
+            return np.minimum(np.maximum(a, self.lower), self.upper), status
+        quick = _compiled.nearest(a, self.G, self.h, self.lower, self.upper)
+        if quick is not None and quick[1].all():
+            return quick[0], np.zeros(len(a), np.int64)
+        found = self.both().project(torch.from_numpy(a), throw=False)
+        return found.value.numpy(), found.status.numpy().copy()
+
+    def interior(self, like: Array) -> tuple[Array, Array]:
+        """Points away from the borders, and by how much."""
+        point, depth = self.both().interior(torch.from_numpy(like))
+        return point.numpy(), depth.numpy()
+
+    def least_violating(self, like: Array) -> Array:
+        """See :meth:`ConvexSet.least_violating`."""
+        return self.both().least_violating(torch.from_numpy(like)).numpy()
+
+    def both(self) -> ConvexSet:
+        """As a ConvexSet."""
+        rows = {"G": torch.tensor(self.G), "h": torch.tensor(self.h)} if self.h.shape[-1] else {}
+        return ConvexSet(**rows, lb=torch.tensor(self.lower), ub=torch.tensor(self.upper))
+
+
+class _Others:
+    """Sets with an ellipsoid, equations or auxiliary variables: the same by torch."""
+
+    def __init__(
+        self, own: ConvexSet, batch: int, low: Array, high: Array, violation: Callable[[Tensor], Tensor]
+    ) -> None:
+        box = ConvexSet(lb=torch.from_numpy(low), ub=torch.from_numpy(high))
+        self._both = intersect([own, box], len(low))
+        self._violation, self._batch = violation, batch
+
+    def violation(self, a: Array) -> Array:
+        """Of the constraint alone: (B,)."""
+        return self._violation(torch.from_numpy(a)).expand(self._batch).numpy()
+
+    def nearest(self, a: Array) -> tuple[Array, Array]:
+        """Projections and statuses."""
+        found = self._both.project(torch.from_numpy(a), throw=False)
+        return found.value.numpy(), found.status.numpy().copy()
+
+    def interior(self, like: Array) -> tuple[Array, Array]:
+        """Points away from the borders, and by how much."""
+        point, depth = self._both.interior(torch.from_numpy(like))
+        return point.expand(like.shape).numpy(), depth.expand(self._batch).numpy()
+
+    def least_violating(self, like: Array) -> Array:
+        """See :meth:`ConvexSet.least_violating`."""
+        return self._both.least_violating(torch.from_numpy(like)).numpy()
+
+
+_Sets = _Polytopes | _Others
+
+
+class Parts(Mapping[str, Tensor]):
+    """The parts of a Dict observation as float64 tensors, made when they are asked for."""
+
+    def __init__(self, parts: Mapping[str, Any], batched: bool) -> None:
+        self._parts = {key: np.array(part) for key, part in parts.items() if not isinstance(part, Mapping | tuple)}
+        self._batched = batched
+
+    def __getitem__(self, key: str) -> Tensor:
+        part = torch.from_numpy(self._parts[key].astype(np.float64))
+        return part if self._batched else part.unsqueeze(0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+def kept(obs: Any, *, batched: bool) -> Observation:
+    """A copy of an observation, or of a batch of them, as a constraint reads it: float64, batch first."""
+    if isinstance(obs, Mapping):
+        return Parts(obs, batched)
+    tensor = torch.from_numpy(np.array(obs, dtype=np.float64))
+    return tensor if batched else tensor.unsqueeze(0)
+
+
+def checked_actions(action: Any, shape: tuple[int, ...]) -> Array:
+    """Finite numbers of the right shape.
+
+    Raises:
+        ValueError: they are not; says what came.
+    """
+    try:
+        array = np.asarray(action)
+        good = np.issubdtype(array.dtype, np.number) and not np.issubdtype(array.dtype, np.complexfloating)
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"action: expected {shape} numbers, got {action!r}.")
+    if array.shape != shape:
+        raise ValueError(f"action: expected shape {shape}, got {array.shape}: {action!r}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"action: expected finite numbers, got {action!r}.")
+    return array
+
+
+def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Box:
+    """The space of observations that end with the action executed before.
+
+    Raises:
+        ValueError: the observations are no vectors.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(
+            "env: the constraint reads the last action, which is appended to observations that are vectors (a Box of "
+            f"one dimension); these are {space}. Put gymnasium.wrappers.FlattenObservation inside."
+        )
+    # 0 after a reset
+    low, high = np.minimum(actions.low, 0.0), np.maximum(actions.high, 0.0)
+    dtype = np.dtype(space.dtype).type
+    return spaces.Box(np.append(space.low, low).astype(dtype), np.append(space.high, high).astype(dtype), dtype=dtype)
+
+
+def _named(obs: Observation, rows: Array) -> str:
+    """The first of the observations in these rows, in words."""
+    first = int(rows.nonzero()[0][0])
+    if isinstance(obs, Mapping):
+        return str({key: obs[key][first].tolist() for key in obs if obs[key][first].numel() <= 64})
+    return str(obs[first].tolist())
+
+
+def _distance(a: Array, b: Array) -> Array:
+    with np.errstate(over="ignore"):
+        away: Array = np.sqrt(np.square(a - b).sum(-1))
+    return away
+
+
+def _numbers(t: Any) -> Array:
+    array: Array = torch.as_tensor(t).to(torch.float64).numpy()
+    return array

@@ -1,0 +1,234 @@
+"""The guarantee: whatever action comes, the action that reaches the environment satisfies a constraint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from icnn_rl.envs._projection import Array, Executed, Projector, checked_actions, kept, with_last_action
+from icnn_rl.qp.constraints import ActionConstraint, Fallback
+
+__all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
+
+#: Wrappers whose observations are in other units, or at other places, than the environment's.
+_CHANGED_UNITS = (
+    gym.wrappers.NormalizeObservation,
+    gym.wrappers.RescaleObservation,
+    gym.wrappers.FrameStackObservation,
+)
+
+
+class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Sends the nearest action that satisfies ``constraint`` and the bounds of the action space.
+
+    Agents add exploration noise, draw warm-up samples at random and smooth targets after their policy: a constraint
+    that is to hold in the environment is enforced here. For the array that is sent, in the action space's dtype, every
+    row g^T a <= h of the constraint holds to
+
+        (g^T a - h) / ||g|| <= tol,
+
+    and the bounds of the action space hold exactly. Actions that do so already are sent as they came, bit for bit.
+    Others are projected in float64, after those beyond 10^4 widths of the action space have been cut there; where
+    rounding to the dtype leaves the set by more than tol / 2, the action is pulled towards the interior of the set by
+    just enough. (A set without an interior, an equation say, is met as nearly as the dtype can.)
+
+    The constraint reads the observation of the last reset or step, so this wrapper goes inside those that change
+    observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation.
+    If ``constraint.needs_last_action``, observations, which have to be vectors, end with the n numbers executed last
+    (0 after a reset), and the observation space says so.
+
+    Args:
+        env: actions in a Box of one dimension.
+        constraint: in the units of the environment's actions and observations.
+        fallback: what to send where no action satisfies the constraint: "least_violation", the action whose largest
+            violation is smallest; "error"; a backup action, n numbers; or a function that gets the observations as
+            a (1, d) float64 tensor (a mapping of tensors for Dict observations) and gives (1, n) or (n,). What it gives
+            is clipped to the action space.
+        tol: > 0, in the units of the actions.
+
+    Attributes:
+        constraint: what came.
+        executed_action: (n,) the last action sent; zeros after a reset.
+
+    ``info`` of every step holds
+
+    - "action/executed": the array sent,
+    - "constraint/violation_before": largest violation of what came, the bounds of the action space included,
+    - "constraint/violation": of what was sent; the bounds hold and are not counted. -inf: there is no row,
+    - "constraint/moved": the distance between the two,
+    - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty,
+    - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width.
+
+    Raises:
+        ValueError: a wrong argument; in ``step`` an action that is not finite or has the wrong shape.
+        EmptySetError: in ``step``, if the set is empty and ``fallback`` is "error".
+
+    Example:
+        >>> env = ProjectAction(gym.make("Pendulum-v1"), box(-0.5, 0.5))
+        >>> _ = env.reset(seed=0)
+        >>> env.step(np.array([2.0], np.float32))[-1]["action/executed"]
+        array([0.5], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        constraint: ActionConstraint,
+        fallback: Fallback = "least_violation",
+        tol: float = 1e-6,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, constraint=constraint, fallback=fallback, tol=tol)
+        gym.Wrapper.__init__(self, env)
+        _check_units(env)
+        self.constraint = constraint
+        self._projector = Projector(constraint, env.action_space, fallback, tol)
+        self.executed_action = np.zeros(self._projector.n, self._projector.dtype)
+        self._obs: Any = None
+        if constraint.needs_last_action:
+            self.observation_space = with_last_action(env.observation_space, _box(env.action_space))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self.executed_action = np.zeros_like(self.executed_action)
+        return self._noted(obs), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        given = checked_actions(action, self.executed_action.shape)
+        if self._obs is None:
+            raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
+        executed = self._projector(self._obs, given[None])
+        sent = executed.action[0]
+        obs, reward, terminated, truncated, info = self.env.step(sent)
+        report = executed.info(0)
+        self.executed_action = report["action/executed"]
+        return self._noted(obs), reward, terminated, truncated, {**info, **report}
+
+    def _noted(self, obs: Any) -> Any:
+        """The observation as it is passed on; the constraint reads a copy of it."""
+        if self.constraint.needs_last_action:
+            obs = np.append(obs, self.executed_action).astype(self.observation_space.dtype)
+        self._obs = kept(obs, batched=False)
+        return obs
+
+
+class WithConstraint(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """The environment as it is, with its ``constraint`` as an attribute; nothing is enforced."""
+
+    def __init__(self, env: gym.Env[Any, Any], constraint: ActionConstraint) -> None:
+        RecordConstructorArgs.__init__(self, constraint=constraint)
+        gym.Wrapper.__init__(self, env)
+        self.constraint = constraint
+
+
+class VecProjectAction(VecEnvWrapper):
+    """:class:`ProjectAction` for all environments of a Stable-Baselines3 VecEnv: one batched projection a step.
+
+    Everything holds as it does there, for every environment, and every environment's info holds the same entries. The
+    first action of an episode is judged by the episode's first observation; info["terminal_observation"] ends with the
+    last action where observations do. Goes inside VecNormalize and VecFrameStack, and refuses to sit outside.
+
+    Args:
+        venv: actions in a Box of one dimension.
+        constraint, fallback, tol: see :class:`ProjectAction`; observations have B rows, one for each environment, also
+            those that a fallback function gets.
+
+    Attributes:
+        constraint: what came.
+        executed_action: (B, n) the last actions sent; zeros at the start of an episode.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        constraint: ActionConstraint,
+        fallback: Fallback = "least_violation",
+        tol: float = 1e-6,
+    ) -> None:
+        _check_vec_units(venv)
+        projector = Projector(constraint, venv.action_space, fallback, tol)
+        space = venv.observation_space
+        if constraint.needs_last_action:
+            space = with_last_action(space, _box(venv.action_space))
+        super().__init__(venv, observation_space=space)
+        self.constraint = constraint
+        self._projector = projector
+        self.executed_action = np.zeros((venv.num_envs, projector.n), projector.dtype)
+        self._obs: Any = None
+        self._executed: Executed | None = None
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        self.executed_action = np.zeros_like(self.executed_action)
+        return self._noted(obs)
+
+    def step_async(self, actions: Array) -> None:
+        given = checked_actions(actions, self.executed_action.shape)
+        if self._obs is None:
+            raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
+        self._executed = self._projector(self._obs, given)
+        self.venv.step_async(self._executed.action)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        executed = self._executed
+        assert executed is not None, "step_wait before step_async"
+        for row, info in enumerate(infos):
+            info.update(executed.info(row))
+            if "terminal_observation" in info and self.constraint.needs_last_action:
+                info["terminal_observation"] = self._extended(info["terminal_observation"], executed.action[row])
+        self.executed_action = np.where(dones[:, None], 0, executed.action).astype(self._projector.dtype)
+        return self._noted(obs), rewards, dones, infos
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The constraint is this wrapper's, whatever the environments have; else as in Stable-Baselines3."""
+        if attr_name == "constraint":
+            return [self.constraint for _ in self._get_indices(indices)]
+        return super().get_attr(attr_name, indices)
+
+    def has_attr(self, attr_name: str) -> bool:
+        return attr_name == "constraint" or super().has_attr(attr_name)
+
+    def _extended(self, obs: Any, action: Array) -> Array:
+        extended: Array = np.concatenate((obs, action), -1).astype(self.observation_space.dtype)
+        return extended
+
+    def _noted(self, obs: Any) -> Any:
+        """The observations as they are passed on; the constraint reads a copy."""
+        if self.constraint.needs_last_action:
+            obs = self._extended(obs, self.executed_action)
+        self._obs = kept(obs, batched=True)
+        return obs
+
+
+def _box(space: spaces.Space[Any]) -> spaces.Box:
+    assert isinstance(space, spaces.Box)  # the projector has refused others
+    return space
+
+
+def _check_units(env: gym.Env[Any, Any]) -> None:
+    inner: Any = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, _CHANGED_UNITS):
+            _refuse(type(inner).__name__)
+        inner = inner.env
+
+
+def _check_vec_units(venv: VecEnv) -> None:
+    inner: Any = venv
+    while isinstance(inner, VecEnvWrapper):
+        if isinstance(inner, VecFrameStack) or (isinstance(inner, VecNormalize) and inner.norm_obs):
+            _refuse(type(inner).__name__)
+        inner = inner.venv
+
+
+def _refuse(wrapper: str) -> None:
+    raise ValueError(
+        f"env: the constraint reads raw observations, and {wrapper} changes them. Put the projection inside it: "
+        f"{wrapper}(ProjectAction(env, constraint))."
+    )
