@@ -16,7 +16,7 @@ from torch import Tensor
 
 from icnn_rl.qp import _compiled
 from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, intersect
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.qp.sets import ConvexSet, Ellipsoid
 from icnn_rl.solution import Status
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -102,23 +102,28 @@ class Projector:
             as_sent = sent.astype(np.float64)
         sets = self._sets(obs, len(given))
         before = after = sets.violation(as_sent)
+        if np.isnan(before).any():
+            state = _named(obs, np.isnan(before))
+            raise ValueError(f"constraint: what it gives in the state {state} is not a number.")
         good = (after <= self.tol) & ((as_sent >= self.low) & (as_sent <= self.high)).all(-1)
         status = np.zeros(len(given), np.int64)
         if good.all():
             beyond = np.maximum(self.low - point, point - self.high).max(-1)
             return Executed(sent, np.maximum(before, beyond), after, _distance(as_sent, point), status, self._on(after))
-        near = np.clip(point, self._least, self._most)
+        near = np.minimum(np.maximum(point, self._least), self._most)
         found, status = sets.nearest(near)
-        found = self._rescued(sets, obs, near, found, status, good)
-        status = np.where(good, int(Status.SUCCESS), status)
-        moved_in = self._rounded(sets, found, good | (status != Status.SUCCESS))
+        if status.any():
+            found = self._rescued(sets, obs, near, found, status, good)
+            status = np.where(good, int(Status.SUCCESS), status)
+        moved_in, left = self._rounded(sets, found, good | (status != Status.SUCCESS))
         sent = np.where(good[:, None], sent, moved_in)
-        as_sent = sent.astype(np.float64)
-        after = sets.violation(as_sent)
         with np.errstate(over="ignore"):
-            before = np.maximum(sets.violation(point), np.maximum(self.low - point, point - self.high).max(-1))
-            moved = _distance(as_sent, point)
-        return Executed(sent, before, after, moved, status, self._on(after))
+            beyond = np.maximum(self.low - point, point - self.high).max(-1)
+            if given.dtype != self.dtype:
+                before = sets.violation(point)
+            moved = _distance(sent.astype(np.float64), point)
+        after = np.where(good, after, left)
+        return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after))
 
     def _on(self, violation: Array) -> Array:
         on: Array = violation >= -_ON_BORDER * self.width
@@ -165,17 +170,17 @@ class Projector:
         return np.broadcast_to(action, point.shape)
 
     def _cast(self, value: Array) -> Array:
-        clipped: Array = np.clip(value.astype(self.dtype), self.space.low, self.space.high)
+        clipped: Array = np.minimum(np.maximum(value.astype(self.dtype), self.space.low), self.space.high)
         return clipped
 
-    def _rounded(self, sets: _Sets, value: Array, done: Array) -> Array:
-        """In the action space's dtype. Where rounding leaves the set, towards its interior by just enough; not where
-        ``done``."""
+    def _rounded(self, sets: _Sets, value: Array, done: Array) -> tuple[Array, Array]:
+        """In the action space's dtype, and the violation. Where rounding leaves the set, towards its interior by just
+        enough; not where ``done``."""
         sent = self._cast(value)
         out = sets.violation(sent.astype(np.float64))
         bad = (out > 0.5 * self.tol) & ~done
         if not bad.any():
-            return sent
+            return sent, out
         inner, depth = sets.interior(value)
         bad &= depth > 0
         share = np.where(bad, np.clip(out / np.maximum(out + depth, 1e-300), 1e-12, 1.0), 0.0)
@@ -186,7 +191,7 @@ class Projector:
             sent, out = np.where(better[:, None], trial, sent), np.where(better, left, out)
             bad &= (out > 0.5 * self.tol) & (share < 1.0)
             share = np.minimum(2.0 * share, 1.0)
-        return sent
+        return sent, out
 
 
 class _Polytopes:
@@ -194,17 +199,25 @@ class _Polytopes:
 
     def __init__(self, own: ConvexSet, batch: int, low: Array, high: Array) -> None:
         n = len(low)
-        self.G, self.h, self.norm = np.empty((batch, 0, n)), np.empty((batch, 0)), np.empty((batch, 0))
+        self.G, self.h = np.empty((batch, 0, n)), np.empty((batch, 0))
         if own.G is not None and own.h is not None:
-            G, h = _numbers(own.G), _numbers(own.h)
-            self.G = np.broadcast_to(G, (batch, *G.shape[-2:]))
-            self.h = np.broadcast_to(h, (batch, h.shape[-1]))
-            norm = np.sqrt(np.einsum("...ij,...ij->...i", G, G))
-            self.norm = np.broadcast_to(norm, self.h.shape)
-        self.lb = None if own.lb is None else np.broadcast_to(_numbers(own.lb), (batch, n))
-        self.ub = None if own.ub is None else np.broadcast_to(_numbers(own.ub), (batch, n))
-        self.lower = np.broadcast_to(low if self.lb is None else np.maximum(low, self.lb), (batch, n))
-        self.upper = np.broadcast_to(high if self.ub is None else np.minimum(high, self.ub), (batch, n))
+            self.G, self.h = _rows(own.G, batch, 2), _rows(own.h, batch, 1)
+        self.norm = np.sqrt(np.einsum("bij,bij->bi", self.G, self.G))
+        self.lb = None if own.lb is None else _rows(own.lb, batch, 1)
+        self.ub = None if own.ub is None else _rows(own.ub, batch, 1)
+        self._low, self._high = low, high
+
+    @property
+    def lower(self) -> Array:
+        """Bounds of either kind: (B, n)."""
+        lower = np.maximum(self._low, -np.inf if self.lb is None else self.lb)
+        return np.broadcast_to(lower, (len(self.h), len(self._low)))
+
+    @property
+    def upper(self) -> Array:
+        """Likewise."""
+        upper = np.minimum(self._high, np.inf if self.ub is None else self.ub)
+        return np.broadcast_to(upper, (len(self.h), len(self._low)))
 
     def violation(self, a: Array) -> Array:
         """Of the constraint alone, as a distance: (B,)."""
@@ -225,11 +238,11 @@ class _Polytopes:
 
     def nearest(self, a: Array) -> tuple[Array, Array]:
         """Projections and statuses."""
+        lower, upper = self.lower, self.upper
         if not self.h.shape[-1]:
-            empty = (self.lower > self.upper).any(-1)
-            status = np.where(empty, int(Status.PRIMAL_INFEASIBLE), int(Status.SUCCESS))
-            return np.minimum(np.maximum(a, self.lower), self.upper), status
-        quick = _compiled.nearest(a, self.G, self.h, self.lower, self.upper)
+            status = np.where((lower > upper).any(-1), int(Status.PRIMAL_INFEASIBLE), int(Status.SUCCESS))
+            return np.minimum(np.maximum(a, lower), upper), status
+        quick = _compiled.nearest(a, self.G, self.h, lower, upper)
         if quick is not None and quick[1].all():
             return quick[0], np.zeros(len(a), np.int64)
         found = self.both().project(torch.from_numpy(a), throw=False)
@@ -246,8 +259,13 @@ class _Polytopes:
 
     def both(self) -> ConvexSet:
         """As a ConvexSet."""
-        rows = {"G": torch.tensor(self.G), "h": torch.tensor(self.h)} if self.h.shape[-1] else {}
-        return ConvexSet(**rows, lb=torch.tensor(self.lower), ub=torch.tensor(self.upper))
+        some = self.h.shape[-1] > 0
+        return ConvexSet(
+            G=torch.tensor(self.G) if some else None,
+            h=torch.tensor(self.h) if some else None,
+            lb=torch.tensor(self.lower),
+            ub=torch.tensor(self.upper),
+        )
 
 
 class _Others:
@@ -258,7 +276,8 @@ class _Others:
     ) -> None:
         box = ConvexSet(lb=torch.from_numpy(low), ub=torch.from_numpy(high))
         self._both = intersect([own, box], len(low))
-        self._violation, self._batch = violation, batch
+        self._violation, self._batch, self._low, self._high = violation, batch, low, high
+        self._ball = None if own.ellipsoid is None else _ball(own.ellipsoid)
 
     def violation(self, a: Array) -> Array:
         """Of the constraint alone: (B,)."""
@@ -266,8 +285,21 @@ class _Others:
 
     def nearest(self, a: Array) -> tuple[Array, Array]:
         """Projections and statuses."""
+        quick = self._radial(a)
+        if quick is not None:
+            return quick, np.zeros(len(a), np.int64)
         found = self._both.project(torch.from_numpy(a), throw=False)
         return found.value.numpy(), found.status.numpy().copy()
+
+    def _radial(self, a: Array) -> Array | None:
+        """The projection on a ball, if the other parts of the set hold there: then it is the projection on the set."""
+        if self._ball is None:
+            return None
+        centre, radius = self._ball
+        away = a - centre
+        point: Array = centre + away * np.minimum(1.0, radius / np.maximum(np.sqrt((away**2).sum(-1)), 1e-300))[:, None]
+        inside = ((point >= self._low) & (point <= self._high)).all()
+        return point if inside and (self.violation(point) <= 1e-12).all() else None
 
     def interior(self, like: Array) -> tuple[Array, Array]:
         """Points away from the borders, and by how much."""
@@ -280,6 +312,14 @@ class _Others:
 
 
 _Sets = _Polytopes | _Others
+
+
+def _ball(ellipsoid: Ellipsoid) -> tuple[Array, Array] | None:
+    """Centre (..., n) and radius (...) if the ellipsoid is a ball."""
+    M, centre, size = (t.numpy() for t in ellipsoid)
+    scale = M[..., 0, 0]
+    round_ = np.array_equal(M, scale[..., None, None] * np.eye(M.shape[-1]))
+    return (centre, np.sqrt(size / scale)) if round_ else None
 
 
 class Parts(Mapping[str, Tensor]):
@@ -359,6 +399,9 @@ def _distance(a: Array, b: Array) -> Array:
     return away
 
 
-def _numbers(t: Any) -> Array:
-    array: Array = torch.as_tensor(t).to(torch.float64).numpy()
-    return array
+def _rows(part: Any, batch: int, core: int) -> Array:
+    """Numbers as an array with a batch dimension and ``core`` others."""
+    array: Array = np.atleast_1d(torch.as_tensor(part).to(torch.float64).numpy())
+    if array.ndim == core + 1 and len(array) == batch:
+        return array
+    return np.broadcast_to(array, (batch, *array.shape[array.ndim - core :]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from icnn_rl.envs import _drawing as draw
 from icnn_rl.envs.mujoco_limits import constrained
-from icnn_rl.qp.constraints import ActionConstraint, linear
+from icnn_rl.qp.constraints import ActionConstraint, Barrier, control_barrier
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,7 +69,7 @@ class PendulumAngle(gym.Env[Array, Array]):
         reward = -((self.angle - self.goal) ** 2) - 0.01 * self.rate**2 - 0.01 * push**2
         return self._observation(), reward, False, False, self._info()
 
-    def render(self) -> Array | None:  # type: ignore[override]
+    def render(self) -> Array | None:
         """(400, 400, 3) uint8: the range allowed, the goal, the pendulum (red outside), the torque as a bar below."""
         if self.render_mode is None:
             return None
@@ -98,12 +97,12 @@ class PendulumAngle(gym.Env[Array, Array]):
 def angle_limit() -> ActionConstraint:
     """Two rows that keep the angle within the limit for ever; they read the observation's entries 0 (t) and 1 (w).
 
-    With B = limit - t the distance to the upper limit and kappa > 0 a time, the row is
+    With B = limit - t the distance to the upper limit and kappa > 0 a time, the row is the control barrier
 
-        (kappa + dt) w' <= B,    w' = w + dt (g sin t + u_max a),
+        -w' + B / (kappa + dt) >= 0,    w' = w + dt (g sin t + u_max a),
 
-    which is affine in a and exact: w' is the rate after the step. (The lower limit is the same, mirrored.) It is a
-    discrete-time control barrier of relative degree two, with kappa in the place of 1 / alpha.
+    which is affine in a and exact: w' is the rate after the step, so -w' stands for dB/dt, and the relative degree is
+    one. (The lower limit is the same, mirrored.)
 
     Why the limit holds: the next distance B' = B - dt w' is at least kappa w', so B' >= 0 if w' >= 0; if w' < 0,
     B' > B. Why there is always an action: after a step, and at every start, kappa w <= B, and likewise below. The rows
@@ -116,27 +115,19 @@ def angle_limit() -> ActionConstraint:
     and it has 15. Two intervals, the rates asked for and the rates in reach, none of which lies wholly on one side of
     the other, meet. The limit aimed at is 1e-4 rad inside the true one, for the rounding of observations and actions.
     """
-    return linear(_Rates(), _Distances())
+    return control_barrier(distances, 1.0 / (BRAKING + DT))
 
 
-@dataclass(frozen=True)
-class _Rates:
-    """The slope of (kappa + dt) w' in a, for either side: (B, 2, 1)."""
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        gain = (BRAKING + DT) * DT * TORQUE
-        return obs.new_tensor([[gain], [-gain]]).expand(*obs.shape[:-1], 2, 1)
+_SIDES = torch.tensor([-1.0, 1.0], dtype=torch.float64)  # of the upper and the lower limit
 
 
-@dataclass(frozen=True)
-class _Distances:
-    """What the motion without torque leaves of the distances to either limit: (B, 2)."""
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        angle, rate = obs[..., 0], obs[..., 1]
-        asked = (BRAKING + DT) * (rate + DT * GRAVITY * angle.sin())
-        limit = LIMIT - MARGIN
-        return torch.stack((limit - angle - asked, limit + angle + asked), -1)
+def distances(obs: Tensor) -> Barrier:
+    """To either limit, for observations (B, 3), what the motion without torque makes of their rates, and the slope of
+    the rates after the step in a."""
+    sides = _SIDES.to(obs)
+    angle, rate = obs[..., 0:1], obs[..., 1:2]
+    gain = (DT * TORQUE * sides).unsqueeze(-1).expand(*obs.shape[:-1], 2, 1)
+    return Barrier(LIMIT - MARGIN + sides * angle, sides * (rate + DT * GRAVITY * angle.sin()), gain)
 
 
 def pendulum_angle(render_mode: str | None = None, **settings: Any) -> gym.Env[Any, Any]:

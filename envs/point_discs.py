@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from icnn_rl.envs import _drawing as draw
 from icnn_rl.envs.mujoco_limits import constrained
-from icnn_rl.qp.constraints import ActionConstraint, box, linear
+from icnn_rl.qp.constraints import ActionConstraint, Barrier, control_barrier
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,11 +34,11 @@ class PointDiscs(gym.Env[Array, Array]):
 
         v' = v + dt a_max a,    p' = p + dt v',    a in [-1, 1]^2.
 
-    Observation (6,) float32: p (m), v (m/s), goal (m). Reward: -0.1 ||p' - goal|| - 0.001 ||a||^2, and 0.5 within 0.15 m
-    of the goal. The straight way leads through the discs. Episodes end after 200 steps by truncation, never before. At
-    reset the point rests at the left, x in [-1.8, -1.4] and y in [-1, 1], and the goal lies at the right, x in
-    [1.3, 1.7] and y in [-0.6, 0.6]. ``info["constraint/state_violation"]`` is the depth (m) in a disc or a wall, the
-    largest of radius_j - ||p - c_j|| and |p_i| - 2: > 0 where one is entered.
+    Observation (6,) float32: p (m), v (m/s), goal (m). Reward: -0.1 ||p' - goal|| - 0.001 ||a||^2, and 0.5 within
+    0.15 m of the goal. The straight way leads through the discs. Episodes end after 200 steps by truncation, never
+    before. At reset the point rests at the left, x in [-1.8, -1.4] and y in [-1, 1], and the goal lies at the right,
+    x in [1.3, 1.7] and y in [-0.6, 0.6]. ``info["constraint/state_violation"]`` is the depth (m) in a disc or a wall,
+    the largest of radius_j - ||p - c_j|| and |p_i| - 2: > 0 where one is entered.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's interface)
@@ -71,7 +70,7 @@ class PointDiscs(gym.Env[Array, Array]):
         reward = -0.1 * away - 0.001 * float(push @ push) + 0.5 * (away <= 0.15)
         return self._observation(), reward, False, False, self._info()
 
-    def render(self) -> Array | None:  # type: ignore[override]
+    def render(self) -> Array | None:
         """(400, 400, 3) uint8: walls, discs, goal, the way so far, the point (red inside a disc) and its velocity."""
         if self.render_mode is None:
             return None
@@ -101,17 +100,16 @@ class PointDiscs(gym.Env[Array, Array]):
 
 
 def stay_clear() -> ActionConstraint:
-    """Rows and bounds that keep the point out of discs and walls for ever; they read the observation's entries 0 to 3.
+    """Rows that keep the point out of discs and walls for ever; they read the observation's entries 0 to 3.
 
     For the disc with centre c let B = ||p - c|| - radius be the distance to it, and n = (p - c) / ||p - c||. With a
-    time kappa > 0 the row is
+    time kappa > 0 the row is the control barrier
 
-        -(kappa + dt) n^T v' <= B,    v' = v + dt a_max a,
+        n^T v' + B / (kappa + dt) >= 0,    v' = v + dt a_max a,
 
-    affine in a and exact: v' is the velocity after the step. The walls are the same with n along an axis, which makes
-    them bounds on a, as is the limit on speed, |v'_i| <= v_max. It is a discrete-time control barrier of relative
-    degree two, with kappa in the place of 1 / alpha. What a disc forbids in position is not convex; what it forbids
-    in a, here and now, is a half-plane.
+    affine in a and exact: v' is the velocity after the step, so n^T v' stands for dB/dt, and the relative degree is
+    one. The walls are the same with n along an axis, where B / (kappa + dt) is cut at v_max, which limits the speed to
+    |v_i'| <= v_max. What a disc forbids in position is not convex; what it forbids in a, here and now, is a half-plane.
 
     Why no disc is entered: the distance to c is convex along the step, p' = p + dt v', so B' >= B + dt n^T v', which is
     at least kappa s' with s' = -n^T v', the closing speed; so B' >= 0 if s' >= 0, and if s' < 0, B' > B.
@@ -119,50 +117,31 @@ def stay_clear() -> ActionConstraint:
     Why there is always an action: along a straight line the radial speed grows, so with the new normal n' the closing
     speed -n'^T v' is at most s', and kappa (-n'^T v') <= B' holds after every step as it does at the start, at rest. In
     such a state *one* action satisfies all rows of all discs and walls together: the brake v'' = v' kappa / (kappa +
-    dt). It takes |a_i| = |v'_i| / ((kappa + dt) a_max), so the actuator is strong enough if
+    dt). It takes |a_i| = |v_i'| / ((kappa + dt) a_max), so the actuator is strong enough if
 
         a_max >= v_max / (kappa + dt) = 6.7,
 
     and it has 8. What is aimed at is 1e-4 m away from discs and walls, for the rounding of observations and actions.
     """
-    return linear(_Normals(), _Distances()) & box(_Bound(-1.0), _Bound(1.0))
+    return control_barrier(clearances, 1.0 / (BRAKING + DT))
 
 
-def _to_discs(obs: Tensor) -> tuple[Tensor, Tensor]:
-    """n (B, discs, 2) and B (B, discs)."""
-    discs = obs.new_tensor(DISCS)
-    away = obs[..., None, 0:2] - discs[:, :2]
+_CENTRES = torch.tensor([disc[:2] for disc in DISCS], dtype=torch.float64)
+_RADII = torch.tensor([disc[2] + MARGIN for disc in DISCS], dtype=torch.float64)
+_INWARD = torch.tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+
+
+def clearances(obs: Tensor) -> Barrier:
+    """Of three discs and four walls, for observations (B, 6): distances, what the velocity alone makes of their rates,
+    and the slope of the rates after the step in a."""
+    p, v = obs[..., None, 0:2], obs[..., None, 2:4]
+    away = p - _CENTRES.to(obs)
     reach = away.norm(dim=-1)
-    return away / reach.clamp(min=1e-9).unsqueeze(-1), reach - discs[:, 2] - MARGIN
-
-
-@dataclass(frozen=True)
-class _Normals:
-    """The slope of -(kappa + dt) n^T v' in a: (B, discs, 2)."""
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        return -(BRAKING + DT) * DT * ACCELERATION * _to_discs(obs)[0]
-
-
-@dataclass(frozen=True)
-class _Distances:
-    """What the present velocity leaves of the distances: (B, discs)."""
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        n, distance = _to_discs(obs)
-        return distance + (BRAKING + DT) * (n * obs[..., None, 2:4]).sum(-1)
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Of a, from the walls and the limit on speed, on the side ``sign``: (B, 2)."""
-
-    sign: float
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        room = ARENA - MARGIN - self.sign * obs[..., 0:2]
-        fastest = (room / (BRAKING + DT)).clamp(max=SPEED)
-        return self.sign * (fastest - self.sign * obs[..., 2:4]) / (DT * ACCELERATION)
+    inward = _INWARD.to(obs)
+    n = torch.cat((away / reach.clamp(min=1e-9).unsqueeze(-1), inward.expand(*obs.shape[:-1], 4, 2)), -2)
+    room = ((p * inward).sum(-1) + (ARENA - MARGIN)).clamp(max=SPEED * (BRAKING + DT))
+    value = torch.cat((reach - _RADII.to(obs), room), -1)
+    return Barrier(value, (n * v).sum(-1), DT * ACCELERATION * n)
 
 
 def point_discs(render_mode: str | None = None, **settings: Any) -> gym.Env[Any, Any]:

@@ -165,7 +165,8 @@ class VecProjectAction(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
         self.executed_action = np.zeros_like(self.executed_action)
-        return self._noted(obs)
+        noted: VecEnvObs = self._noted(obs)
+        return noted
 
     def step_async(self, actions: Array) -> None:
         given = checked_actions(actions, self.executed_action.shape)
