@@ -7,7 +7,25 @@ if __name__ != "icnn_rl.agents":
         "If icnn_rl.agents is missing, install the project (pip install -e .): the checkout has no symbolic links."
     )
 
+from icnn_rl.agents.buffers import (
+    ExecutedActionDictReplayBuffer,
+    ExecutedActionNStepReplayBuffer,
+    ExecutedActionReplayBuffer,
+)
+from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
 from icnn_rl.agents.icnn_q import ICNNQ, Greedy, ICNNQPolicy
 from icnn_rl.agents.naf import NAF, NAFPolicy
 
-__all__ = ["ICNNQ", "NAF", "Greedy", "ICNNQPolicy", "NAFPolicy"]
+__all__ = [
+    "ICNNQ",
+    "NAF",
+    "ConstrainedPPOPolicy",
+    "ConstrainedSACPolicy",
+    "ConstrainedTD3Policy",
+    "ExecutedActionDictReplayBuffer",
+    "ExecutedActionNStepReplayBuffer",
+    "ExecutedActionReplayBuffer",
+    "Greedy",
+    "ICNNQPolicy",
+    "NAFPolicy",
+]

@@ -1,6 +1,7 @@
 """Quadratic programmes as differentiable layers (OptNet): batched, structured, certified."""
 
 from icnn_rl.qp.external import External
+from icnn_rl.qp.heads import ActionProjection, OptNetHead
 from icnn_rl.qp.layer import QPLayer
 from icnn_rl.qp.numeric import NonConvexError
 from icnn_rl.qp.primal_dual import PrimalDual
@@ -11,10 +12,12 @@ from icnn_rl.qp.solving import solve_qp
 from icnn_rl.qp.total_variation import total_variation
 
 __all__ = [
+    "ActionProjection",
     "ActiveSet",
     "Diagonal",
     "External",
     "NonConvexError",
+    "OptNetHead",
     "PrimalDual",
     "QPFunction",
     "QPLayer",

@@ -1,0 +1,132 @@
+"""Whether a constraint can read the observations that reach a policy: in the environment's own units, unstacked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
+from torch import Tensor
+
+from icnn_rl.qp.constraints import ActionConstraint
+
+__all__ = ["check_observations", "env_under_construction"]
+
+
+def check_observations(
+    constraint: ActionConstraint,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Box,
+    *,
+    obs_size: int | None = None,
+    trust_obs: bool = False,
+    env: VecEnv | None = None,
+) -> None:
+    """Whether the constraint can read these observations: by their shape, by a trial, and, where the policy is being
+    built by an SB3 algorithm, by the wrappers of its environment.
+
+    SB3's VecNormalize leaves the observation space as it was (but for images), so that a policy cannot tell from its
+    arguments.
+
+    Raises:
+        ValueError: the observations are, or may be, in other units than the constraint's.
+    """
+    read = _parts_read(constraint, observation_space, action_space)
+    if trust_obs or not constraint.depends_on_state:
+        return
+    for key in read:
+        _check_part(key, observation_space if key is None else observation_space[key], obs_size)  # type: ignore[index]
+    if env is not None:
+        _check_wrappers(env, read)
+
+
+def _check_part(key: str | None, part: spaces.Space[Any], obs_size: int | None) -> None:
+    name = "the observation" if key is None else f"the part {key!r} of the observation"
+    if not isinstance(part, spaces.Box) or len(part.shape) != 1:
+        raise ValueError(
+            f"constraint: {name} is {part}; expected a vector. Stacked frames and images are not what a constraint "
+            "reads: keep the vector as a part of a Dict and name it with constraint.reading('...'), or set "
+            "trust_obs=True."
+        )
+    if obs_size is not None and part.shape[0] != obs_size:
+        raise ValueError(
+            f"constraint: {name} has {part.shape[0]} numbers, the constraint is for obs_size={obs_size}. Are "
+            "frames stacked, or is the last action missing?"
+        )
+
+
+def _check_wrappers(env: VecEnv, read: set[str | None]) -> None:
+    advice = (
+        "A constraint needs the environment's own units. Keep them: VecNormalize(norm_obs=False), or Dict observations "
+        "of which norm_obs_keys leaves out the part that the constraint names with constraint.reading('...'). "
+        "trust_obs=True overrides this check."
+    )
+    layer: Any = env
+    while isinstance(layer, VecEnvWrapper):
+        if isinstance(layer, VecNormalize) and layer.norm_obs:
+            keys = {None} if layer.norm_obs_keys is None else set(layer.norm_obs_keys)
+            if keys & read:
+                raise ValueError(f"constraint: it would read observations that VecNormalize has normalised. {advice}")
+        if isinstance(layer, VecFrameStack):
+            raise ValueError(
+                "constraint: it would read the stacked frames of VecFrameStack, oldest first. Stack inside the "
+                "environment and keep the present observation as a part of a Dict named with "
+                "constraint.reading('...'), or write the constraint for the stacked vector, with indices from the end, "
+                "and set trust_obs=True."
+            )
+        layer = layer.venv
+    if None in read and any(layer.env_is_wrapped(gym.wrappers.NormalizeObservation)):
+        raise ValueError(f"constraint: it would read observations that NormalizeObservation has normalised. {advice}")
+
+
+def _parts_read(
+    constraint: ActionConstraint, observation_space: spaces.Space[Any], action_space: spaces.Box
+) -> set[str | None]:
+    """The keys of a Dict that the constraint reads, {None} of other observations; found out by evaluating it once,
+    which also finds indices and rows that do not fit."""
+    n = get_action_dim(action_space)
+    if not isinstance(observation_space, spaces.Dict):
+        constraint.at(_some(observation_space), n)
+        return {None}
+    log = _Log({key: _some(part) for key, part in observation_space.spaces.items()})
+    constraint.at(log, n)
+    return set(log.read)
+
+
+class _Log(dict[str, Tensor]):
+    """Remembers which parts were read."""
+
+    def __init__(self, parts: Mapping[str, Tensor]) -> None:
+        super().__init__(parts)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+def _some(space: spaces.Space[Any]) -> Tensor:
+    """An observation, as a batch of one: zeros, as far as the space allows."""
+    if not isinstance(space, spaces.Box):
+        return torch.zeros(1, *(space.shape or ()), dtype=torch.float64)
+    return torch.as_tensor(np.clip(np.zeros(space.shape), space.low, space.high), dtype=torch.float64).unsqueeze(0)
+
+
+def env_under_construction() -> VecEnv | None:
+    """The environment of the SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to
+    a policy, and without one normalised observations would silently be read in wrong units."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, BaseAlgorithm):
+            return owner.get_env()
+        frame = frame.f_back
+    return None
