@@ -264,10 +264,9 @@ class ConstrainedSACPolicy(ConstrainedPolicy, SACPolicy):
 
     The projected action has no density: what lies outside is mapped onto the border, which has no volume. SAC's loss
     therefore sees log pi(u|s), the density before the projection, and the critic Q(s, head(s, u)). This is SAC, without
-    an approximation, on the environment whose first act is to project, where u is the action; only that Q is told
-    P_s(u) instead of u, which it depends on u through. The entropy is that of u: by H(P(u)) <= H(u), in the sense that
-    a map adds none, an upper bound on what the environment sees; near a border a part of it is spent in directions
-    that the projection collapses.
+    an approximation, on the environment whose first act is to project, where u is the action; Q depends on u through
+    P_s(u) alone and is told that. The entropy is that of u. A projection contracts, so the executed actions are never
+    more spread out than it says; near a border some of it is spent in directions that the projection collapses.
 
     Args: see :class:`ConstrainedPolicy` and SB3's SACPolicy.
 
@@ -358,7 +357,8 @@ class ConstrainedPPOPolicy(ConstrainedPolicy, ActorCriticPolicy):
         low, high = (
             torch.as_tensor(b.reshape(-1), device=raw.device, dtype=raw.dtype) for b in (space.low, space.high)
         )
-        return self.projection(observation, raw.clamp(low, high))
+        executed: Tensor = self.projection(observation, raw.clamp(low, high))
+        return executed
 
 
 def _extractor_for(observation_space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:

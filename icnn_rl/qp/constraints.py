@@ -308,7 +308,7 @@ class _Box(ActionConstraint):
         return callable(self.lower) or callable(self.upper)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs)
+        obs = _plain(obs, self.depends_on_state)
         return ConvexSet(lb=_vector("box.lower", self.lower, obs, n), ub=_vector("box.upper", self.upper, obs, n))
 
 
@@ -322,7 +322,7 @@ class _Linear(ActionConstraint):
         return callable(self.G) or callable(self.h)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs)
+        obs = _plain(obs, self.depends_on_state)
         G = _values("linear.G", self.G, obs)
         if G.shape[-1] != n:
             raise ValueError(f"linear.G: expected rows of {n} numbers, one for each action, got {G.shape[-1]}.")
@@ -342,11 +342,11 @@ class _AbsoluteSum(ActionConstraint):
         return callable(self.weights)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        w = self._weights(_plain(obs), n)
+        w = self._weights(_plain(obs, self.depends_on_state), n)
         return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
-        w = self._weights(_plain(obs).to(action), action.shape[-1])
+        w = self._weights(_plain(obs, self.depends_on_state).to(action), action.shape[-1])
         drawn = w * action
         # the pattern of signs whose row is largest at this action
         row = torch.where(drawn > 0, w, 0.0) if self.positive else w * action.sign()
@@ -384,7 +384,7 @@ class _Quadratic(ActionConstraint):
         return callable(self.M) or callable(self.center)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs)
+        obs = _plain(obs, self.depends_on_state)
         M = torch.eye(n, dtype=obs.dtype, device=obs.device) if self.M is None else _values("ellipsoid.M", self.M, obs)
         if M.shape[-2:] != (n, n):
             raise ValueError(f"ellipsoid.M: expected ({n}, {n}), got {tuple(M.shape[-2:])}.")
@@ -547,7 +547,10 @@ def intersect(sets: Sequence[ConvexSet], n: int) -> ConvexSet:
     return ConvexSet(**parts, lifted=lifted, ellipsoid=ellipsoids[0] if ellipsoids else None)
 
 
-def _plain(obs: Observation) -> Tensor:
+def _plain(obs: Observation, read: bool = True) -> Tensor:
+    """The observations as a tensor; where they are not ``read``, any part of a Dict gives dtype and device."""
+    if isinstance(obs, Mapping) and not read and len(obs):
+        return next(iter(obs.values()))
     if isinstance(obs, Mapping):
         raise ValueError(
             f"constraint: the observation is a Dict with {', '.join(map(repr, obs))}; say which part the constraint "
