@@ -185,7 +185,11 @@ class ConstrainedTD3Actor(TD3Actor):
 class FeasibleCritic(ContinuousCritic):
     """SB3's critic; as a target it projects the actions that it is asked about, see ConstrainedTD3Policy."""
 
-    projection: ActionProjection | None = None
+    projection: ActionProjection | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.projection = None  # on the instance: a default in the class would hide the module set later
 
     def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
         if self.projection is not None:
