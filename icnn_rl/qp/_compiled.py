@@ -19,7 +19,7 @@ from icnn_rl.qp.sparse import SparseRows
 from icnn_rl.qp.verify import Residuals
 from icnn_rl.solution import Status
 
-#: n and k of the largest problems: beyond, a block leaves the first cache and torch's operations are worth their price.
+#: n and k of the largest problems. A block has left the first cache by then, and still takes a fifth of torch's time.
 _LARGEST = 16, 128
 
 

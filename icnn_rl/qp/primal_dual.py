@@ -57,7 +57,7 @@ class PrimalDual:
         max_steps: factorisations a row may take.
         dtype: where float32 input is iterated on: "float64", or "input", that is in float32 with corrections, residuals
             and derivatives in float64 from factors in float32. The result is as accurate either way.
-        compiled: solve tiny problems (up to 16 variables, 64 inequalities and bounds, no equalities; Q positive
+        compiled: solve tiny problems (up to 16 variables, 128 inequalities and bounds, no equalities; Q positive
             definite; on a CPU, in float64) in a compiled kernel where numba is installed (``pip install
             'icnn-rl[fast]'``). Solutions and statuses are the same; the time, most of it torch's price of calling an
             operation, and ``num_steps`` differ. The first such solve on a machine compiles, for some 20 s.

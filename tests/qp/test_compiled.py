@@ -82,7 +82,7 @@ def test_agrees_on_every_family(family: Family) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["a_g_each", "shared"])
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 64), (6, 24), (7, 5), (16, 48), (16, 64)])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 64), (6, 24), (7, 5), (16, 48), (6, 65), (3, 128), (16, 96), (16, 128)])
 def test_agrees_on_random_rows(n: int, m: int, shared: bool, counted: list[int]) -> None:
     arguments = random_rows(n + m, 50, n, m)
     if shared:
@@ -95,14 +95,14 @@ def test_agrees_on_random_rows(n: int, m: int, shared: bool, counted: list[int])
 
 @pytest.mark.parametrize("q", [2.0, Diagonal(torch.linspace(0.5, 2.0, 6, dtype=DOUBLE))], ids=["number", "diagonal"])
 @pytest.mark.parametrize("bounds", [("lb",), ("ub",), ("lb", "ub")], ids="+".join)
-@pytest.mark.parametrize("m", [0, 9])
+@pytest.mark.parametrize("m", [0, 9, 64, 116])
 def test_agrees_with_bounds_and_infinities(m: int, bounds: tuple[str, ...], q: Any, counted: list[int]) -> None:
     generator = torch.Generator().manual_seed(m)
-    arguments = random_rows(0, 40, 6, 9)
+    arguments = random_rows(0, 40, 6, max(m, 9))
     arguments["h"] = arguments["h"].abs() + 0.1
     distance = {name: torch.rand(40, 6, generator=generator, dtype=DOUBLE) for name in bounds}
     limits = {name: torch.where(d < 0.3, INF, d) * (-1.0 if name == "lb" else 1.0) for name, d in distance.items()}
-    arguments["h"] = torch.where(torch.rand(40, 9, generator=generator) < 0.3, INF, arguments["h"])
+    arguments["h"] = torch.where(torch.rand(arguments["h"].shape, generator=generator) < 0.3, INF, arguments["h"])
     arguments["h"][0] = INF
     rows = {name: arguments[name] for name in ("G", "h")} if m else {}
     one, other = both({"Q": q, "p": 5.0 * arguments["p"], **rows, **limits})
@@ -170,7 +170,8 @@ def test_what_is_not_for_the_kernel(counted: list[int]) -> None:
     solve_qp(**single, solver=PrimalDual(dtype="input"), throw=False)
     solve_qp(**arguments, A=torch.ones(1, 6, dtype=DOUBLE), b=torch.zeros(1, dtype=DOUBLE), throw=False)
     solve_qp(**random_rows(0, 4, 17, 10))
-    solve_qp(**random_rows(0, 4, 6, 65))
+    solve_qp(**random_rows(0, 4, 6, 129))
+    solve_qp(**random_rows(0, 4, 6, 117), lb=-9.0, ub=9.0)
     solve_qp(arguments["Q"], arguments["p"])
     assert counted == []
     solve_qp(**single)
