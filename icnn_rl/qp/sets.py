@@ -9,8 +9,8 @@ right-hand sides may differ from problem to problem of a batch.
 With an ellipsoid the programme is no longer quadratic, and is still solved exactly: for a multiplier lam >= 0 of the
 ellipsoid the minimiser of the Lagrangian over rows and bounds is a QP with Q + lam M in Q's place, whose
 (y - c)^T M (y - c) falls as lam rises. lam is found by a bracketing root search, in one dimension; the last QP has the
-ellipsoid's tangent as an equality, which puts the answer on the boundary to the square of what was left and makes it
-differentiable in everything.
+ellipsoid's tangent among its rows, which makes the answer differentiable in everything and puts it on the boundary to
+the square of what was left. All of this is done in float64, whatever the dtype that came.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from icnn_rl._checks import check_float_tensor
 from icnn_rl.qp.external import External
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
@@ -34,8 +35,10 @@ __all__ = ["ConvexSet", "Ellipsoid", "Interior", "Minimum"]
 
 Bound = float | Tensor | None
 
-_SEARCH = 60  # steps of the root search at most; ten are the rule
-_ON_BOUNDARY = 1e-9  # relative distance from the ellipsoid's boundary at which the tangent finishes the job
+_SEARCH = 60  # steps of the root search at most; six are the rule
+_ON_BOUNDARY = 1e-12  # relative distance from the ellipsoid's boundary at which the search ends
+_TOUCHING = 1e-12  # likewise at which rows and ellipsoid have one point in common, and no more
+_CLOSE = 1e-9  # likewise within which y(lam) will do; and how well the last QP's multiplier has to agree with lam
 
 
 class Ellipsoid(NamedTuple):
@@ -56,18 +59,28 @@ class Ellipsoid(NamedTuple):
         """Distance to the boundary to first order, < 0 inside: (...)."""
         d = y - self.center
         slope = _times(self.M, d)
-        # sqrt(form) - sqrt(size) over the norm of its gradient M d / sqrt(form)
-        root = (d * slope).sum(-1).clamp(min=torch.finfo(y.dtype).tiny).sqrt()
-        steepness = slope.norm(dim=-1) / root
-        away: Tensor = (root - self.size.sqrt()) / steepness.clamp(min=torch.finfo(y.dtype).tiny)
+        form = (d * slope).sum(-1)
+        # sqrt(form) - sqrt(size) over the norm of its gradient, M d / sqrt(form); the latter at c: of a mean direction
+        root = form.clamp(min=torch.finfo(y.dtype).tiny).sqrt()
+        mean = (_trace(self.M) / y.shape[-1]).sqrt()
+        away: Tensor = (root - self.size.sqrt()) / torch.where(form > 0, slope.norm(dim=-1) / root, mean)
         return away
+
+    def depth(self, y: Tensor) -> Tensor:
+        """The radius of a ball around y within the ellipsoid, < 0 outside: (...)."""
+        # sqrt(form) grows by sqrt(largest eigenvalue) along a unit of length at most
+        steepest = torch.linalg.eigvalsh(self.M)[..., -1].sqrt()
+        radius: Tensor = (self.size.sqrt() - self.form(y).clamp(min=0.0).sqrt()) / steepest
+        return radius
 
 
 class Interior(NamedTuple):
     """A point far from the borders of a set.
 
-    point (B, n); depth (B,): by how much, measured as a distance, every row and bound holds there; < 0 where the set is
-    empty, and ``point`` is then one whose largest violation is smallest.
+    point (B, n); depth (B,): by how much, measured as a distance, every row, every bound and the ellipsoid hold there, 1
+    at most. It is 0 where the set has no interior, and < 0 where the set is empty: ``point`` is then one that violates
+    the worst constraint least, or, with depth -inf, one of no meaning. Auxiliary variables keep their distance too, so
+    the true depth of a lifted set may be larger.
     """
 
     point: Tensor
@@ -78,7 +91,8 @@ class Minimum(NamedTuple):
     """Minimiser of a quadratic over a set.
 
     value (..., n), differentiable; multiplier (...) of the ellipsoid, in the units of lam above; solution: of the last
-    quadratic programme, with the multipliers of the rows and bounds and the status of each row of the batch.
+    quadratic programme, with the multipliers of the rows and bounds and the status of each row of the batch. Where no
+    point is in rows, bounds and ellipsoid, the status is PRIMAL_INFEASIBLE and ``value`` breaks as little as possible.
     """
 
     value: Tensor
@@ -89,6 +103,14 @@ class Minimum(NamedTuple):
     def status(self) -> Tensor:
         """(...) see :class:`icnn_rl.Status`."""
         return self.solution.status
+
+    def to(self, dtype: torch.dtype) -> Minimum:
+        """With the numbers in this dtype."""
+        if self.value.dtype == dtype:
+            return self
+        parts = {f.name: getattr(self.solution, f.name) for f in dataclasses.fields(self.solution)}
+        change = {name: t.to(dtype) for name, t in parts.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        return Minimum(self.value.to(dtype), self.multiplier.to(dtype), dataclasses.replace(self.solution, **change))
 
 
 @dataclass(frozen=True)
@@ -132,11 +154,17 @@ class ConvexSet:
             ValueError: a wrong argument.
             SolveError: some row failed and ``throw`` is set.
         """
-        options: dict[str, Any] = {"solver": solver, "throw": throw}
         if self.ellipsoid is None:
-            solution = self._solve(Q, p, warm_start=warm_start, **options)
+            solution = self._solve(Q, p, solver=solver, warm_start=warm_start, throw=throw)
             return Minimum(self._own(solution.value), torch.zeros_like(solution.fun), solution)
-        return _Search(self, self.ellipsoid, Q, p, options).run()
+        check_float_tensor("p", p)
+        double = self.to(p.detach().double())
+        assert double.ellipsoid is not None
+        search = _Search(double, double.ellipsoid, _dense(Q, p.shape[-1], p).double(), p.double(), solver, warm_start)
+        found = search.run().to(p.dtype)
+        if throw and bool(found.status.any()):
+            raise SolveError(found.solution)
+        return found
 
     def project(self, point: Tensor, *, throw: bool = True, warm_start: ActiveSet | None = None) -> Minimum:
         """The nearest point of the set, differentiable in ``point`` (..., n) and in what describes the set."""
@@ -145,17 +173,20 @@ class ConvexSet:
     def violation(self, y: Tensor) -> Tensor:
         """Largest violation of y (..., n), as a distance: (g_i^T y - h_i) / ||g_i||; <= 0 inside: (...).
 
+        Equations count as |a_i^T y - b_i| / ||a_i||, an ellipsoid as the distance to first order. A set without any
+        constraint gives -inf, NaN in y or in the set NaN.
+
         Raises:
             ValueError: the set has auxiliary variables; ask the constraint that it came from.
         """
         if self.lifted:
             raise ValueError("violation: the set has auxiliary variables. Ask the constraint that it came from.")
         parts = []
-        if self.G is not None and self.h is not None:
+        if self.G is not None and self.h is not None and self.G.shape[-2]:
             parts.append(row_violation(self.G, self.h, y).amax(-1))
-        if self.A is not None and self.b is not None:
-            away = _times(self.A, y) - self.b
-            parts.append((away.abs() / self.A.norm(dim=-1).clamp(min=torch.finfo(y.dtype).tiny)).amax(-1))
+        if self.A is not None and self.b is not None and self.A.shape[-2]:
+            both = torch.maximum(row_violation(self.A, self.b, y), row_violation(-self.A, -self.b, y))
+            parts.append(both.amax(-1))
         if self.lb is not None:
             parts.append((self.lb - y).amax(-1))
         if self.ub is not None:
@@ -172,12 +203,11 @@ class ConvexSet:
             return centre
         # the point of the polytope deepest in the ellipsoid, moved a little towards the centre of the polytope
         ellipsoid = self.ellipsoid
-        form = ellipsoid.M, -_times(ellipsoid.M, ellipsoid.center)
-        nearest = dataclasses.replace(self, ellipsoid=None).minimise(*form, throw=False).value
+        nearest = self._nearest_to_center(ellipsoid, like).value
         deepest = torch.where((centre.depth >= 0).unsqueeze(-1), nearest, centre.point)
         shares = like.new_tensor(_SHARES).reshape(-1, *(1,) * like.dim())
         points = deepest + shares * (centre.point - deepest)
-        depths = torch.minimum(shares.squeeze(-1) * centre.depth, -ellipsoid.violation(points))
+        depths = torch.minimum(shares.squeeze(-1) * centre.depth, _snapped(ellipsoid.depth(points), points))
         depth, best = depths.max(0)
         point = points.gather(0, best.unsqueeze(-1).expand_as(centre.point).unsqueeze(0)).squeeze(0)
         return Interior(point, torch.minimum(depth, centre.depth))
@@ -189,9 +219,7 @@ class ConvexSet:
         point = torch.where(torch.isfinite(kept.depth).unsqueeze(-1), kept.point, self._centre(like).point)
         if self.ellipsoid is None:
             return point
-        flat = dataclasses.replace(self, ellipsoid=None)
-        form = self.ellipsoid.M, -_times(self.ellipsoid.M, self.ellipsoid.center)
-        nearest = flat.minimise(*form, throw=False)  # the rows hold, the ellipsoid as nearly as it can
+        nearest = self._nearest_to_center(self.ellipsoid, like)  # the rows hold, the ellipsoid as nearly as it can
         return torch.where((nearest.status == Status.SUCCESS).unsqueeze(-1), nearest.value, point)
 
     def affine(self, scale: Tensor, offset: Tensor) -> ConvexSet:
@@ -241,6 +269,11 @@ class ConvexSet:
             parts["ellipsoid"] = Ellipsoid(*(change(t) for t in self.ellipsoid))
         return ConvexSet(**parts)
 
+    def _nearest_to_center(self, ellipsoid: Ellipsoid, like: Tensor) -> Minimum:
+        """The point of rows and bounds with the smallest (y - c)^T M (y - c)."""
+        p = -_times(ellipsoid.M, ellipsoid.center).expand(like.shape)
+        return dataclasses.replace(self, ellipsoid=None).minimise(ellipsoid.M, p, throw=False)
+
     def _own(self, z: Tensor) -> Tensor:
         return z[..., : z.shape[-1] - self.lifted] if self.lifted else z
 
@@ -251,30 +284,29 @@ class ConvexSet:
         tangent: tuple[Tensor, Tensor] | None = None,
         **options: Any,
     ) -> QPSolution:
-        """The QP over rows and bounds; ``tangent`` is one more equality over y."""
+        """The QP over rows and bounds; ``tangent`` (..., n) and (...) is one more row over y, the last."""
         n, k = p.shape[-1], self.lifted
-        A, b = self.A, self.b
+        G, h = self.G, self.h
         if tangent is not None:
-            row = torch.nn.functional.pad(tangent[0], (0, k)).unsqueeze(-2)
-            A, b = (
-                (row, tangent[1].unsqueeze(-1))
-                if A is None or b is None
-                else (join([A, row], -2), join([b, tangent[1].unsqueeze(-1)], -1))
-            )
+            row, right = torch.nn.functional.pad(tangent[0], (0, k)).unsqueeze(-2), tangent[1].unsqueeze(-1)
+            G = row if G is None else join([G, row], -2)
+            h = right if h is None else join([h, right], -1)
         if k:
             Q = _pad_quadratic(Q, n, k, p)
             p = torch.nn.functional.pad(p, (0, k))
-        return solve_qp(Q, p, self.G, self.h, A, b, self.lb, self.ub, **options)
+        return solve_qp(Q, p, G, h, self.A, self.b, self.lb, self.ub, **options)
 
     def _centre(self, like: Tensor, hard: bool = False) -> Interior:
         """The linear programme max t: G y + ||g|| t <= h, A y = b, lb + t <= y <= ub - t, t <= 1; ``hard`` bounds hold
-        without t. depth is NaN where it has no solution."""
+        without t. depth is -inf where no t will do, NaN where the programme was not solved."""
         n, k = like.shape[-1], self.lifted
         width, eye = n + k, torch.eye(n + k, dtype=like.dtype, device=like.device)
         rows, right = [], []
         if self.G is not None and self.h is not None:
-            rows.append(torch.cat((self.G, self.G.norm(dim=-1, keepdim=True)), -1))
-            right.append(self.h)
+            norm = self.G.norm(dim=-1, keepdim=True)
+            scale = torch.where(norm > 0, norm, 1.0)
+            rows.append(torch.cat((self.G / scale, norm / scale), -1))
+            right.append(self.h / scale.squeeze(-1))
         most = like.new_full((width + 1,), torch.inf)
         least = -most
         most[-1] = 1.0
@@ -288,98 +320,158 @@ class ConvexSet:
         price = like.new_zeros(*like.shape[:-1], width + 1)
         price[..., -1] = -1.0
         found = solve_qp(0.0, price, G, h, A, self.b, lb=least, ub=most, throw=False)
-        depth = torch.where(found.status == Status.SUCCESS, found.value[..., -1], torch.nan)
-        return Interior(found.value[..., :n], depth)
+        point, depth = found.value[..., :n], _snapped(found.value[..., -1], found.value[..., :n])
+        depth = torch.where(found.status == Status.PRIMAL_INFEASIBLE, -torch.inf, depth)
+        known = (found.status == Status.SUCCESS) | (found.status == Status.PRIMAL_INFEASIBLE)
+        return Interior(point, torch.where(known, depth, torch.nan))
 
 
 #: How far towards the centre of the polytope interior points of its intersection with an ellipsoid are looked for.
-_SHARES = (0.5, 0.1, 0.01, 1e-3, 0.0)
+_SHARES = (0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 0.0)
+
+
+def _snapped(depth: Tensor, point: Tensor) -> Tensor:
+    """A depth that is but rounding is 0."""
+    rounding = 16 * torch.finfo(point.dtype).eps * (1.0 + point.abs().amax(-1))
+    return torch.where(depth.abs() <= rounding, 0.0, depth)
 
 
 class _Search:
-    """The multiplier of the ellipsoid, and the minimiser that belongs to it."""
+    """The multiplier of the ellipsoid, and the minimiser that belongs to it; in float64."""
 
     def __init__(
-        self, owner: ConvexSet, ellipsoid: Ellipsoid, Q: Tensor | Diagonal | float, p: Tensor, options: dict[str, Any]
+        self,
+        owner: ConvexSet,
+        ellipsoid: Ellipsoid,
+        Q: Tensor,
+        p: Tensor,
+        solver: PrimalDual | External | None,
+        warm_start: ActiveSet | None,
     ) -> None:
-        self.owner, self.ellipsoid, self.p, self.options = owner, ellipsoid, p, options
-        n = p.shape[-1]
-        self.Q = _dense(Q, n, p)
+        self.owner, self.ellipsoid, self.Q, self.p = owner, ellipsoid, Q, p
+        self.options: dict[str, Any] = {"solver": solver, "throw": False}
         self.pull = _times(ellipsoid.M, ellipsoid.center)
+        self.active = warm_start
+        # what the search works on, without a graph
+        self.still = owner._map(Tensor.detach), Ellipsoid(*(t.detach() for t in ellipsoid))
+
+    def run(self) -> Minimum:
+        free = self.owner._solve(self.Q, self.p, warm_start=self.active, **self.options)
+        with torch.no_grad():
+            y = self.owner._own(free.value)
+            f = torch.where(free.status == Status.DUAL_INFEASIBLE, 1.0, self.excess(y))
+            outside = (f > 0) & ((free.status == Status.SUCCESS) | (free.status == Status.DUAL_INFEASIBLE))
+        shape = torch.broadcast_shapes(f.shape, free.status.shape)  # type: ignore[no-untyped-call]
+        unknown = (free.status == Status.SUCCESS) & f.isnan()
+        if not bool((outside | unknown).any()) and free.status.shape == shape:
+            return Minimum(self.owner._own(free.value), torch.zeros_like(free.fun), free)
+        return self._on_boundary(free, f, outside)
+
+    def _on_boundary(self, free: QPSolution, f: Tensor, outside: Tensor) -> Minimum:
+        ellipsoid = self.ellipsoid
+        with torch.no_grad():
+            nearest = self.still[0]._nearest_to_center(self.still[1], self.p.expand(*f.shape, -1))
+            f_least = self.excess(nearest.value)
+            size = self.still[1].size
+            reach = ((self.still[1].center * self.pull.detach()).sum(-1) / size).sqrt()
+            touching = outside & (f_least.abs() <= _TOUCHING * (1.0 + reach))
+            empty = outside & (f_least > 0) & ~touching & (nearest.status == Status.SUCCESS)
+            searched = outside & (f_least < 0) & ~touching
+            self.active = free.active if free.value.shape[:-1] == f.shape else None
+            lam, y = self.multiplier(f, searched)
+            y = torch.where(searched.unsqueeze(-1), y, self.owner._own(free.value))
+        on, weight = searched.unsqueeze(-1), lam.unsqueeze(-1)
+        # form = size to first order in y, and in M, c and size where they are live; +inf: no row
+        slope = torch.where(on, _times(self.still[1].M, y - self.still[1].center), 0.0)
+        change = 0.5 * (ellipsoid.size - ellipsoid.form(y))
+        right = torch.where(searched, (slope * y).sum(-1) + change, torch.where(f.isnan(), torch.nan, torch.inf))
+        # lam times the slope is taken out of the objective, so that the row, and not the objective, carries lam
+        Q, p = self.Q + weight.unsqueeze(-1) * ellipsoid.M, self.p - weight * (self.pull + slope)
+        guess = self.active and self.active._replace(ineq=torch.cat((self.active.ineq, on), -1))
+        solution = self.owner._solve(Q, p, tangent=(slope, right), warm_start=guess, **self.options)
+        with torch.no_grad():
+            # y(lam) is exact for a size that differs by its excess: where the last QP, ill-conditioned with the
+            # ellipsoid, is not as good, it has a say in the derivatives alone
+            found, error = self.owner._own(solution.value), self.excess(y).abs()
+            close, solved = searched & (error <= _CLOSE), solution.status == Status.SUCCESS
+            agrees = (solution.dual_ineq[..., -1] - lam).abs() <= _CLOSE * lam
+            agrees = agrees & (self.excess(found).abs() <= error.clamp(min=_ON_BOUNDARY))
+            correction = torch.where((close & solved & ~agrees).unsqueeze(-1), y - found, 0.0)
+            y = torch.where((close & ~solved).unsqueeze(-1), y, nearest.value)
+            status = torch.where(touching | close, int(Status.SUCCESS), solution.status)
+            status = torch.where(empty, int(Status.PRIMAL_INFEASIBLE), status)
+        return self._report(solution, status, correction, y, touching | empty | (close & ~solved))
+
+    def _report(self, solution: QPSolution, status: Tensor, correction: Tensor, y: Tensor, other: Tensor) -> Minimum:
+        """The last QP without the row of the tangent, corrected; y, without derivatives, in the other rows."""
+        k = self.owner.lifted
+        value = solution.value + torch.nn.functional.pad(correction, (0, k))
+        other_value = torch.cat((y, solution.value[..., y.shape[-1] :].detach()), -1) if k else y
+        value = torch.where(other.unsqueeze(-1), other_value, value)
+        y = self.owner._own(value)
+        multiplier = solution.dual_ineq[..., -1]
+        solution = dataclasses.replace(
+            solution,
+            value=value,
+            fun=(y * (0.5 * _times(self.Q, y) + self.p)).sum(-1),
+            status=status,
+            dual_ineq=solution.dual_ineq[..., :-1],
+            slack=solution.slack[..., :-1],
+            active=solution.active._replace(ineq=solution.active.ineq[..., :-1]),
+        )
+        return Minimum(y, multiplier, solution)
 
     def at(self, lam: Tensor) -> Tensor:
         """y(lam), without a graph."""
+        owner, ellipsoid = self.still
         lam = lam.unsqueeze(-1)
-        Q = self.Q.detach() + lam.unsqueeze(-1) * self.ellipsoid.M.detach()
-        p = self.p.detach() - lam * self.pull.detach()
-        return self.owner._own(self.owner._solve(Q, p, **{**self.options, "throw": False}).value)
+        Q, p = self.Q.detach() + lam.unsqueeze(-1) * ellipsoid.M, self.p.detach() - lam * self.pull.detach()
+        if owner.G is None and owner.A is None and owner.lb is None and owner.ub is None:
+            return -torch.linalg.solve_ex(Q, p)[0]
+        solution = owner._solve(Q, p, warm_start=self.active, **self.options)
+        self.active = solution.active
+        return owner._own(solution.value)
 
     def excess(self, y: Tensor) -> Tensor:
-        """1 / sqrt(size) - 1 / sqrt(form), positive outside and nearly linear in lam (More and Sorensen 1983)."""
-        form, size = self.ellipsoid.form(y), self.ellipsoid.size
-        return size.rsqrt() - form.clamp(min=torch.finfo(y.dtype).tiny).rsqrt()
+        """1 - sqrt(size / form): positive outside, and nearly linear in lam (More and Sorensen 1983)."""
+        form, size = self.still[1].form(y), self.still[1].size.clamp(min=0.0)
+        return (1.0 - (size / form.clamp(min=torch.finfo(y.dtype).tiny)).sqrt()).clamp(min=-8.0)
 
-    @torch.no_grad()
-    def multiplier(self) -> tuple[Tensor, Tensor]:
-        """lam >= 0 with y(lam) on the boundary, 0 where y(0) is inside; and the rows where no lam is large enough."""
-        low = torch.zeros_like(self.p[..., 0] + self.ellipsoid.size)
-        f_low = self.excess(self.at(low)).expand_as(low)
-        inside = f_low <= 0
-        unit = _trace(self.Q.detach()).clamp(min=torch.finfo(self.p.dtype).eps) / _trace(self.ellipsoid.M)
-        slope = self.p.norm(dim=-1) / (self.ellipsoid.M.norm(dim=(-2, -1)) * self.ellipsoid.size).sqrt()
-        high = (unit + slope).expand_as(low).clone()
-        f_high = self.excess(self.at(high)).expand_as(low)
-        for _ in range(_SEARCH):
-            short = (f_high > 0) & ~inside
-            if not bool(short.any()):
-                break
-            low, f_low = torch.where(short, high, low), torch.where(short, f_high, f_low)
-            high = torch.where(short, 8 * high, high)
-            f_high = torch.where(short, self.excess(self.at(high)).expand_as(low), f_high)
-        unreachable = (f_high > 0) & ~inside
-        lam, scale = high, self.ellipsoid.size.rsqrt()
-        for _ in range(_SEARCH):
-            lam = (low * f_high - high * f_low) / (f_high - f_low)
-            lam = torch.where((f_high - f_low).abs() > 0, lam, high).clamp(low, high)
-            f = self.excess(self.at(lam)).expand_as(low)
-            done = (f.abs() <= _ON_BOUNDARY * scale) | inside | unreachable
+    def multiplier(self, f: Tensor, searched: Tensor) -> tuple[Tensor, Tensor]:
+        """lam with y(lam) on the boundary, and y(lam), for the rows searched; 0 elsewhere.
+
+        Args:
+            f: the excess at lam = 0.
+            searched: rows that have points outside, where y(0) is, and inside.
+        """
+        M, size = self.still[1].M, self.still[1].size
+        unit = _trace(self.Q.detach()) / _trace(M)
+        # exact where Q is a multiple of M and no row is in the way
+        guess = unit * f / (1.0 - f)
+        slope = self.p.detach().norm(dim=-1) / (M.norm(dim=(-2, -1)) * size).sqrt()
+        high = torch.where((f < 1) & (guess > 0), guess, unit + slope).expand_as(f)
+        low, f_low, f_high = torch.zeros_like(f), f, torch.ones_like(f)
+        lam, y, done, bracketed = high, self.p.detach().expand(*f.shape, -1), ~searched, torch.zeros_like(searched)
+        for _ in range(2 * _SEARCH):
+            secant = (low * f_high - high * f_low) / (f_high - f_low)
+            inside = torch.where((secant > low) & (secant < high), secant, 0.5 * (low + high))
+            lam = torch.where(done, lam, torch.where(bracketed, inside, high))
+            trial = self.at(torch.where(searched, lam, 0.0))
+            y = torch.where(done.unsqueeze(-1), y, trial)
+            now = self.excess(trial)
+            over = now > 0
+            done = done | (now.abs() <= _ON_BOUNDARY) | now.isnan() | (bracketed & (high - low <= 1e-15 * high))
             if bool(done.all()):
                 break
             # Illinois: the end that stays has its value halved, so that both ends move
-            right = f <= 0
-            f_low = torch.where(right, 0.5 * f_low, f)
-            f_high = torch.where(right, f, 0.5 * f_high)
-            low, high = torch.where(right, low, lam), torch.where(right, lam, high)
-        return torch.where(inside, 0.0, lam), unreachable
-
-    def run(self) -> Minimum:
-        lam, unreachable = self.multiplier()
-        ellipsoid = self.ellipsoid
-        y = self.at(lam)
-        size, M = ellipsoid.size, ellipsoid.M
-        on = (lam > 0).unsqueeze(-1)
-        # 1/2 form = 1/2 size to first order in y, and in M, c and size where they are live
-        tangent = torch.where(on, _times(M, y - ellipsoid.center).detach(), 0.0)
-        change = 0.5 * (size - ellipsoid.form(y))
-        right = torch.where(on.squeeze(-1), (tangent * y).sum(-1) + change, 0.0)
-        weight = lam.unsqueeze(-1)
-        Q, p = self.Q + weight.unsqueeze(-1) * M, self.p - weight * self.pull
-        solution = self.owner._solve(Q, p, tangent=(tangent, right), **{**self.options, "throw": False})
-        status = torch.where(unreachable, int(Status.PRIMAL_INFEASIBLE), solution.status)
-        value = self.owner._own(solution.value)
-        solution = dataclasses.replace(
-            solution,
-            value=torch.where(unreachable.unsqueeze(-1), self._padded(y, solution.value), solution.value),
-            fun=(value * (0.5 * _times(self.Q, value) + self.p)).sum(-1),
-            status=status,
-        )
-        if self.options["throw"] and bool(status.any()):
-            raise SolveError(solution)
-        step = (solution.dual_eq[..., -1] * on.squeeze(-1)).detach()
-        return Minimum(self.owner._own(solution.value), (lam + step).clamp(min=0.0), solution)
-
-    def _padded(self, y: Tensor, value: Tensor) -> Tensor:
-        return torch.cat((y, value[..., y.shape[-1] :].detach()), -1) if self.owner.lifted else y
+            f_low, f_high = (
+                torch.where(over, now, torch.where(bracketed, 0.5 * f_low, f_low)),
+                torch.where(over, torch.where(bracketed, 0.5 * f_high, f_high), now),
+            )
+            further = high + (high - low) * (1.5 * now / (f_low - now).abs()).nan_to_num(64.0).clamp(1.0, 64.0)
+            low, high = torch.where(over, lam, low), torch.where(over, torch.where(bracketed, high, further), lam)
+            bracketed = bracketed | ~over
+        return torch.where(searched, lam, 0.0), y
 
 
 def largest(parts: list[Tensor]) -> Tensor:
@@ -388,13 +480,14 @@ def largest(parts: list[Tensor]) -> Tensor:
 
 
 def row_violation(G: Tensor, h: Tensor, y: Tensor) -> Tensor:
-    """(g_i^T y - h_i) / ||g_i|| for every row; a row of zeros holds (-inf) or does not (inf): (..., m)."""
-    norm = G.norm(dim=-1)
-    return torch.where(
-        norm > 0,
-        (_times(G, y) - h) / norm.clamp(min=torch.finfo(y.dtype).tiny),
-        torch.where(h >= 0, -torch.inf, torch.inf),
-    )
+    """(g_i^T y - h_i) / ||g_i|| for every row; a row of zeros holds (-inf) or does not (inf): (..., m).
+
+    Computed in float64, where numbers of float32 neither overflow nor cancel.
+    """
+    G = G.double()
+    norm, away = G.norm(dim=-1), _times(G, y.double()) - h.double()
+    empty = away + torch.where(away > 0, torch.inf, -torch.inf)  # NaN stays NaN
+    return torch.where(norm > 0, away / torch.where(norm > 0, norm, 1.0), empty).to(y.dtype)
 
 
 def _trace(m: Tensor) -> Tensor:

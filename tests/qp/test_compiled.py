@@ -82,7 +82,9 @@ def test_agrees_on_every_family(family: Family) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["a_g_each", "shared"])
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 64), (6, 24), (7, 5), (16, 48), (6, 65), (3, 128), (16, 96), (16, 128)])
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 1), (2, 64), (6, 24), (7, 5), (16, 48), (6, 65), (3, 128), (16, 96), (16, 128)]
+)
 def test_agrees_on_random_rows(n: int, m: int, shared: bool, counted: list[int]) -> None:
     arguments = random_rows(n + m, 50, n, m)
     if shared:
