@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -15,6 +16,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl.nn import PICNN
+from icnn_rl.qp.constraints import ActionConstraint, box
+from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Box, Problem, Solver, solve
 from icnn_rl.solvers.approach import approach
@@ -39,6 +42,22 @@ class BoundCritic(Protocol):
         ...
 
 
+class Allowed:
+    """The actions that a constraint and the action space allow, scaled so that the action space is [-1, 1]^n."""
+
+    def __init__(self, constraint: ActionConstraint, space: spaces.Box) -> None:
+        low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+        self.constraint = constraint & box(low, high)
+        self.half, self.middle = torch.as_tensor(0.5 * (high - low)), torch.as_tensor(0.5 * (high + low))
+
+    def at(self, obs: PyTorchObs) -> ConvexSet:
+        """For a batch of observations, in float64."""
+        read = {key: part.double() for key, part in obs.items()} if isinstance(obs, dict) else obs.double()
+        device = next(iter(read.values())).device if isinstance(read, dict) else read.device
+        allowed = self.constraint.at(read, len(self.half))
+        return allowed.affine(self.half.to(device), self.middle.to(device))
+
+
 class Greedy(NamedTuple):
     """Greedy actions of a batch and what is known about them.
 
@@ -56,8 +75,8 @@ class Greedy(NamedTuple):
 class ConcaveCritic(BasePolicy):
     """Features of the observation, then E convex energies f_e(s, .) of the scaled action; Q_e = -f_e.
 
-    It is its own actor: the greedy action is argmin_a of the mean of the f_e over [-1, 1]^n, found by ``solver``.
-    Deterministic.
+    It is its own actor: the greedy action is argmin_a of the mean of the f_e over [-1, 1]^n, found by ``solver``; with
+    a constraint, over the part of it that the constraint leaves in state s. Deterministic.
 
     Args:
         observation_space: of the environment.
@@ -66,6 +85,10 @@ class ConcaveCritic(BasePolicy):
         features_dim: size of that vector.
         solver: finds the action to execute.
         normalize_images: divide image observations by 255.
+        constraint: on the action, in the environment's units; it reads the observations as they come.
+
+    Raises:
+        ValueError: the constraint does not fit the observations or the actions.
     """
 
     net: nn.Module
@@ -78,6 +101,7 @@ class ConcaveCritic(BasePolicy):
         features_dim: int,
         solver: Solver,
         normalize_images: bool = True,
+        constraint: ActionConstraint | None = None,
     ) -> None:
         super().__init__(
             observation_space,
@@ -86,6 +110,8 @@ class ConcaveCritic(BasePolicy):
             normalize_images=normalize_images,
             squash_output=True,
         )
+        self.constraint = constraint
+        self._allowed = None if constraint is None else Allowed(constraint, action_space)
         self.features_dim = features_dim
         self.action_dim = get_action_dim(action_space)
         self.solver = solver
@@ -104,10 +130,14 @@ class ConcaveCritic(BasePolicy):
         """Q_e(s, a) of every member, each (B, 1), for actions scaled to [-1, 1]."""
         return tuple(-f.unsqueeze(-1) for f in self.bind(obs).member_values(actions))
 
-    def maximise(self, energy: BoundCritic, solver: Solver) -> Solution:
-        """argmax_a of mean_e Q_e over the action box."""
+    def action_set(self, obs: PyTorchObs) -> Box | ConvexSet:
+        """The scaled actions that may be taken in a batch of states."""
+        return ACTION_BOX if self._allowed is None else self._allowed.at(obs)
+
+    def maximise(self, energy: BoundCritic, solver: Solver, domain: Box | ConvexSet = ACTION_BOX) -> Solution:
+        """argmax_a of mean_e Q_e over a set of scaled actions."""
         start = energy.start()
-        problem = Problem(energy, ACTION_BOX, start)
+        problem = Problem(energy, domain.to(start) if isinstance(domain, ConvexSet) else domain, start)
         return solve(problem, solver, approach(problem, start))
 
     def greedy(self, obs: PyTorchObs) -> Greedy:
@@ -117,7 +147,7 @@ class ConcaveCritic(BasePolicy):
 
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
-            solution = self.maximise(self.bind(obs), self.solver)
+            solution = self.maximise(self.bind(obs), self.solver, self.action_set(obs))
             self.act_failed += int(solution.failed.sum())
         return solution
 
@@ -134,7 +164,12 @@ class ConcaveCritic(BasePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update(features_extractor=self.features_extractor, features_dim=self.features_dim, solver=self.solver)
+        data.update(
+            features_extractor=self.features_extractor,
+            features_dim=self.features_dim,
+            solver=self.solver,
+            constraint=self.constraint,
+        )
         return data
 
 

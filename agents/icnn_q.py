@@ -23,12 +23,15 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, unwrap_vec_wrapper
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton, Solver
 
 __all__ = ["ICNNQ", "Greedy", "ICNNQPolicy"]
@@ -36,7 +39,7 @@ __all__ = ["ICNNQ", "Greedy", "ICNNQPolicy"]
 _MAX_WARM_UP = 10_000
 
 #: Logged under solver/: means over the batches of an update.
-SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction")
+SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction", "empty_fraction")
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
 
@@ -55,6 +58,8 @@ class ICNNQPolicy(BasePolicy):
         n_critics: members E of the ensemble.
         solver: for the argmax in the Bellman target, where a few steps are enough.
         act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-5 at most.
+        constraint: on the action, in the environment's units: the greedy action is sought among those that it allows.
+            It reads the observations as they come, which must be in the environment's units too.
         picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
             ``positivity``).
         features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
@@ -80,6 +85,7 @@ class ICNNQPolicy(BasePolicy):
         n_critics: int = 2,
         solver: Solver = ProjectedNewton(tol=1e-3, max_steps=6),  # noqa: B008  (frozen)
         act_solver: Solver | None = None,
+        constraint: ActionConstraint | None = None,
         picnn_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -108,6 +114,7 @@ class ICNNQPolicy(BasePolicy):
         self.layer_norm, self.n_critics = layer_norm, n_critics
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
+        self.constraint = _check_constraint(constraint)
         self.picnn_kwargs = picnn_kwargs or {}
         self.share_features_extractor = share_features_extractor
         self._build(lr_schedule)
@@ -132,6 +139,7 @@ class ICNNQPolicy(BasePolicy):
             "action_space": self.action_space,
             "solver": self.act_solver,
             "normalize_images": self.normalize_images,
+            "constraint": self.constraint,
         }
         return self._update_features_extractor(shared, None)
 
@@ -179,6 +187,7 @@ class ICNNQPolicy(BasePolicy):
             n_critics=self.n_critics,
             solver=self.solver,
             act_solver=self.act_solver,
+            constraint=self.constraint,
             picnn_kwargs=self.picnn_kwargs,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
@@ -331,6 +340,7 @@ class ICNNQ(OffPolicyAlgorithm):
         if self.replay_buffer_class is NStepReplayBuffer and n_step.items() <= self.replay_buffer_kwargs.items():
             self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, and does not warn
         super()._setup_model()
+        _check_units(self.policy.constraint, self.env)
         if self.action_noise is None and self.exploration_noise > 0:
             shape = self._action_shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
@@ -386,13 +396,19 @@ class ICNNQ(OffPolicyAlgorithm):
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
         with torch.inference_mode():
             energy = self.critic_target.bind(next_obs)
-            solution = self.critic_target.maximise(energy, self.policy.solver)
+            allowed = self.critic_target.action_set(next_obs)
+            solution = self.critic_target.maximise(energy, self.policy.solver, allowed)
             action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
-            value, usable = -energy.member_values(action).amax(0), ~solution.failed
+            if isinstance(allowed, ConvexSet) and self.target_policy_noise > 0:
+                action = allowed.project(action.double(), throw=False).value.to(action)
+            # where no action is allowed, the least violating one is taken, as the environment's wrapper does
+            empty = solution.status == Status.PRIMAL_INFEASIBLE
+            value, usable = -energy.member_values(action).amax(0), ~solution.failed | empty
+            gap = torch.where(empty, torch.nan, solution.gap)
             numbers = torch.stack(
-                (solution.num_steps.float(), solution.gap, solution.success.float(), solution.failed.float())
+                (solution.num_steps.float(), gap, solution.success.float(), (~usable).float(), empty.float())
             )
-            for name, mean in zip(SOLVER_KEYS, numbers.mean(-1).tolist(), strict=True):
+            for name, mean in zip(SOLVER_KEYS, numbers.nanmean(-1).tolist(), strict=True):
                 self.logger.record_mean(f"solver/{name}", mean)
         return value.clone(), usable.clone()  # inference tensors may not enter the loss
 
@@ -456,6 +472,18 @@ class ICNNQ(OffPolicyAlgorithm):
 
     # SB3's seams
 
+    def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """SB3's action with its noise, or a random one, moved to the nearest that the constraint allows."""
+        action, scaled = super()._sample_action(*args, **kwargs)
+        if self.policy.constraint is None:
+            return action, scaled
+        obs, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set before the first step
+        wanted = torch.as_tensor(scaled.reshape(len(scaled), -1), dtype=torch.float64, device=self.device)
+        with torch.inference_mode():
+            allowed = self.critic.action_set(obs).project(wanted, throw=False).value  # type: ignore[union-attr]
+        scaled = allowed.cpu().numpy().reshape(scaled.shape).astype(scaled.dtype)
+        return self.policy.unscale_action(scaled), scaled
+
     def _store_transition(
         self, replay_buffer: ReplayBuffer, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any
     ) -> None:
@@ -465,7 +493,16 @@ class ICNNQ(OffPolicyAlgorithm):
                 "environment."
             )
         _finite_obs(new_obs)
+        buffer_action = self._executed(buffer_action, rest[-1])
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
+
+    def _executed(self, scaled: np.ndarray, infos: Sequence[dict[str, Any]]) -> np.ndarray:
+        """The actions that were executed, where a wrapper such as :class:`icnn_rl.envs.ProjectAction` tells: scaled."""
+        told = [info.get("action/executed") for info in infos]
+        if all(action is None for action in told):
+            return scaled
+        rows = [own if a is None else self.policy.scale_action(a) for own, a in zip(scaled, told, strict=True)]
+        return np.stack(rows).astype(scaled.dtype)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self._warm_up_open:
@@ -503,6 +540,33 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "critic.optimizer"], []
+
+
+def _check_constraint(constraint: object) -> ActionConstraint | None:
+    if constraint is not None and not isinstance(constraint, ActionConstraint):
+        raise ValueError(
+            f"constraint: expected an ActionConstraint from icnn_rl.qp.constraints, got {type(constraint).__name__}."
+        )
+    return constraint
+
+
+def _check_units(constraint: ActionConstraint | None, env: VecEnv | None) -> None:
+    """A constraint reads raw observations: refuse wrappers that change or stack them."""
+    if constraint is None or not constraint.depends_on_state or env is None:
+        return
+    normalised = unwrap_vec_wrapper(env, VecNormalize)
+    changed = {None, *(getattr(normalised, "norm_obs_keys", None) or ())}
+    if normalised is not None and normalised.norm_obs and constraint.keys & changed:
+        raise ValueError(
+            "constraint: reads the observation in the environment's units, but VecNormalize changes them. Use "
+            "VecNormalize(norm_obs=False), or a Dict observation with a part that norm_obs_keys leaves out, named by "
+            "constraint.reading('...')."
+        )
+    if unwrap_vec_wrapper(env, VecFrameStack) is not None:
+        raise ValueError(
+            "constraint: reads single observations, but VecFrameStack joins several. Leave it away, or stack only a "
+            "part of a Dict observation in a wrapper of your own."
+        )
 
 
 def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:

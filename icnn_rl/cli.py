@@ -59,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     rl.add_argument("--agent", choices=sorted(AGENTS), default="icnn", help="algorithm")
     rl.add_argument("--env", default=_DEMO_ENV, help="gymnasium environment id")
     rl.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20; several hold together; none: "
+        "do not tell the agent of the environment's own",
+    )
+    rl.add_argument(
         "--timesteps", type=_positive, default=_DEMO_TIMESTEPS, help="environment steps, all copies together"
     )
     rl.add_argument("--seed", type=_non_negative, default=0, help="seed of nets, environments and exploration")
@@ -156,6 +164,7 @@ def _run_rl(args: argparse.Namespace) -> None:
             eval_episodes=args.eval_episodes,
             checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
             settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
+            constraint=" & ".join(args.constraint) or None,
         )
         folder = args.out or _free_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{args.seed}")
         print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
@@ -187,7 +196,7 @@ def _free_folder(wanted: Path) -> Path:
 def _report(folder: Path, which: str, episodes: int) -> None:
     """Evaluate, print, and write RUN/evaluation_MODEL.json."""
     config, model = load_model(folder, which)
-    returns, lengths = evaluate(model, config.env, episodes)
+    returns, lengths = evaluate(model, config.env, episodes, config.constraint)
     summary = {
         "agent": config.agent,
         "env": config.env,
@@ -216,7 +225,7 @@ def _run_eval(args: argparse.Namespace) -> None:
 def _run_video(args: argparse.Namespace) -> None:
     config, model = load_model(args.folder, args.model)
     out = args.out or args.folder / "video.mp4"
-    total = record(model, config.env, out, args.steps)
+    total = record(model, config.env, out, args.steps, config.constraint)
     print(f"video: {out} (return {total:.1f})")
 
 

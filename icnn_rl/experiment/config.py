@@ -11,7 +11,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,33 @@ import yaml
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from icnn_rl import solvers
-from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents import (
+    ICNNQ,
+    NAF,
+    ConstrainedPPOPolicy,
+    ConstrainedSACPolicy,
+    ConstrainedTD3Policy,
+    ExecutedActionReplayBuffer,
+)
+from icnn_rl.experiment.environments import NO_CONSTRAINT, constraint_of
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.nn import PICNN
 
 __all__ = ["AGENTS", "Config", "build_agent", "parse_overrides", "resolve_settings", "versions"]
 
 AGENTS: dict[str, type[BaseAlgorithm]] = {"icnn": ICNNQ, "naf": NAF, "ddpg": DDPG, "td3": TD3, "sac": SAC, "ppo": PPO}
+
+#: The policies that take a constraint; ICNNQ and NAF take one in theirs.
+_CONSTRAINED: dict[str, type[BasePolicy]] = {
+    "ddpg": ConstrainedTD3Policy,
+    "td3": ConstrainedTD3Policy,
+    "sac": ConstrainedSACPolicy,
+    "ppo": ConstrainedPPOPolicy,
+}
 
 #: Arguments that the command line passes itself.
 _OWN_ARGUMENTS = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -51,6 +68,7 @@ class Config:
     eval_episodes: int
     checkpoint_freq: int
     settings: dict[str, Any]
+    constraint: str | None = None
 
     def to_yaml(self, extra: Mapping[str, Any]) -> str:
         """The run's config.yml: these fields and what ``extra`` adds (versions, revision)."""
@@ -70,14 +88,15 @@ class Config:
         except yaml.YAMLError as error:
             raise UserError(f"{path}: not valid YAML ({error}).") from error
         names = [f.name for f in fields(cls)]
-        missing = [name for name in names if not isinstance(data, dict) or name not in data]
+        needed = [f.name for f in fields(cls) if f.default is MISSING]
+        missing = [name for name in needed if not isinstance(data, dict) or name not in data]
         if missing:
             raise UserError(
                 f"{path}: lacks {', '.join(missing)}; it was not written by this program, or by another version of it."
             )
         if data["agent"] not in AGENTS:
             raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
-        return cls(**{name: data[name] for name in names})
+        return cls(**{name: data[name] for name in names if name in data})
 
 
 def resolve_settings(agent: str, env: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,10 +180,12 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
     policy = settings.get("policy", "MlpPolicy")
     if policy not in list(algorithm.policy_aliases):
         raise UserError(f"policy: expected one of {', '.join(sorted(algorithm.policy_aliases))}, got {policy!r}.")
-    policy_class = algorithm.policy_aliases[policy]
+    known = _arguments(algorithm.policy_aliases[policy])
+    if agent in _CONSTRAINED:
+        known |= _arguments(_CONSTRAINED[agent])
     _check_keys(
         policy_kwargs,
-        _arguments(policy_class) - {"self", "observation_space", "action_space", "lr_schedule"},
+        known - {"self", "observation_space", "action_space", "lr_schedule", "constraint"},
         f"policy_kwargs of {agent!r}",
     )
     _check_keys(
@@ -248,6 +269,12 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         settings["policy_kwargs"] = _build_policy_kwargs(settings["policy_kwargs"])
     if isinstance(settings.get("train_freq"), list):
         settings["train_freq"] = tuple(settings["train_freq"])
+    constraint = None if config.constraint == NO_CONSTRAINT else constraint_of(env)
+    if constraint is not None:
+        settings["policy_kwargs"] = {**settings.get("policy_kwargs", {}), "constraint": constraint}
+        policy = _constrained_policy(config, policy)
+        if config.agent in ("ddpg", "td3", "sac"):
+            settings["replay_buffer_class"] = ExecutedActionReplayBuffer
     if "buffer_size" in _arguments(algorithm):
         wanted = settings.get("buffer_size", _defaults(algorithm)["buffer_size"])
         settings["buffer_size"] = min(wanted, config.timesteps + config.n_envs)  # no larger than the run
@@ -257,6 +284,17 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"agent {config.agent!r} on {config.env}: {error}") from error
+
+
+def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
+    if config.agent not in _CONSTRAINED:
+        return policy
+    if policy != "MlpPolicy":
+        raise UserError(
+            f"--constraint: the command line trains agent {config.agent!r} under constraints on flat observations only, "
+            f"and {config.env} needs {policy}. Use agent icnn, or the policy classes of icnn_rl.agents from Python."
+        )
+    return _CONSTRAINED[config.agent]
 
 
 def _check_device(device: str) -> None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
+from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import write_file, write_text
 
-__all__ = ["EvalRow", "EvaluationCallback", "evaluate", "make_env", "read_evaluations"]
+__all__ = ["EvalRow", "EvaluationCallback", "evaluate", "read_evaluations"]
 
 #: Evaluation episodes start from these seeds, whatever the training seed: runs are compared on the same starts.
 EVAL_SEED = 10_000
@@ -39,22 +36,11 @@ class EvalRow(NamedTuple):
     mean_length: float
 
 
-def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
-    """``n_envs`` monitored copies of an environment.
-
-    Raises:
-        UserError: gymnasium does not know it, or cannot build it.
-    """
-    try:
-        # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
-        return make_vec_env(functools.partial(gym.make, env_id), n_envs=n_envs, seed=seed)
-    except (gym.error.Error, ImportError) as error:  # ImportError: the module of an id such as "module:Name-v0"
-        raise UserError(f"--env {env_id}: {error}") from error
-
-
-def evaluate(model: BaseAlgorithm, env_id: str, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(
+    model: BaseAlgorithm, env_id: str, episodes: int, constraint: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all."""
-    env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED)
+    env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, constraint)
     try:
         returns, lengths = evaluate_policy(
             model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True
@@ -97,9 +83,12 @@ def write_evaluations(path: Path, rows: Sequence[EvalRow]) -> None:
 class EvaluationCallback(BaseCallback):
     """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder."""
 
-    def __init__(self, folder: Path, env_id: str, every: int, episodes: int) -> None:
+    def __init__(
+        self, folder: Path, env_id: str, every: int, episodes: int, constraint: str | None = None
+    ) -> None:
         super().__init__()
         self.folder, self.env_id, self.every, self.episodes = folder, env_id, every, episodes
+        self.constraint = constraint
         self.rows: list[EvalRow] = []
         self._next = 0
 
@@ -116,7 +105,7 @@ class EvaluationCallback(BaseCallback):
         return True
 
     def _evaluate(self) -> None:
-        returns, lengths = evaluate(self.model, self.env_id, self.episodes)
+        returns, lengths = evaluate(self.model, self.env_id, self.episodes, self.constraint)
         row = EvalRow(
             self.num_timesteps, float(returns.mean()), float(returns.std()), len(returns), float(lengths.mean())
         )

@@ -29,8 +29,10 @@ from icnn_rl.experiment.checkpoint import (
 )
 from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, versions
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import EvaluationCallback, make_env
+from icnn_rl.experiment.environments import make_env
+from icnn_rl.experiment.evaluation import EvaluationCallback
 from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.safety import ConstraintCallback
 
 __all__ = ["load_model", "resume_run", "train_run"]
 
@@ -48,7 +50,7 @@ def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: b
     if folder.exists() and any(folder.iterdir()):
         further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
         raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
-    env = make_env(config.env, config.n_envs, config.seed)
+    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
     try:
         model = build_agent(config, env, None)
         extra = {
@@ -75,7 +77,7 @@ def resume_run(folder: Path, *, verbose: int = 0, progress_bar: bool = False) ->
             f"{folder / 'checkpoints'}: no checkpoint, but {folder / 'model.zip'} exists and would be overwritten. "
             "Train anew into another folder."
         )
-    env = make_env(config.env, config.n_envs, config.seed)
+    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
     try:
         if list_checkpoints(folder / "checkpoints"):
             checkpoint = latest_checkpoint(folder / "checkpoints")
@@ -97,7 +99,8 @@ def _learn(model: BaseAlgorithm, config: Config, folder: Path, verbose: int, pro
     try:
         callbacks = CallbackList(
             [
-                EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes),
+                ConstraintCallback(folder),
+                EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
                 CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
             ]
         )

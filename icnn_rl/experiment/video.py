@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import imageio.v2 as imageio
+import numpy as np
+from PIL import Image, ImageDraw
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from icnn_rl.experiment.environments import make_single_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EVAL_SEED
 from icnn_rl.experiment.files import write_file
+from icnn_rl.solution import Status
 
 __all__ = ["record"]
 
 
-def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int) -> float:
+def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: str | None = None) -> float:
     """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
+
+    Under a constraint every frame tells its state: a green frame inside the set, orange on its border, red where no action
+    was allowed; and how far the action was moved.
 
     Raises:
         UserError: another ending than .mp4 or .gif, or the environment cannot draw.
@@ -34,7 +42,7 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int) -> float:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not in the possible render_modes")  # said better below
-            env = gym.make(env_id, render_mode="rgb_array")
+            env = make_single_env(env_id, constraint, render_mode="rgb_array")
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise UserError(f"{env_id}: cannot be filmed, the environment draws no pictures (render mode rgb_array).")
         obs, _ = env.reset(seed=EVAL_SEED)
@@ -42,9 +50,10 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int) -> float:
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{env_id}: cannot be filmed. {error}") from error
     for _ in range(steps):
-        frames.append(env.render())
+        frame: Any = env.render()
         action, _ = model.predict(obs, deterministic=True)
-        obs, reward, terminated, truncated, _ = env.step(action)
+        obs, reward, terminated, truncated, info = env.step(action)
+        frames.append(annotate(frame, info) if "constraint/status" in info else frame)
         total += float(reward)
         if terminated or truncated:
             break
@@ -55,3 +64,22 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int) -> float:
         options["macro_block_size"] = 2
     write_file(out, lambda path: imageio.mimsave(path, frames, **options))
     return total
+
+
+def annotate(frame: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
+    """The frame with the state of the constraint in the step that follows it, see :func:`record`."""
+    if info["constraint/status"] == Status.PRIMAL_INFEASIBLE:
+        color, text = (200, 30, 30), "no action allowed"
+    elif info["constraint/active"]:
+        color, text = (230, 140, 20), f"constraint active, moved {info['constraint/moved']:.2g}"
+    else:
+        color, text = (40, 150, 60), f"inside, {-info['constraint/violation']:.2g} left"
+    state = info.get("constraint/state_violation")
+    if state is not None:
+        text += f", state {-state:.2g} from its limit" if state <= 0 else f", STATE {state:.2g} BEYOND ITS LIMIT"
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=color, width=4)
+    draw.rectangle((4, 4, image.width - 5, 22), fill=color)
+    draw.text((10, 7), text, fill=(255, 255, 255))
+    return np.asarray(image)

@@ -589,7 +589,7 @@ def solve(
                 if lanes[0, lane] > 0.0:
                     _write(b, lane, rows[lane], steps[lane], found)
                     solved += 1
-                elif lanes[1, lane] == 0.0:
+                else:  # also where a set settled that is not the solution's: the next attempt starts closer
                     pending[rest] = rows[lane]
                     rest += 1
         started, spent, number = interior > 0, spent + exact, rest

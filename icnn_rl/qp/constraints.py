@@ -84,6 +84,11 @@ class ActionConstraint(ABC):
     #: Whether the set differs between observations.
     depends_on_state: bool = True
 
+    @property
+    def keys(self) -> frozenset[str | None]:
+        """The parts of Dict observations that are read; None stands for an observation that is one array."""
+        return frozenset({None}) if self.depends_on_state else frozenset()
+
     @abstractmethod
     def at(self, obs: Observation, n: int) -> ConvexSet:
         """The set for a batch of observations and n actions."""
@@ -427,6 +432,10 @@ class _Reading(ActionConstraint):
     def depends_on_state(self) -> bool:  # type: ignore[override]
         return self.inner.depends_on_state
 
+    @property
+    def keys(self) -> frozenset[str | None]:
+        return frozenset({self.key}) if self.inner.depends_on_state else frozenset()
+
     def at(self, obs: Observation, n: int) -> ConvexSet:
         return self.inner.at(self._part(obs), n)
 
@@ -456,6 +465,10 @@ class _All(ActionConstraint):
     @property
     def depends_on_state(self) -> bool:  # type: ignore[override]
         return any(part.depends_on_state for part in self.parts)
+
+    @property
+    def keys(self) -> frozenset[str | None]:
+        return frozenset().union(*(part.keys for part in self.parts))
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         return intersect([part.at(obs, n) for part in self.parts], n)
@@ -613,3 +626,7 @@ def _index(name: str, value: Any) -> tuple[int, ...] | slice:
     if isinstance(value, Sequence) and all(isinstance(i, int) and not isinstance(i, bool) for i in value):
         return tuple(value)
     raise ValueError(f'{name}: expected a slice, "8:11" or a list of indices, got {value!r}.')
+
+
+def parse_constraint(text: str) -> ActionConstraint:
+    raise ValueError("not yet")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import (
     EvalRow,
     evaluate,
-    make_env,
     read_evaluations,
     write_evaluations,
 )

@@ -1,0 +1,74 @@
+"""What became of the constraint while training: counted from the infos of :class:`icnn_rl.envs.ProjectAction`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from icnn_rl.experiment.files import write_text
+from icnn_rl.solution import Status
+
+__all__ = ["TOLERANCE", "ConstraintCallback"]
+
+#: Violations up to this distance are rounding.
+TOLERANCE = 1e-6
+
+
+class ConstraintCallback(BaseCallback):
+    """Count and log, for all environment steps of the training:
+
+    constraint/violations: steps whose executed action violates by more than 1e-6; constraint/largest_violation;
+    constraint/active_fraction: share of steps with the executed action on the border; constraint/distance_moved: mean
+    distance between the action that came and the one executed; constraint/empty: states without an allowed action;
+    constraint/state_violations where the environment tells. Totals are written to RUN/constraint.json; a resumed run
+    goes on counting from there, steps done again included.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.file = folder / "constraint.json"
+        self.totals = {
+            "steps": 0,
+            "violations": 0,
+            "largest_violation": -np.inf,
+            "active": 0,
+            "moved": 0,
+            "empty": 0,
+            "state_violations": 0,
+            "largest_state_violation": -np.inf,
+        }
+
+    def _on_training_start(self) -> None:
+        if self.num_timesteps and self.file.is_file():
+            self.totals.update(json.loads(self.file.read_text()))
+
+    def _on_step(self) -> bool:
+        t = self.totals
+        for info in self.locals["infos"]:
+            if "constraint/violation" not in info:
+                continue
+            t["steps"] += 1
+            t["violations"] += info["constraint/violation"] > TOLERANCE
+            t["largest_violation"] = max(t["largest_violation"], float(info["constraint/violation"]))
+            t["active"] += bool(info["constraint/active"])
+            t["moved"] += bool(info["constraint/moved"] > TOLERANCE)
+            t["empty"] += info["constraint/status"] == Status.PRIMAL_INFEASIBLE
+            state = info.get("constraint/state_violation")
+            if state is not None:
+                t["state_violations"] += bool(state > TOLERANCE)
+                t["largest_state_violation"] = max(t["largest_state_violation"], float(state))
+            self.logger.record_mean("constraint/distance_moved", float(info["constraint/moved"]))
+            self.logger.record_mean("constraint/active_fraction", float(info["constraint/active"]))
+        if not t["steps"]:
+            return True
+        for name in ("violations", "empty", "state_violations"):
+            self.logger.record(f"constraint/{name}", t[name])
+        self.logger.record("constraint/largest_violation", t["largest_violation"])
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.totals["steps"]:
+            write_text(self.file, json.dumps({k: float(v) for k, v in self.totals.items() if np.isfinite(v)}) + "\n")
