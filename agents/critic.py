@@ -6,7 +6,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -16,7 +15,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl.nn import PICNN
-from icnn_rl.qp.constraints import ActionConstraint, box
+from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.qp.heads import ActionProjection
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Box, Problem, Solver, solve
@@ -40,22 +40,6 @@ class BoundCritic(Protocol):
     def start(self) -> Tensor:
         """(B, n): where to begin the search."""
         ...
-
-
-class Allowed:
-    """The actions that a constraint and the action space allow, scaled so that the action space is [-1, 1]^n."""
-
-    def __init__(self, constraint: ActionConstraint, space: spaces.Box) -> None:
-        low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-        self.constraint = constraint & box(low, high)
-        self.half, self.middle = torch.as_tensor(0.5 * (high - low)), torch.as_tensor(0.5 * (high + low))
-
-    def at(self, obs: PyTorchObs) -> ConvexSet:
-        """For a batch of observations, in float64."""
-        read = {key: part.double() for key, part in obs.items()} if isinstance(obs, dict) else obs.double()
-        device = next(iter(read.values())).device if isinstance(read, dict) else read.device
-        allowed = self.constraint.at(read, len(self.half))
-        return allowed.affine(self.half.to(device), self.middle.to(device))
 
 
 class Greedy(NamedTuple):
@@ -111,7 +95,9 @@ class ConcaveCritic(BasePolicy):
             squash_output=True,
         )
         self.constraint = constraint
-        self._allowed = None if constraint is None else Allowed(constraint, action_space)
+        low, high = action_space.low.reshape(-1), action_space.high.reshape(-1)
+        #: Moves scaled actions into the set that the constraint allows.
+        self.limits = None if constraint is None else ActionProjection(constraint, low, high, scaled=True)
         self.features_dim = features_dim
         self.action_dim = get_action_dim(action_space)
         self.solver = solver
@@ -132,12 +118,16 @@ class ConcaveCritic(BasePolicy):
 
     def action_set(self, obs: PyTorchObs) -> Box | ConvexSet:
         """The scaled actions that may be taken in a batch of states."""
-        return ACTION_BOX if self._allowed is None else self._allowed.at(obs)
+        if self.limits is None:
+            return ACTION_BOX
+        batch = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        like = torch.zeros(batch, self.action_dim, dtype=torch.float64, device=self.device)
+        return self.limits.actions.at(obs, like)
 
     def maximise(self, energy: BoundCritic, solver: Solver, domain: Box | ConvexSet = ACTION_BOX) -> Solution:
         """argmax_a of mean_e Q_e over a set of scaled actions."""
         start = energy.start()
-        problem = Problem(energy, domain.to(start) if isinstance(domain, ConvexSet) else domain, start)
+        problem = Problem(energy, domain, start)
         return solve(problem, solver, approach(problem, start))
 
     def greedy(self, obs: PyTorchObs) -> Greedy:

@@ -23,14 +23,14 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, unwrap_vec_wrapper
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.agents.observations import check_observations
 from icnn_rl.qp.constraints import ActionConstraint
-from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton, Solver
 
@@ -340,11 +340,27 @@ class ICNNQ(OffPolicyAlgorithm):
         if self.replay_buffer_class is NStepReplayBuffer and n_step.items() <= self.replay_buffer_kwargs.items():
             self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, and does not warn
         super()._setup_model()
-        _check_units(self.policy.constraint, self.env)
+        self._check_observations()
         if self.action_noise is None and self.exploration_noise > 0:
             shape = self._action_shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
         self._create_aliases()
+
+    def _check_observations(self) -> None:
+        """A constraint reads raw observations: refuse environments that change or stack them."""
+        if self.policy.constraint is not None:
+            check_observations(
+                self.policy.constraint, self.observation_space, self.policy.action_space, env=self.env
+            )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As SB3's.
+
+        Raises:
+            ValueError: the constraint cannot read this environment's observations.
+        """
+        super().set_env(env, force_reset)
+        self._check_observations()
 
     @property
     def _action_shape(self) -> tuple[int, ...]:
@@ -399,8 +415,8 @@ class ICNNQ(OffPolicyAlgorithm):
             allowed = self.critic_target.action_set(next_obs)
             solution = self.critic_target.maximise(energy, self.policy.solver, allowed)
             action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
-            if isinstance(allowed, ConvexSet) and self.target_policy_noise > 0:
-                action = allowed.project(action.double(), throw=False).value.to(action)
+            if self.critic_target.limits is not None and self.target_policy_noise > 0:
+                action = self.critic_target.limits(next_obs, action)
             # where no action is allowed, the least violating one is taken, as the environment's wrapper does
             empty = solution.status == Status.PRIMAL_INFEASIBLE
             value, usable = -energy.member_values(action).amax(0), ~solution.failed | empty
@@ -475,13 +491,13 @@ class ICNNQ(OffPolicyAlgorithm):
     def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """SB3's action with its noise, or a random one, moved to the nearest that the constraint allows."""
         action, scaled = super()._sample_action(*args, **kwargs)
-        if self.policy.constraint is None:
+        if self.critic.limits is None:
             return action, scaled
         obs, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set before the first step
-        wanted = torch.as_tensor(scaled.reshape(len(scaled), -1), dtype=torch.float64, device=self.device)
+        wanted = torch.as_tensor(scaled.reshape(len(scaled), -1), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
-            allowed = self.critic.action_set(obs).project(wanted, throw=False).value  # type: ignore[union-attr]
-        scaled = allowed.cpu().numpy().reshape(scaled.shape).astype(scaled.dtype)
+            allowed = self.critic.limits(obs, wanted)
+        scaled = allowed.cpu().numpy().reshape(scaled.shape)
         return self.policy.unscale_action(scaled), scaled
 
     def _store_transition(
@@ -548,25 +564,6 @@ def _check_constraint(constraint: object) -> ActionConstraint | None:
             f"constraint: expected an ActionConstraint from icnn_rl.qp.constraints, got {type(constraint).__name__}."
         )
     return constraint
-
-
-def _check_units(constraint: ActionConstraint | None, env: VecEnv | None) -> None:
-    """A constraint reads raw observations: refuse wrappers that change or stack them."""
-    if constraint is None or not constraint.depends_on_state or env is None:
-        return
-    normalised = unwrap_vec_wrapper(env, VecNormalize)
-    changed = {None, *(getattr(normalised, "norm_obs_keys", None) or ())}
-    if normalised is not None and normalised.norm_obs and constraint.keys & changed:
-        raise ValueError(
-            "constraint: reads the observation in the environment's units, but VecNormalize changes them. Use "
-            "VecNormalize(norm_obs=False), or a Dict observation with a part that norm_obs_keys leaves out, named by "
-            "constraint.reading('...')."
-        )
-    if unwrap_vec_wrapper(env, VecFrameStack) is not None:
-        raise ValueError(
-            "constraint: reads single observations, but VecFrameStack joins several. Leave it away, or stack only a "
-            "part of a Dict observation in a wrapper of your own."
-        )
 
 
 def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:

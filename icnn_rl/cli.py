@@ -63,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME:KEY=VALUE,...",
-        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20; several hold together; none: "
-        "do not tell the agent of the environment's own",
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20; several hold together; "
+        "none: do not tell the agent of the environment's own",
     )
     rl.add_argument(
         "--timesteps", type=_positive, default=_DEMO_TIMESTEPS, help="environment steps, all copies together"

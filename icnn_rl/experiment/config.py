@@ -291,8 +291,8 @@ def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
         return policy
     if policy != "MlpPolicy":
         raise UserError(
-            f"--constraint: the command line trains agent {config.agent!r} under constraints on flat observations only, "
-            f"and {config.env} needs {policy}. Use agent icnn, or the policy classes of icnn_rl.agents from Python."
+            f"--constraint: the command line trains agent {config.agent!r} under constraints on flat observations "
+            f"only, and {config.env} needs {policy}. Use agent icnn, or the policy classes of icnn_rl.agents from Python."
         )
     return _CONSTRAINED[config.agent]
 

@@ -25,7 +25,7 @@ def make_single_env(env_id: str, constraint: str | None, **options: Any) -> gym.
     """One environment; what a constraint's specification allows is all that reaches it.
 
     Raises:
-        UserError: gymnasium does not know the environment or cannot build it, or the constraint is wrong or does not fit.
+        UserError: gymnasium does not know the environment or cannot build it, or the constraint is wrong.
     """
     try:
         env = gym.make(env_id, **options)

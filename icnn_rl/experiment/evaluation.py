@@ -83,9 +83,7 @@ def write_evaluations(path: Path, rows: Sequence[EvalRow]) -> None:
 class EvaluationCallback(BaseCallback):
     """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder."""
 
-    def __init__(
-        self, folder: Path, env_id: str, every: int, episodes: int, constraint: str | None = None
-    ) -> None:
+    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, constraint: str | None = None) -> None:
         super().__init__()
         self.folder, self.env_id, self.every, self.episodes = folder, env_id, every, episodes
         self.constraint = constraint

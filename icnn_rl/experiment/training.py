@@ -28,8 +28,8 @@ from icnn_rl.experiment.checkpoint import (
     save_checkpoint,
 )
 from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, versions
-from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.environments import make_env
+from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback
 from icnn_rl.experiment.files import write_file, write_text
 from icnn_rl.experiment.safety import ConstraintCallback

@@ -27,8 +27,8 @@ __all__ = ["record"]
 def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: str | None = None) -> float:
     """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
 
-    Under a constraint every frame tells its state: a green frame inside the set, orange on its border, red where no action
-    was allowed; and how far the action was moved.
+    Under a constraint every picture tells its state: a green frame inside the set, orange on its border, red where no
+    action was allowed; and how far the action was moved.
 
     Raises:
         UserError: another ending than .mp4 or .gif, or the environment cannot draw.

@@ -84,11 +84,6 @@ class ActionConstraint(ABC):
     #: Whether the set differs between observations.
     depends_on_state: bool = True
 
-    @property
-    def keys(self) -> frozenset[str | None]:
-        """The parts of Dict observations that are read; None stands for an observation that is one array."""
-        return frozenset({None}) if self.depends_on_state else frozenset()
-
     @abstractmethod
     def at(self, obs: Observation, n: int) -> ConvexSet:
         """The set for a batch of observations and n actions."""
@@ -354,7 +349,7 @@ class _AbsoluteSum(ActionConstraint):
         w = self._weights(_plain(obs, self.depends_on_state).to(action), action.shape[-1])
         drawn = w * action
         # the pattern of signs whose row is largest at this action
-        row = torch.where(drawn > 0, w, 0.0) if self.positive else w * action.sign()
+        row = torch.where(drawn > 0, w, 0.0) if self.positive else w * drawn.sign()
         limit = action.new_tensor([self.limit])
         return row_violation(row.unsqueeze(-2), limit, action).squeeze(-1)
 
@@ -432,10 +427,6 @@ class _Reading(ActionConstraint):
     def depends_on_state(self) -> bool:  # type: ignore[override]
         return self.inner.depends_on_state
 
-    @property
-    def keys(self) -> frozenset[str | None]:
-        return frozenset({self.key}) if self.inner.depends_on_state else frozenset()
-
     def at(self, obs: Observation, n: int) -> ConvexSet:
         return self.inner.at(self._part(obs), n)
 
@@ -465,10 +456,6 @@ class _All(ActionConstraint):
     @property
     def depends_on_state(self) -> bool:  # type: ignore[override]
         return any(part.depends_on_state for part in self.parts)
-
-    @property
-    def keys(self) -> frozenset[str | None]:
-        return frozenset().union(*(part.keys for part in self.parts))
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         return intersect([part.at(obs, n) for part in self.parts], n)

@@ -19,8 +19,8 @@ from icnn_rl.experiment.checkpoint import (
     save_checkpoint,
 )
 from icnn_rl.experiment.config import AGENTS, build_agent
-from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.environments import make_env
+from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.files import read_manifest
 from icnn_rl.experiment.training import load_model, resume_run, train_run

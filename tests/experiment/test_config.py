@@ -13,8 +13,8 @@ from torch import nn
 from icnn_rl import solvers
 from icnn_rl.experiment import config as config_module
 from icnn_rl.experiment.config import AGENTS, Config, build_agent, parse_overrides, resolve_settings, versions
-from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.environments import make_env
+from icnn_rl.experiment.errors import UserError
 
 
 @pytest.fixture
