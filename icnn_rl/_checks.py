@@ -63,10 +63,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 def check_range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> float:
     """Return ``value`` as a float if it lies in [low, high], or in (low, high] with ``open_low``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name}: expected a number, got {value!r}.")
-    inside = (low < value if open_low else low <= value) and value <= high
+    number = float(value)
+    inside = (low < number if open_low else low <= number) and number <= high
     if not inside:
         bracket = "(" if open_low else "["
         raise ValueError(f"{name}: expected a number in {bracket}{low}, {high}], got {value}.")
-    return float(value)
+    return number

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_range
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Interior, join, largest, row_violation, vector_of
+from icnn_rl._checks import check_float_tensor, check_range
+from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Interior, join, largest, vector_of
 from icnn_rl.solution import Status
 
 __all__ = [
@@ -89,8 +89,12 @@ class ActionConstraint(ABC):
         """The set for a batch of observations and n actions."""
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
-        """By how much the worst row is violated, as a distance (g^T a - h) / ||g||; <= 0 inside the set: (B,)."""
-        return self.at(obs, action.shape[-1]).violation(action)
+        """By how much the worst row is violated, as a distance (g^T a - h) / ||g||; <= 0 inside the set: (B,).
+
+        Outside a bound from below on the distance to the set, inside one on the distance to its border; to first order
+        where there is a ball or an ellipsoid. NaN where observation or action hold NaN.
+        """
+        return self.at(obs, action.shape[-1]).to(action).violation(action)
 
     def feasible(self, obs: Observation, action: Tensor, tol: float = 0.0) -> Tensor:
         """Whether the violation is at most ``tol``: (B,) bool."""
@@ -98,7 +102,7 @@ class ActionConstraint(ABC):
 
     def interior(self, obs: Observation, like: Tensor) -> Interior:
         """A strictly feasible action for every observation, ``like`` (B, n) in shape; depth < 0 where there is none."""
-        return self.at(obs, like.shape[-1]).interior(like)
+        return self.at(obs, like.shape[-1]).to(like).interior(like)
 
     def project(self, obs: Observation, action: Tensor, *, fallback: Fallback = "least_violation") -> Projection:
         """The nearest action of the set, differentiable in ``action`` and in what the set is made of.
@@ -111,9 +115,14 @@ class ActionConstraint(ABC):
 
         Raises:
             EmptySetError: some set is empty, and ``fallback`` is "error".
+            ValueError: a fallback of another kind or shape.
         """
-        n = action.shape[-1]
-        found = self.at(obs, n).project(action, throw=False)
+        if isinstance(fallback, str) and fallback not in ("least_violation", "error"):
+            raise ValueError(
+                "fallback: expected 'least_violation', 'error', an action or a function of the observations, got "
+                f"{fallback!r}."
+            )
+        found = self.at(obs, action.shape[-1]).to(action).project(action, throw=False)
         value, empty = found.value, found.status == Status.PRIMAL_INFEASIBLE
         if bool(empty.any()):
             value = torch.where(empty.unsqueeze(-1), self._instead(obs, action, empty, fallback), value)
@@ -124,15 +133,22 @@ class ActionConstraint(ABC):
 
     def _instead(self, obs: Observation, action: Tensor, empty: Tensor, fallback: Fallback) -> Tensor:
         """Actions for states in which none satisfies the constraint."""
-        if fallback == "error":
+        if isinstance(fallback, str) and fallback == "error":
             first = int(empty.reshape(-1).nonzero()[0])
             raise EmptySetError(
                 f"constraint: no action satisfies it in {int(empty.sum())} of {empty.numel()} states, first in row "
                 f"{first}. Relax the constraint, or choose a fallback: 'least_violation' or a backup action."
             )
-        if fallback == "least_violation":
-            return self.at(obs, action.shape[-1]).least_violating(action.detach())
-        return torch.as_tensor(fallback(obs) if callable(fallback) else fallback).to(action)
+        if isinstance(fallback, str):
+            with torch.no_grad():
+                return self.at(obs, action.shape[-1]).to(action).least_violating(action.detach())
+        instead = torch.as_tensor(fallback(obs) if callable(fallback) else fallback).to(action)
+        if instead.shape not in (action.shape, action.shape[-1:]):
+            raise ValueError(
+                f"fallback: expected an action of {action.shape[-1]} numbers, or {tuple(action.shape)} from a function "
+                f"of the observations, got shape {tuple(instead.shape)}."
+            )
+        return instead
 
     def reading(self, key: str) -> ActionConstraint:
         """This constraint on Dict observations, where it reads the part ``key``."""
@@ -157,11 +173,16 @@ def box(lower: Any = -torch.inf, upper: Any = torch.inf) -> ActionConstraint:
     Args:
         lower, upper: a number, n numbers, or a function of the observations (B, d) that gives (B, n).
     """
-    for name, bound in (("lower", lower), ("upper", upper)):
-        if not callable(bound):
-            _check_numbers(f"box.{name}", bound)
-    if not (callable(lower) or callable(upper)) and bool((torch.as_tensor(lower) > torch.as_tensor(upper)).any()):
-        raise ValueError(f"box: a lower bound exceeds its upper bound: lower {lower}, upper {upper}.")
+    bounds = [
+        None if callable(bound) else _check_vector(f"box.{name}", bound)
+        for name, bound in (("lower", lower), ("upper", upper))
+    ]
+    low, high = bounds
+    if low is not None and high is not None:
+        if low.dim() and high.dim() and low.shape != high.shape:
+            raise ValueError(f"box: expected bounds of one length, got lower {len(low)} and upper {len(high)}.")
+        if bool((low > high).any()):
+            raise ValueError(f"box: a lower bound exceeds its upper bound: lower {lower}, upper {upper}.")
     return _Box(_frozen(lower), _frozen(upper))
 
 
@@ -176,10 +197,11 @@ def linear(G: Any, h: Any) -> ActionConstraint:
         rows = _check_numbers("linear.G", G)
         if rows.dim() != 2:
             raise ValueError(f"linear.G: expected rows, shape (m, n), got {tuple(rows.shape)}.")
-        if not callable(h) and torch.as_tensor(h).shape != rows.shape[:1]:
+        if not bool(rows.isfinite().all()):
+            raise ValueError("linear.G: contains an infinite number. A row without effect has h = inf.")
+        if not callable(h) and (right := _check_numbers("linear.h", h)).shape != rows.shape[:1]:
             raise ValueError(
-                f"linear.h: expected {rows.shape[0]} numbers, one for each row of G, got shape "
-                f"{tuple(torch.as_tensor(h).shape)}."
+                f"linear.h: expected {rows.shape[0]} numbers, one for each row of G, got shape {tuple(right.shape)}."
             )
     if not callable(h):
         _check_numbers("linear.h", h)
@@ -190,26 +212,41 @@ def l1_ball(radius: float, weights: Sequence[float] | None = None) -> ActionCons
     """sum_i w_i |a_i| <= radius; ``weights`` are 1 by default."""
     check_range("l1_ball.radius", radius, 0.0, float("inf"))
     if weights is not None:
-        _check_numbers("l1_ball.weights", weights)
-    return _AbsoluteSum(None if weights is None else _frozen(weights), radius, False)
+        _check_vector("l1_ball.weights", weights)
+    return _AbsoluteSum("l1_ball", None if weights is None else _frozen(weights), float(radius), False)
 
 
 def power_limit(
-    velocity_index: Any = None, max_power: float = 0.0, *, weights: Reader | None = None, motoring_only: bool = False
+    velocity_index: Any = None,
+    max_power: float | None = None,
+    *,
+    weights: Reader | None = None,
+    motoring_only: bool = False,
 ) -> ActionConstraint:
     """Power drawn by n motors: sum_i |w_i a_i| <= max_power, or sum_i max(w_i a_i, 0) <= max_power.
 
+    Its violation is (sum - max_power) / ||w||, with the motors that do work alone in ||w|| where ``motoring_only`` is
+    set and the sum too large: both are the row that is violated most in the units of power, as a distance.
+
     Args:
-        velocity_index: where the n velocities w stand in the observation: a slice, "8:11", or n indices.
-        max_power: in the units of velocity times action; watts where these are rad/s and N m.
+        velocity_index: where the n velocities w stand in the observation: a slice, "8:11", an index or n of them.
+        max_power: >= 0, in the units of velocity times action; watts where these are rad/s and N m.
         weights: instead of ``velocity_index``, a function of the observations (B, d) that gives w (B, n).
         motoring_only: charge only motors that do work; braking neither costs nor gives anything back.
     """
+    if max_power is None:
+        raise ValueError("power_limit.max_power: missing. Give the most power that may be drawn, a number >= 0.")
     check_range("power_limit.max_power", max_power, 0.0, float("inf"))
     if (velocity_index is None) == (weights is None):
         raise ValueError("power_limit: expected one of velocity_index and weights, got both or neither.")
     reader = weights if weights is not None else _Part(_index("power_limit.velocity_index", velocity_index))
-    return _AbsoluteSum(reader, max_power, motoring_only)
+    if not isinstance(motoring_only, bool):
+        raise ValueError(f"power_limit.motoring_only: expected True or False, got {motoring_only!r}.")
+    if not callable(reader):
+        raise ValueError(
+            f"power_limit.weights: expected a function of the observation, got {reader!r}. For fixed weights: l1_ball."
+        )
+    return _AbsoluteSum("power_limit", reader, float(max_power), motoring_only)
 
 
 def rate_limit(max_change: Any) -> ActionConstraint:
@@ -220,8 +257,7 @@ def rate_limit(max_change: Any) -> ActionConstraint:
     Args:
         max_change: a number or n numbers, per step.
     """
-    _check_numbers("rate_limit.max_change", max_change)
-    if bool((torch.as_tensor(max_change) < 0).any()):
+    if bool((_check_vector("rate_limit.max_change", max_change) < 0).any()):
         raise ValueError(f"rate_limit.max_change: expected numbers >= 0, got {max_change}.")
     return _Rate(_frozen(max_change))
 
@@ -229,8 +265,8 @@ def rate_limit(max_change: Any) -> ActionConstraint:
 def ball(radius: float, center: Any = 0.0) -> ActionConstraint:
     """||a - center|| <= radius."""
     check_range("ball.radius", radius, 0.0, float("inf"), open_low=True)
-    _check_numbers("ball.center", center)
-    return _Quadratic(None, radius * radius, _frozen(center))
+    _check_vector("ball.center", center)
+    return _Quadratic("ball", None, float(radius) ** 2, _frozen(center))
 
 
 def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
@@ -246,11 +282,11 @@ def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
         matrix = _check_numbers("ellipsoid.M", M)
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"ellipsoid.M: expected shape (n, n), got {tuple(matrix.shape)}.")
-        if not torch.allclose(matrix, matrix.mT) or float(torch.linalg.eigvalsh(matrix).min()) <= 0:
+        if not torch.allclose(matrix, matrix.mT, atol=0.0) or float(torch.linalg.eigvalsh(matrix).min()) <= 0:
             raise ValueError("ellipsoid.M: expected a symmetric, positive definite matrix.")
     if not callable(center):
-        _check_numbers("ellipsoid.center", center)
-    return _Quadratic(_frozen(M), size, _frozen(center))
+        _check_vector("ellipsoid.center", center)
+    return _Quadratic("ellipsoid", _frozen(M), float(size), _frozen(center))
 
 
 class Barrier(NamedTuple):
@@ -288,7 +324,7 @@ def control_barrier(barrier: Callable[[Tensor], Barrier], alpha: float | Sequenc
         critical systems, IEEE Trans. Automatic Control 62, 2017. W. Xiao, C. Belta, High-order control barrier
         functions, IEEE Trans. Automatic Control 67, 2022.
     """
-    rates = (alpha,) if isinstance(alpha, int | float) else tuple(alpha)
+    rates = tuple(float(rate) for rate in _check_vector("control_barrier.alpha", alpha).reshape(-1))
     if len(rates) not in (1, 2):
         raise ValueError(f"control_barrier.alpha: expected one number or two, got {len(rates)}.")
     for rate in rates:
@@ -308,8 +344,11 @@ class _Box(ActionConstraint):
         return callable(self.lower) or callable(self.upper)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs, self.depends_on_state)
-        return ConvexSet(lb=_vector("box.lower", self.lower, obs, n), ub=_vector("box.upper", self.upper, obs, n))
+        obs = _plain(obs)
+        return ConvexSet(
+            lb=None if self.lower == -torch.inf else _vector("box.lower", self.lower, obs, n),
+            ub=None if self.upper == torch.inf else _vector("box.upper", self.upper, obs, n),
+        )
 
 
 @dataclass(frozen=True)
@@ -322,17 +361,23 @@ class _Linear(ActionConstraint):
         return callable(self.G) or callable(self.h)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs, self.depends_on_state)
+        obs = _plain(obs)
         G = _values("linear.G", self.G, obs)
         if G.shape[-1] != n:
             raise ValueError(f"linear.G: expected rows of {n} numbers, one for each action, got {G.shape[-1]}.")
-        return ConvexSet(G=G, h=_values("linear.h", self.h, obs))
+        h = _values("linear.h", self.h, obs)
+        if G.dim() < 2 or h.shape[-1:] != G.shape[-2:-1]:
+            raise ValueError(
+                f"linear: expected G (..., m, {n}) and h (..., m), got {tuple(G.shape)} and {tuple(h.shape)}."
+            )
+        return ConvexSet(G=G, h=h)
 
 
 @dataclass(frozen=True)
 class _AbsoluteSum(ActionConstraint):
     """sum_i |w_i a_i| <= limit, or with the positive parts alone."""
 
+    name: str
     weights: Any  # None: ones
     limit: float
     positive: bool
@@ -342,23 +387,26 @@ class _AbsoluteSum(ActionConstraint):
         return callable(self.weights)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        w = self._weights(_plain(obs, self.depends_on_state), n)
+        w = self._weights(_plain(obs), n)
         return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
-        w = self._weights(_plain(obs, self.depends_on_state).to(action), action.shape[-1])
-        drawn = w * action
-        # the pattern of signs whose row is largest at this action
-        row = torch.where(drawn > 0, w, 0.0) if self.positive else w * drawn.sign()
-        limit = action.new_tensor([self.limit])
-        return row_violation(row.unsqueeze(-2), limit, action).squeeze(-1)
+        w = self._weights(_plain(obs), action.shape[-1]).double()
+        drawn = w * action.double()
+        drawn = drawn.clamp(min=0.0) if self.positive else drawn.abs()
+        over = drawn.sum(-1) - self.limit
+        norm = w.norm(dim=-1)
+        if self.positive:  # the row of the motors that do work
+            norm = torch.where(over > 0, torch.where(drawn > 0, w, 0.0).norm(dim=-1), norm)
+        # without weights there is no row: -inf, or NaN where the action is NaN
+        return torch.where(norm > 0, over / torch.where(norm > 0, norm, 1.0), over - torch.inf).to(action.dtype)
 
     def _weights(self, obs: Tensor, n: int) -> Tensor:
         if self.weights is None:
             return obs.new_ones(n)
-        w = _values("weights", self.weights, obs)
-        if w.shape[-1] != n:
-            raise ValueError(f"power_limit: expected {n} weights, one for each action, got {w.shape[-1]}.")
+        w = _values(f"{self.name}.weights", self.weights, obs)
+        if w.shape[-1:] != (n,):
+            raise ValueError(f"{self.name}: expected {n} weights, one for each action, got {(*w.shape, 1)[-1]}.")
         return w
 
 
@@ -369,12 +417,18 @@ class _Rate(ActionConstraint):
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         obs = _plain(obs)
+        if obs.shape[-1] < n:
+            raise ValueError(
+                f"rate_limit: expected observations that end with the {n} numbers of the last action, got "
+                f"{obs.shape[-1]} numbers. ProjectAction appends it."
+            )
         last, most = obs[..., -n:], _vector("rate_limit.max_change", self.max_change, obs, n)
         return ConvexSet(lb=last - most, ub=last + most)
 
 
 @dataclass(frozen=True)
 class _Quadratic(ActionConstraint):
+    name: str
     M: Any  # None: the identity
     size: float
     center: Any
@@ -384,11 +438,11 @@ class _Quadratic(ActionConstraint):
         return callable(self.M) or callable(self.center)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs, self.depends_on_state)
+        obs = _plain(obs)
         M = torch.eye(n, dtype=obs.dtype, device=obs.device) if self.M is None else _values("ellipsoid.M", self.M, obs)
         if M.shape[-2:] != (n, n):
-            raise ValueError(f"ellipsoid.M: expected ({n}, {n}), got {tuple(M.shape[-2:])}.")
-        center = _vector("ellipsoid.center", self.center, obs, n)
+            raise ValueError(f"ellipsoid.M: expected shape (..., {n}, {n}), got {tuple(M.shape)}.")
+        center = _vector(f"{self.name}.center", self.center, obs, n)
         return ConvexSet(ellipsoid=Ellipsoid(M, center, obs.new_tensor(self.size)))
 
 
@@ -398,12 +452,14 @@ class _ControlBarrier(ActionConstraint):
     alpha: tuple[float, ...]
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        b = self.barrier(_plain(obs))
+        obs = _plain(obs)
+        b = self.barrier(obs)
+        if not isinstance(b, Barrier):
+            raise ValueError(f"control_barrier: expected a function that returns a Barrier, got {type(b).__name__}.")
         if (b.rate is None) != (len(self.alpha) == 1):
             raise ValueError(
                 "control_barrier: alpha has one number where the action enters dB/dt, and two, with Barrier.rate, "
-                "where it enters d2B/dt2; got "
-                f"{len(self.alpha)} and rate {'missing' if b.rate is None else 'given'}."
+                f"where it enters d2B/dt2; got {len(self.alpha)} and rate {'missing' if b.rate is None else 'given'}."
             )
         if b.gain.shape[-1] != n:
             raise ValueError(f"control_barrier: expected a gain of {n} columns, got {b.gain.shape[-1]}.")
@@ -411,7 +467,7 @@ class _ControlBarrier(ActionConstraint):
         if b.rate is not None:
             first, second = self.alpha
             h = b.drift + (first + second) * b.rate + first * second * b.value
-        return ConvexSet(G=-b.gain, h=h)
+        return ConvexSet(G=-b.gain.to(obs), h=h.to(obs))
 
 
 @dataclass(frozen=True)
@@ -473,21 +529,27 @@ class _Part:
     def __call__(self, obs: Tensor) -> Tensor:
         if isinstance(self.index, slice):
             return obs[..., self.index]
+        size = obs.shape[-1]
+        if not all(-size <= i < size for i in self.index):
+            raise ValueError(
+                f"velocity_index: expected indices below {size}, the observation's size, got {self.index}."
+            )
         return obs[..., list(self.index)]
 
 
 def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:
     """A row for every pattern of signs, or for every set of motors."""
-    signs = _signs(w.shape[-1], positive).to(w)
+    signs = _signs(w.shape[-1], positive, w.dtype, w.device)
     return ConvexSet(G=signs * w.unsqueeze(-2), h=w.new_full((len(signs),), limit))
 
 
-@functools.cache
-def _signs(n: int, positive: bool) -> Tensor:
-    """The patterns: of -1 and 1, 2^n of them; or of 0 and 1, and no motor at all is none of them."""
+@functools.lru_cache(maxsize=64)
+def _signs(n: int, positive: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The patterns of n signs, or of ones and zeros without the one of no motor at all."""
     choices = (1.0, 0.0) if positive else (1.0, -1.0)
     patterns = list(itertools.product(choices, repeat=n))
-    return torch.tensor(patterns[:-1] if positive else patterns, dtype=torch.float64)
+    with torch.inference_mode(False):  # it outlives the mode of the first call
+        return torch.tensor(patterns[:-1] if positive else patterns, dtype=dtype, device=device)
 
 
 def _lifted(w: Tensor, limit: float, positive: bool) -> ConvexSet:
@@ -547,16 +609,13 @@ def intersect(sets: Sequence[ConvexSet], n: int) -> ConvexSet:
     return ConvexSet(**parts, lifted=lifted, ellipsoid=ellipsoids[0] if ellipsoids else None)
 
 
-def _plain(obs: Observation, read: bool = True) -> Tensor:
-    """The observations as a tensor; where they are not ``read``, any part of a Dict gives dtype and device."""
-    if isinstance(obs, Mapping) and not read and len(obs):
-        return next(iter(obs.values()))
+def _plain(obs: Observation) -> Tensor:
     if isinstance(obs, Mapping):
         raise ValueError(
             f"constraint: the observation is a Dict with {', '.join(map(repr, obs))}; say which part the constraint "
             "reads: constraint.reading('...')."
         )
-    return obs
+    return check_float_tensor("obs", obs)
 
 
 def _values(name: str, value: Any, obs: Tensor) -> Tensor:
@@ -565,8 +624,15 @@ def _values(name: str, value: Any, obs: Tensor) -> Tensor:
         answer = value(obs)
         if not isinstance(answer, Tensor):
             raise ValueError(f"{name}: the function of the observation returned {type(answer).__name__}, not a tensor.")
-        return answer
-    return torch.as_tensor(value, dtype=obs.dtype, device=obs.device)
+        return answer.to(obs)
+    return _constant(value, obs.dtype, obs.device)
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers in nested tuples as a tensor: made once, for it is asked for at every step of an environment."""
+    with torch.inference_mode(False):  # it outlives the mode of the first call
+        return torch.tensor(value, dtype=dtype, device=device)
 
 
 def _vector(name: str, value: Any, obs: Tensor, n: int) -> Tensor:
@@ -585,6 +651,13 @@ def _check_numbers(name: str, value: Any) -> Tensor:
         raise ValueError(f"{name}: expected numbers or a function of the observation, got {value!r}.") from error
     if bool(tensor.isnan().any()):
         raise ValueError(f"{name}: contains NaN.")
+    return tensor
+
+
+def _check_vector(name: str, value: Any) -> Tensor:
+    tensor = _check_numbers(name, value)
+    if tensor.dim() > 1 or tensor.numel() == 0:
+        raise ValueError(f"{name}: expected a number or a list of numbers, got shape {tuple(tensor.shape)}.")
     return tensor
 
 
@@ -610,10 +683,10 @@ def _index(name: str, value: Any) -> tuple[int, ...] | slice:
         except ValueError:
             raise ValueError(f'{name}: expected a slice such as "8:11", got {value!r}.') from None
         return slice(start, stop)
-    if isinstance(value, Sequence) and all(isinstance(i, int) and not isinstance(i, bool) for i in value):
+    if hasattr(value, "tolist"):  # NumPy, torch
+        value = value.tolist()
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value,)
+    if isinstance(value, Sequence) and value and all(isinstance(i, int) and not isinstance(i, bool) for i in value):
         return tuple(value)
     raise ValueError(f'{name}: expected a slice, "8:11" or a list of indices, got {value!r}.')
-
-
-def parse_constraint(text: str) -> ActionConstraint:
-    raise ValueError("not yet")

@@ -77,8 +77,8 @@ class Ellipsoid(NamedTuple):
 class Interior(NamedTuple):
     """A point far from the borders of a set.
 
-    point (B, n); depth (B,): by how much, measured as a distance, every row, every bound and the ellipsoid hold there, 1
-    at most. It is 0 where the set has no interior, and < 0 where the set is empty: ``point`` is then one that violates
+    point (B, n); depth (B,): by how much, measured as a distance, every row, bound and ellipsoid holds there, 1 at
+    most. It is 0 where the set has no interior, and < 0 where the set is empty: ``point`` is then one that violates
     the worst constraint least, or, with depth -inf, one of no meaning. Auxiliary variables keep their distance too, so
     the true depth of a lifted set may be larger.
     """
@@ -109,7 +109,9 @@ class Minimum(NamedTuple):
         if self.value.dtype == dtype:
             return self
         parts = {f.name: getattr(self.solution, f.name) for f in dataclasses.fields(self.solution)}
-        change = {name: t.to(dtype) for name, t in parts.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        change: dict[str, Any] = {
+            name: t.to(dtype) for name, t in parts.items() if isinstance(t, Tensor) and t.is_floating_point()
+        }
         return Minimum(self.value.to(dtype), self.multiplier.to(dtype), dataclasses.replace(self.solution, **change))
 
 
@@ -427,7 +429,8 @@ class _Search:
         lam = lam.unsqueeze(-1)
         Q, p = self.Q.detach() + lam.unsqueeze(-1) * ellipsoid.M, self.p.detach() - lam * self.pull.detach()
         if owner.G is None and owner.A is None and owner.lb is None and owner.ub is None:
-            return -torch.linalg.solve_ex(Q, p)[0]
+            y: Tensor = -torch.linalg.solve_ex(Q, p)[0]
+            return y
         solution = owner._solve(Q, p, warm_start=self.active, **self.options)
         self.active = solution.active
         return owner._own(solution.value)
@@ -485,9 +488,9 @@ def row_violation(G: Tensor, h: Tensor, y: Tensor) -> Tensor:
     Computed in float64, where numbers of float32 neither overflow nor cancel.
     """
     G = G.double()
-    norm, away = G.norm(dim=-1), _times(G, y.double()) - h.double()
-    empty = away + torch.where(away > 0, torch.inf, -torch.inf)  # NaN stays NaN
-    return torch.where(norm > 0, away / torch.where(norm > 0, norm, 1.0), empty).to(y.dtype)
+    norm, away = torch.linalg.vector_norm(G, dim=-1), _times(G, y.double()) - h.double()
+    zero = torch.where(away > 0, torch.inf, away - torch.inf)  # NaN stays NaN
+    return torch.where(norm > 0, away / norm.clamp(min=torch.finfo(torch.float64).tiny), zero).to(y.dtype)
 
 
 def _trace(m: Tensor) -> Tensor:
