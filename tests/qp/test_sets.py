@@ -1,0 +1,368 @@
+"""Convex sets against Clarabel's cones and HiGHS; derivatives against finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from icnn_rl import SolveError, Status
+from icnn_rl.qp.sets import ConvexSet, Ellipsoid, row_violation
+from tests.qp import cones
+
+DOUBLE = torch.float64
+INF = float("inf")
+EMPTY, SOLVED, NONFINITE = (int(s) for s in (Status.PRIMAL_INFEASIBLE, Status.SUCCESS, Status.NONFINITE_INPUT))
+
+
+def normal(seed: int) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=DOUBLE)
+
+
+def polytope(seed: int, batch: int, n: int, m: int, rows: float = 1.0, length: float = 1.0) -> ConvexSet:
+    """Around a random point, in units of ``length``."""
+    random = normal(seed)
+    inside, G = random(batch, n), rows * random(batch, m, n)
+    h = (G @ inside.unsqueeze(-1)).squeeze(-1) + rows * random(batch, m).abs()
+    return ConvexSet(G, length * h, lb=length * (inside - 1.0), ub=length * (inside + 1.0))
+
+
+def spread(seed: int, batch: int, n: int, condition: float) -> Tensor:
+    """Positive definite matrices with eigenvalues from 1 to ``condition``."""
+    basis, _ = torch.linalg.qr(normal(seed)(batch, n, n))
+    M = basis * torch.logspace(0.0, float(np.log10(condition)), n, dtype=DOUBLE) @ basis.mT
+    return 0.5 * (M + M.mT)
+
+
+def with_ellipsoid(seed: int, batch: int, n: int, m: int, condition: float, size: float = 1.0) -> ConvexSet:
+    """With its centre near the polytope: some are empty."""
+    flat, random = polytope(seed, batch, n, m), normal(seed + 1)
+    center = 0.5 * (flat.lb + flat.ub) + 0.5 * random(batch, n)  # type: ignore[operator]
+    ellipsoid = Ellipsoid(spread(seed, batch, n, condition), center, torch.tensor(size, dtype=DOUBLE))
+    return ConvexSet(flat.G, flat.h, lb=flat.lb, ub=flat.ub, ellipsoid=ellipsoid)
+
+
+def assert_minimises(s: ConvexSet, Q: Tensor, p: Tensor, tol: float) -> None:
+    """No point of the set is better by more than tol, and the point is in it; statuses are those of the reference."""
+    found = s.minimise(Q, p, throw=False)
+    for i in range(len(p)):
+        q = (Q[i] if Q.dim() > 2 else Q).numpy()
+        best = cones.minimiser(s, q, p[i].numpy(), i)
+        assert int(found.status[i]) == (EMPTY if best is None else SOLVED), i
+        if best is not None:
+            y, price = found.value[i].numpy(), p[i].numpy()
+            scale = 0.5 * np.abs(best) @ np.abs(q) @ np.abs(best) + np.abs(price) @ np.abs(best)
+            assert 0.5 * y @ q @ y + price @ y <= 0.5 * best @ q @ best + price @ best + tol * scale, i
+    good = found.status == SOLVED
+    length = found.value[good].abs().amax().clamp(min=1.0)
+    assert float(s.violation(found.value)[good].amax()) <= tol * length
+
+
+@pytest.mark.parametrize(("rows", "length"), [(1.0, 1.0), (1e-6, 1.0), (1e6, 1.0), (1.0, 1e-6), (1e6, 1e6)])
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (3, 8), (6, 24)])
+def test_projects_onto_polytopes(n: int, m: int, rows: float, length: float) -> None:
+    s, point = polytope(n, 6, n, m, rows, length), 3.0 * length * normal(n)(6, n)
+    found = s.project(point)
+    for i in range(6):
+        unit = ConvexSet(s.G[i] / rows, s.h[i] / rows / length, lb=s.lb[i] / length, ub=s.ub[i] / length)  # type: ignore[index]
+        best = cones.minimiser(unit, np.eye(n), -point[i].numpy() / length)
+        np.testing.assert_allclose(found.value[i].numpy() / length, best, atol=1e-6)
+    assert float(s.violation(found.value).amax()) <= 1e-12 * length
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e4, 1e8])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 3), (4, 0), (6, 10)])
+def test_minimises_over_ellipsoid_and_polytope(n: int, m: int, condition: float) -> None:
+    s, p = with_ellipsoid(5 * n + m, 8, n, m, condition), 5.0 * normal(n)(8, n)
+    assert_minimises(s, torch.eye(n, dtype=DOUBLE), p, 1e-7 if condition > 1e4 else 1e-9)
+    assert_minimises(s, spread(3, 8, n, 30.0), p, 1e-7 if condition > 1e4 else 1e-9)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e8])
+def test_projects_onto_ellipsoids(condition: float) -> None:
+    """Alone, where the multiplier's equation can be solved in the ellipsoid's axes."""
+    n, batch = 3, 20
+    M, random = spread(0, batch, n, condition), normal(1)
+    center, point = 10.0 * random(batch, n), random(batch, n)
+    value = ConvexSet(ellipsoid=Ellipsoid(M, center, torch.tensor(2.0, dtype=DOUBLE))).project(point).value
+    axes, V = torch.linalg.eigh(M)
+    w = (V.mT @ (point - center).unsqueeze(-1)).squeeze(-1)
+    low, high = torch.zeros(batch, 1, dtype=DOUBLE), torch.full((batch, 1), 1e12, dtype=DOUBLE)
+    for _ in range(200):
+        middle = torch.where(low < 1.0, 0.5 * (low + high), (low * high).sqrt())
+        over = (axes * (w / (1.0 + middle * axes)).square()).sum(-1, keepdim=True) > 2.0
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    expected = center + (V @ (w / (1.0 + high * axes)).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(value, expected, rtol=0.0, atol=1e-15 * condition + 1e-10)
+
+
+def test_linear_objective_over_a_ball() -> None:
+    ellipsoid = Ellipsoid(torch.eye(2, dtype=DOUBLE), torch.ones(2, dtype=DOUBLE), torch.tensor(4.0, dtype=DOUBLE))
+    found = ConvexSet(ellipsoid=ellipsoid).minimise(0.0, torch.tensor([3.0, 4.0], dtype=DOUBLE))
+    torch.testing.assert_close(found.value, torch.tensor([-0.2, -0.6], dtype=DOUBLE))
+    torch.testing.assert_close(found.multiplier, torch.tensor(2.5, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize(("gap", "status"), [(0.0, SOLVED), (1e-6, EMPTY), (-1e-6, SOLVED), (3.0, EMPTY)])
+def test_ball_that_barely_touches_a_row(gap: float, status: int) -> None:
+    row, radius = torch.tensor([[0.6, 0.8]], dtype=DOUBLE), 2.0
+    ellipsoid = Ellipsoid(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE), torch.tensor(4.0, dtype=DOUBLE))
+    s = ConvexSet(row, torch.tensor([-radius - gap], dtype=DOUBLE), ellipsoid=ellipsoid)
+    found = s.project(torch.tensor([[0.3, -0.2]], dtype=DOUBLE), throw=False)
+    assert found.status.tolist() == [status]
+    width = (2.0 * radius * abs(gap)) ** 0.5
+    torch.testing.assert_close(found.value, -radius * row, rtol=0.0, atol=1e-5 + 1.1 * width + abs(gap))
+    assert s.interior(found.value).depth.sign().tolist() == ([0.0] if gap == 0 else [-1.0 if gap > 0 else 1.0])
+
+
+def duplicate(G: Tensor, h: Tensor) -> ConvexSet:
+    return ConvexSet(torch.cat((G, G)), torch.cat((h, h)))
+
+
+ADVERSARIAL: dict[str, tuple[ConvexSet, bool]] = {}
+
+
+def _adversarial() -> None:
+    t = lambda *x: torch.tensor(x, dtype=DOUBLE)  # noqa: E731
+    G, h = normal(4)(5, 3), normal(5)(5).abs()
+    ADVERSARIAL.update(
+        duplicate=(duplicate(G, h), True),
+        nearly_duplicate=(ConvexSet(torch.cat((G, G + 1e-9)), torch.cat((h, h))), True),
+        parallel=(ConvexSet(torch.cat((G, 2.0 * G)), torch.cat((h, 2.0 * h + 1.0))), True),
+        zero_rows=(ConvexSet(torch.cat((G, 0.0 * G)), torch.cat((h, 0.0 * h))), True),
+        zero_row_that_fails=(ConvexSet(torch.zeros(1, 3, dtype=DOUBLE), t(-1.0)), False),
+        no_rows=(ConvexSet(torch.zeros(0, 3, dtype=DOUBLE), torch.zeros(0, dtype=DOUBLE)), True),
+        equality_pair=(ConvexSet(torch.cat((G[:1], -G[:1])), torch.cat((h[:1], -h[:1]))), True),
+        thin=(ConvexSet(torch.cat((G[:1], -G[:1])), torch.cat((h[:1], -h[:1] + 1e-9))), True),
+        apart=(ConvexSet(torch.cat((G[:1], -G[:1])), torch.cat((h[:1], -h[:1] - 1e-3))), False),
+        point=(ConvexSet(lb=t(0.5, 0.5, 0.5), ub=t(0.5, 0.5, 0.5)), True),
+        crossed_bounds=(ConvexSet(lb=t(0.5, 0.5, 0.5), ub=t(0.5, 0.4, 0.5)), False),
+        rows_against_bounds=(ConvexSet(t(-1.0, -1.0, -1.0).unsqueeze(0), t(-4.0), ub=1.0), False),
+        corner=(ConvexSet(t(-1.0, -1.0, -1.0).unsqueeze(0), t(-3.0), ub=1.0), True),
+        mixed_rows=(ConvexSet(G * t(1e-6, 1e-3, 1.0, 1e3, 1e6)[:, None], h * t(1e-6, 1e-3, 1.0, 1e3, 1e6)), True),
+        equation=(ConvexSet(A=G[:2], b=h[:2], lb=-9.0, ub=9.0), True),
+        infinite=(ConvexSet(G, t(INF, INF, INF, INF, INF), lb=-INF, ub=INF), True),
+        impossible=(ConvexSet(G, t(1.0, -INF, 1.0, 1.0, 1.0)), False),
+    )
+
+
+_adversarial()
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+def test_adversarial_sets(name: str, dtype: torch.dtype) -> None:
+    """The projection, the sign of the depth, and where that is empty the point that violates least."""
+    s, feasible = ADVERSARIAL[name]
+    if dtype == torch.float32 and name in ("thin", "nearly_duplicate"):
+        pytest.skip("not representable")
+    s, tol = s.to(torch.zeros(1, dtype=dtype)), 1e-6 if dtype == DOUBLE else 1e-5
+    point = (3.0 * normal(6)(4, 3)).to(dtype)
+    found, inner = s.project(point, throw=False), s.interior(point)
+    assert found.status.tolist() == [SOLVED if feasible else EMPTY] * 4
+    for i in range(4 * feasible):
+        best = cones.minimiser(s, np.eye(3), -point[i].double().numpy())
+        np.testing.assert_allclose(found.value[i].double().numpy(), best, atol=tol)
+    expected = cones.depth(s, 3)
+    assert bool(((inner.depth >= 0) == feasible).all())
+    np.testing.assert_allclose(inner.depth.double().numpy(), expected, atol=1e-5 if dtype == torch.float32 else 1e-9)
+    if feasible and s.A is None:
+        assert bool((s.violation(inner.point) <= -inner.depth + tol).all())
+    if not feasible and np.isfinite(expected):
+        least = cones.depth(s, 3, soft=False)
+        least = least if np.isfinite(least) else expected
+        worst = s.violation(s.least_violating(point)).double().numpy()
+        np.testing.assert_allclose(worst, -least, atol=1e-5 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e8])
+@pytest.mark.parametrize(("n", "m"), [(2, 0), (3, 5), (6, 10)])
+def test_interior_points_hold_their_depth(n: int, m: int, condition: float) -> None:
+    s = with_ellipsoid(n + m, 20, n, m, condition)
+    inner, random = s.interior(torch.zeros(20, n, dtype=DOUBLE)), normal(3)
+    for i in range(20):
+        reference = cones.minimiser(s, np.eye(n), np.zeros(n), i)
+        assert (float(inner.depth[i]) >= 0) == (reference is not None)
+    inside = inner.depth >= 0
+    assert float((inner.depth > 0).double().mean()) > 0.3
+    directions = torch.nn.functional.normalize(random(200, 1, n), dim=-1)
+    worst = s.violation(inner.point + directions * (1.0 - 1e-9) * inner.depth.clamp(min=0.0).unsqueeze(-1))
+    assert float(worst[:, inside].amax()) <= 1e-12
+
+
+def test_rows_of_a_batch_stand_alone() -> None:
+    for s in (polytope(0, 9, 4, 6), with_ellipsoid(0, 9, 4, 6, 1e2)):
+        point = 3.0 * normal(1)(9, 4)
+        whole, inner = s.project(point, throw=False), s.interior(point)
+        for i in range(9):
+            one = s.rows(torch.tensor([i]))
+            alone = one.project(point[i : i + 1], throw=False)
+            torch.testing.assert_close(alone.value[0], whole.value[i], rtol=0.0, atol=1e-9)
+            assert alone.status[0] == whole.status[i]
+            torch.testing.assert_close(one.interior(point[i : i + 1]).depth[0], inner.depth[i], rtol=0.0, atol=1e-9)
+            torch.testing.assert_close(one.violation(point[i : i + 1])[0], s.violation(point)[i])
+
+
+def test_takes_one_row_without_batch() -> None:
+    s = with_ellipsoid(0, 4, 3, 2, 10.0).rows(torch.tensor([0]))
+    ellipsoid = Ellipsoid(s.ellipsoid.M[0], s.ellipsoid.center[0], s.ellipsoid.size)  # type: ignore[union-attr]
+    flat = ConvexSet(s.G[0], s.h[0], lb=s.lb[0], ub=s.ub[0], ellipsoid=ellipsoid)  # type: ignore[index]
+    point = normal(1)(3)
+    assert flat.project(point).value.shape == flat.interior(point).point.shape == (3,)
+    assert flat.violation(point).shape == flat.interior(point).depth.shape == ()
+    torch.testing.assert_close(flat.project(point).value, s.project(point[None]).value[0], rtol=0.0, atol=1e-12)
+
+
+def test_points_inside_stay_and_the_border_is_kept() -> None:
+    s = with_ellipsoid(2, 10, 3, 4, 10.0)
+    inner = s.interior(torch.zeros(10, 3, dtype=DOUBLE))
+    inside = inner.point[inner.depth > 0]
+    s = s.rows((inner.depth > 0).nonzero().squeeze(-1))
+    torch.testing.assert_close(s.project(inside).value, inside, rtol=0.0, atol=1e-14)
+    border = s.project(inside + 5.0).value
+    torch.testing.assert_close(s.project(border).value, border, rtol=0.0, atol=1e-7)
+
+
+def test_float32_is_solved_in_float64() -> None:
+    s, point = with_ellipsoid(0, 12, 4, 6, 1e2), 3.0 * normal(1)(12, 4)
+    single, double = s.to(torch.zeros(1)), s.to(torch.zeros(1)).to(point)
+    found, expected = single.project(point.float(), throw=False), double.project(point.float().double(), throw=False)
+    assert found.value.dtype == found.multiplier.dtype == found.solution.dual_lb.dtype == torch.float32
+    assert torch.equal(found.status, expected.status)
+    torch.testing.assert_close(found.value, expected.value.float(), rtol=2e-7, atol=1e-7)
+
+
+def test_nan_is_reported() -> None:
+    base = with_ellipsoid(0, 3, 2, 2, 1.0, size=100.0)
+    good = base.project(torch.zeros(3, 2, dtype=DOUBLE))
+    for field in ("G", "h", "lb", "ub", "M", "center", "size"):
+        part = base.ellipsoid._replace(size=torch.full((3,), 100.0, dtype=DOUBLE))  # type: ignore[union-attr]
+        parts: dict[str, Tensor] = {name: getattr(base, name).clone() for name in ("G", "h", "lb", "ub")}
+        parts |= {name: t.clone() for name, t in part._asdict().items()}
+        parts[field][1] = torch.nan
+        s = ConvexSet(
+            parts["G"], parts["h"], lb=parts["lb"], ub=parts["ub"],
+            ellipsoid=Ellipsoid(parts["M"], parts["center"], parts["size"]),
+        )  # fmt: skip
+        found = s.project(torch.zeros(3, 2, dtype=DOUBLE), throw=False)
+        assert found.status.tolist() == [SOLVED, NONFINITE, SOLVED], field
+        assert bool(found.value[1].isnan().all()), field
+        torch.testing.assert_close(found.value[::2], good.value[::2], rtol=0.0, atol=1e-12)
+        assert s.violation(found.value[[0, 0, 2]]).isnan().tolist() == [False, True, False], field
+
+
+def test_raises_with_the_solution() -> None:
+    ellipsoid = Ellipsoid(torch.eye(2), torch.zeros(2), torch.tensor(1.0))
+    with pytest.raises(SolveError, match="PRIMAL_INFEASIBLE") as caught:
+        ConvexSet(lb=2.0, ellipsoid=ellipsoid).project(torch.zeros(1, 2))
+    torch.testing.assert_close(caught.value.solution.value, torch.tensor([[2.0, 2.0]]))
+
+
+def test_violation_is_a_distance() -> None:
+    G, h = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([5.0, 1.0])
+    y = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert row_violation(G, h, y).tolist() == [[4.0, -INF], [-1.0, -INF]]
+    assert row_violation(G, -h, y)[:, 1].tolist() == [INF, INF]
+    assert ConvexSet(G, h, ub=2.0).violation(y).tolist() == [4.0, -1.0]
+    assert ConvexSet(A=G[:1], b=h[:1]).violation(y).tolist() == [4.0, 1.0]
+    assert ConvexSet().violation(y).tolist() == [-INF, -INF]
+    center = Ellipsoid(torch.eye(2), torch.zeros(2), torch.tensor(4.0)).violation(y)
+    assert center.tolist() == [3.0, -2.0]
+    huge = ConvexSet(torch.full((1, 2), 1e30), torch.tensor([-1e30]), lb=-1e30, ub=INF)
+    assert not huge.violation(torch.tensor([[1e30, -1e30], [-3e38, 3e38]])).isnan().any()
+    with pytest.raises(ValueError, match="auxiliary variables"):
+        ConvexSet(lifted=1).violation(y)
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+def test_change_of_units(lifted: bool) -> None:
+    scale, offset = torch.tensor([2.0, 0.5, 10.0], dtype=DOUBLE), torch.tensor([1.0, -1.0, 0.3], dtype=DOUBLE)
+    s = with_ellipsoid(3, 30, 3, 4, 10.0)
+    if lifted:
+        G = torch.nn.functional.pad(s.G, (0, 1))  # type: ignore[arg-type]
+        s = ConvexSet(G, s.h, lb=-1.0, ub=3.0, lifted=1, ellipsoid=s.ellipsoid)
+    p = normal(4)(30, 3)
+    found = s.minimise(1.0, p, throw=False)
+    moved = s.affine(scale, offset).minimise(torch.diag(scale**2), scale * (p + offset), throw=False)
+    assert torch.equal(found.status, moved.status)
+    good = found.status == SOLVED
+    torch.testing.assert_close(offset + scale * moved.value[good], found.value[good], rtol=0.0, atol=1e-9)
+
+
+# derivatives
+
+
+def leaves(seed: int, batch: int, n: int, m: int) -> list[Tensor]:
+    s = with_ellipsoid(seed, batch, n, m, 4.0, size=1.5)
+    sizes = torch.full((batch,), 1.5, dtype=DOUBLE)
+    parts = [3.0 * normal(seed)(batch, n), s.G, s.h + 0.3, s.lb, s.ub, s.ellipsoid.M, s.ellipsoid.center, sizes]  # type: ignore[operator,union-attr]
+    return [part.clone().requires_grad_() for part in parts]  # type: ignore[union-attr]
+
+
+def projected(
+    point: Tensor, G: Tensor, h: Tensor, lb: Tensor, ub: Tensor, M: Tensor, center: Tensor, size: Tensor
+) -> Tensor:
+    ellipsoid = Ellipsoid(0.5 * (M + M.mT), center, size)
+    return ConvexSet(G, h, lb=lb, ub=ub, ellipsoid=ellipsoid).project(point).value
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_gradients_with_everything(seed: int) -> None:
+    assert torch.autograd.gradcheck(projected, leaves(seed, 3, 3, 3), eps=1e-6, atol=1e-5)
+
+
+def test_gradients_in_float32() -> None:
+    double = leaves(1, 3, 3, 3)
+    single = [part.detach().float().requires_grad_() for part in double]
+    for parts in (single, double):
+        projected(*parts).square().sum().backward()  # type: ignore[no-untyped-call]
+    for one, other in zip(single, double, strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_are_elements_of_the_jacobian() -> None:
+    """Of the projection onto a box: I inside, a row less on a facet, 0 at a vertex, and between these on a kink."""
+    s = ConvexSet(lb=torch.zeros(2, dtype=DOUBLE), ub=torch.ones(2, dtype=DOUBLE))
+    cases = [
+        ([0.5, 0.5], [1.0, 1.0]),
+        ([2.0, 0.5], [0.0, 1.0]),
+        ([2.0, 3.0], [0.0, 0.0]),
+        ([1.0, 0.5], [None, 1.0]),
+        ([1.0, 1.0], [None, None]),
+    ]
+    for point, diagonal in cases:
+        J = torch.autograd.functional.jacobian(lambda x: s.project(x).value, torch.tensor(point, dtype=DOUBLE))
+        assert bool(torch.isfinite(J).all())
+        assert float(J[0, 1].abs() + J[1, 0].abs()) < 1e-12
+        for found, expected in zip(J.diagonal().tolist(), diagonal, strict=True):
+            assert -1e-9 <= found <= 1.0 + 1e-9 if expected is None else abs(found - expected) < 1e-9
+
+
+def test_gradient_at_a_degenerate_vertex_is_a_projection() -> None:
+    """Three rows through one point of the plane, two of them nearly carrying it."""
+    G = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=DOUBLE)
+    s = ConvexSet(G, torch.tensor([1.0, 1.0, 2.0], dtype=DOUBLE))
+    for point in ([2.0, 3.0], [1.5, 1.5], [1.0, 2.0], [1.0, 1.0]):
+        J = torch.autograd.functional.jacobian(lambda x: s.project(x).value, torch.tensor(point, dtype=DOUBLE))
+        eigenvalues = torch.linalg.eigvalsh(0.5 * (J + J.mT))
+        assert bool(((eigenvalues > -1e-8) & (eigenvalues < 1.0 + 1e-8)).all()), point
+        torch.testing.assert_close(J, J.mT, rtol=0.0, atol=1e-9)
+
+
+def test_failed_rows_pass_no_gradient_on() -> None:
+    parts = leaves(1, 3, 3, 3)
+    with torch.no_grad():
+        parts[6][1] += 100.0  # the ellipsoid leaves the polytope
+    ellipsoid = Ellipsoid(0.5 * (parts[5] + parts[5].mT), parts[6], parts[7])
+    found = ConvexSet(parts[1], parts[2], lb=parts[3], ub=parts[4], ellipsoid=ellipsoid).project(parts[0], throw=False)
+    assert found.status.tolist() == [SOLVED, EMPTY, SOLVED]
+    found.value.sum().backward()  # type: ignore[no-untyped-call]
+    for part in parts:
+        assert part.grad is not None
+        assert bool(torch.isfinite(part.grad).all())
+        assert not bool(part.grad[1].any())
