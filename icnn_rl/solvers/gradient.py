@@ -37,7 +37,7 @@ class GradientState(NamedTuple):
 
 @dataclass(frozen=True)
 class ProjectedGradient:
-    """First-order minimisation on a box, for energies without a cheap Hessian or with many variables.
+    """First-order minimisation on a box or a convex set, for energies without a cheap Hessian or with many variables.
 
     With P the projection, g the gradient and a the step length:
 
@@ -80,6 +80,11 @@ class ProjectedGradient:
             raise ValueError(f"ProjectedGradient.lr: method {self.method!r} needs a step length, for instance lr=0.01.")
 
     def init(self, problem: Problem, y0: Tensor) -> GradientState:
+        if self.method == "adam" and problem.region is not None:
+            raise ValueError(
+                "ProjectedGradient: adam scales every coordinate on its own, which a projection on a set other than a box "
+                "does not go with: it would settle on a wrong point. Use method='accelerated'."
+            )
         f, g = problem.value_and_grad(y0)
         width = problem.widths(y0).expand_as(y0)
         # A second gradient, an eighth of the box away: near a minimiser the first says nothing about how much f varies.
