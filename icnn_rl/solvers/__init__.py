@@ -7,6 +7,7 @@ from icnn_rl.solvers.domain import Ball, Box, Polytope, Simplex, Unconstrained
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.minimize import minimize, solve
 from icnn_rl.solvers.newton import ProjectedNewton
+from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
 __all__ = [
     "Ball",
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "ProjectedGradient",
     "ProjectedNewton",
+    "ProximalBundle",
     "Simplex",
     "Solver",
     "Unconstrained",
