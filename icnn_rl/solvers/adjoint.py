@@ -16,6 +16,7 @@ from icnn_rl.solvers import _energy
 from icnn_rl.solvers._box_qp import times
 from icnn_rl.solvers.base import Problem, as_set
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
+from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
 __all__ = ["DualKKT", "Implicit", "Unrolled"]
 
@@ -84,6 +85,12 @@ def differentiable_value(
                 f"adjoint: DualKKT belongs to BundleEntropy, not to {type(solver).__name__}; use Implicit()."
             )
         return _through_bundle(adjoint, problem, solver, solution)
+    if isinstance(solver, ProximalBundle) and not getattr(problem.energy, "smooth", False):
+        raise ValueError(
+            "adjoint: Implicit() needs second derivatives, and ProximalBundle's energy is not known to have any. Say "
+            "`smooth = True` on the energy if it has, use adjoint=None if no gradient is needed, or BundleEntropy with "
+            "DualKKT() on a box."
+        )
     if problem.region is not None:
         return _implicit_on_set(adjoint, problem, solution, as_set(domain, solution.value.double()))
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0

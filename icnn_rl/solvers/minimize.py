@@ -16,6 +16,7 @@ from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.domain import Unconstrained
 from icnn_rl.solvers.gradient import ProjectedGradient
+from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
 __all__ = ["minimize"]
 
@@ -47,7 +48,8 @@ def minimize(
         domain: ``Box(lower, upper)``, ``Unconstrained()`` (the default), ``Polytope(...)``, ``Simplex()``,
             ``Ball(radius)``, or any :class:`icnn_rl.qp.sets.ConvexSet`.
         adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
-            for BundleEntropy on an energy that is not known to be smooth, Implicit otherwise. None: the value is
+            for BundleEntropy on an energy that is not known to be smooth, None for ProximalBundle on such a one, Implicit
+            otherwise. None: the value is
             detached. Unrolled: ProjectedGradient only.
         warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem.
         throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
@@ -112,8 +114,10 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
     return start
 
 
-def _default_adjoint(energy: EnergyFunction, solver: Solver) -> Implicit | DualKKT:
+def _default_adjoint(energy: EnergyFunction, solver: Solver) -> Implicit | DualKKT | None:
     piecewise_linear = not getattr(energy, "smooth", False)
+    if isinstance(solver, ProximalBundle):
+        return None if piecewise_linear else Implicit()
     return DualKKT() if isinstance(solver, BundleEntropy) and piecewise_linear else Implicit()
 
 

@@ -37,6 +37,7 @@ _GOOD = 0.5  # above this share rho may fall
 _RHO_STEP = 10.0  # rho changes by this factor at most
 _FAR = 10.0  # a cut that misses f(c) by more than this many predicted decreases asks for shorter steps
 _BEND = 0.25  # sigma
+_FEASIBLE = 1e-10  # relative violation of a programme's solution that is rounding
 _ACTIVE = 1e-9  # a smaller multiplier, of a sum of 1, is none
 
 
@@ -131,6 +132,7 @@ class ProximalBundle:
         serious = (got >= _SERIOUS * promised) & (got > 0) | (got > noise)
         missed = state.fun.double() - f.double() - (g.double() * (state.y.double() - y.double())).sum(-1)
         rho = _next_rho(state.rho, promised, got, serious, missed, noise)
+        rho = torch.where(trial.solved, rho, _RHO_STEP * state.rho)  # another programme, then
         lower = torch.fmax(state.lower, trial.lower)
         gap = torch.minimum(f, state.fun).double() - lower
         better = gap < 0.9 * (state.fun.double() - state.lower)
@@ -140,9 +142,9 @@ class ProximalBundle:
             rho=rho.clamp(min=1e-12 * scale.double() / width.square().sum(-1)),
             lower=lower,
             scale=scale,
-            stalled=(exhausted & ~better) | ~trial.solved,
+            stalled=exhausted & ~better & trial.solved,
         )
-        new = _with_cut(new, y, f, g)
+        new = _with_cut(new, y, torch.where(trial.solved, f, torch.nan), g)
         return new._replace(
             y=torch.where(serious.unsqueeze(-1), y, state.y), fun=torch.where(serious, f, state.fun)
         )
@@ -217,7 +219,8 @@ def _trial(problem: Problem, state: BundleOfCuts) -> _Trial:
     right = torch.where(state.present, -offsets, torch.inf)
     found = _lifted_by_v(region.set, slopes, right, center).minimise(Diagonal(curvature), pull, throw=False)
     solution = found.solution
-    solved = found.status == Status.SUCCESS
+    # multipliers prove what they prove, exact or not; the point has to be in the set
+    solved = (found.status == Status.SUCCESS) | (solution.primal_residual <= _FEASIBLE)
     y = torch.where(solved.unsqueeze(-1), found.value[..., :n], center)
     m = 0 if region.set.h is None else region.set.h.shape[-1]
     q = 0 if region.set.b is None else region.set.b.shape[-1]
