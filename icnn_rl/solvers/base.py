@@ -21,13 +21,18 @@ Domain = Box | Unconstrained | Polytope | Simplex | Ball | ConvexSet
 NOISE = 4.0
 
 
-def as_set(domain: Polytope | Simplex | Ball | ConvexSet, y: Tensor) -> ConvexSet:
+def as_set(domain: Domain, y: Tensor) -> ConvexSet:
     """The set that ``domain`` is for points like ``y`` (..., n), live where its tensors are.
 
     Raises:
         ValueError: it does not fit ``y``.
     """
-    return fit_set("ConvexSet", domain, y) if isinstance(domain, ConvexSet) else domain.as_set(y)
+    if isinstance(domain, ConvexSet):
+        return fit_set("ConvexSet", domain, y)
+    if isinstance(domain, Box | Unconstrained):
+        lower, upper = domain.bounds(y)
+        return ConvexSet(lb=lower, ub=upper)
+    return domain.as_set(y)
 
 
 class Problem:
@@ -45,9 +50,12 @@ class Problem:
     def __init__(self, energy: EnergyFunction, domain: Domain, y: Tensor) -> None:
         self.energy = energy
         self.differentiable = False
-        box = isinstance(domain, Box | Unconstrained)
-        self.region = None if box else Region.of(as_set(domain, y), y)
-        bounds = domain.bounds(y) if self.region is None else self.region.own_bounds(y)
+        self.region: Region | None = None
+        if isinstance(domain, Box | Unconstrained):
+            bounds = domain.bounds(y)
+        else:
+            self.region = Region.of(as_set(domain, y), y)
+            bounds = self.region.own_bounds(y)
         self.lower, self.upper = (bound.detach() for bound in bounds)
         self.curvature = _energy.curvature_of(energy)
         self._batch_dims = y.dim() - 1

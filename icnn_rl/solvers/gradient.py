@@ -82,8 +82,8 @@ class ProjectedGradient:
     def init(self, problem: Problem, y0: Tensor) -> GradientState:
         if self.method == "adam" and problem.region is not None:
             raise ValueError(
-                "ProjectedGradient: adam scales every coordinate on its own, which a projection on a set other than a box "
-                "does not go with: it would settle on a wrong point. Use method='accelerated'."
+                "ProjectedGradient: adam scales every coordinate on its own; a projection on a set other than a box "
+                "does not go with that, and the method would settle on a wrong point. Use method='accelerated'."
             )
         f, g = problem.value_and_grad(y0)
         width = problem.widths(y0).expand_as(y0)

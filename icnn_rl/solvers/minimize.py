@@ -48,9 +48,8 @@ def minimize(
         domain: ``Box(lower, upper)``, ``Unconstrained()`` (the default), ``Polytope(...)``, ``Simplex()``,
             ``Ball(radius)``, or any :class:`icnn_rl.qp.sets.ConvexSet`.
         adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
-            for BundleEntropy on an energy that is not known to be smooth, None for ProximalBundle on such a one, Implicit
-            otherwise. None: the value is
-            detached. Unrolled: ProjectedGradient only.
+            for BundleEntropy on an energy that is not known to be smooth, None for ProximalBundle on such a one,
+            Implicit otherwise. None: the value is detached. Unrolled: ProjectedGradient only.
         warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem.
         throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
 

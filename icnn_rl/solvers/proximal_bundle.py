@@ -4,14 +4,15 @@ Every evaluation of f at y_k gives a cut, f(y) >= f_k + g_k . (y - y_k). With th
 
     argmin  v + rho / 2 ||y - c||^2    over  y in C,  f_k + g_k . (y - y_k) <= v  for all cuts:
 
-one quadratic programme in (y, v), solved for the whole batch at once. Two things are done to it. v is counted from f(c)
-in units of the variation of f, so that all numbers are of order 1; and w = v in these units is charged w + sigma / 2 w^2
-instead of w, which makes the programme strictly convex. That changes rho and nothing else: the price of w at the
-solution is phi = 1 + sigma w, and dividing everything by it gives the programme above with rho / phi.
+one quadratic programme in (y, v), solved for the whole batch at once. Two things are done to it. v is counted from
+f(c), in units of the variation of f, so that all numbers are of order 1; and w = v in these units is charged
+w + sigma / 2 w^2 instead of w, which makes the programme strictly convex. That changes rho and nothing else: the price
+of w at the solution is phi = 1 + sigma w, and dividing everything by it gives the programme above with rho / phi.
 
 The cuts' multipliers lambda, divided by their sum, combine them into one more affine function below f, and with the
-multipliers of the rows of C weak duality bounds f from below on all of C: see :meth:`icnn_rl.solvers.region.Region.gap`.
-The bound costs a few products, whatever the programme was solved to.
+multipliers of the rows of C weak duality bounds f from below on all of C: see
+:meth:`icnn_rl.solvers.region.Region.gap`. The bound costs a few products, and holds however badly the programme was
+solved.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class ProximalBundle:
     def init(self, problem: Problem, y0: Tensor) -> BundleOfCuts:
         if not problem.finite:
             raise ValueError(
-                "ProximalBundle needs a bounded domain: its certificate is a minimum over bounds. Use finite bounds, or "
-                "rows that imply some."
+                "ProximalBundle needs a bounded domain: its certificate is a minimum over bounds. Use finite bounds, "
+                "or rows that imply some."
             )
         capacity = min(self.max_cuts, self.max_steps + 1)
         f, g = problem.value_and_grad(y0)
@@ -145,9 +146,7 @@ class ProximalBundle:
             stalled=exhausted & ~better & trial.solved,
         )
         new = _with_cut(new, y, torch.where(trial.solved, f, torch.nan), g)
-        return new._replace(
-            y=torch.where(serious.unsqueeze(-1), y, state.y), fun=torch.where(serious, f, state.fun)
-        )
+        return new._replace(y=torch.where(serious.unsqueeze(-1), y, state.y), fun=torch.where(serious, f, state.fun))
 
     def progress(self, problem: Problem, state: BundleOfCuts) -> Progress:
         gap = (state.fun.double() - state.lower).to(state.fun.dtype)
@@ -162,9 +161,7 @@ class ProximalBundle:
         return None
 
 
-def _next_rho(
-    rho: Tensor, promised: Tensor, got: Tensor, serious: Tensor, missed: Tensor, noise: Tensor
-) -> Tensor:
+def _next_rho(rho: Tensor, promised: Tensor, got: Tensor, serious: Tensor, missed: Tensor, noise: Tensor) -> Tensor:
     """Kiwiel's rule: the parabola through f(c), its model's slope and f(y) says what rho would have been right."""
     fitted = 2.0 * rho * (1.0 - got / promised.clamp(min=1e-300))
     longer = torch.where(got >= _GOOD * promised, torch.maximum(fitted, rho / _RHO_STEP), rho)

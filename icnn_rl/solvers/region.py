@@ -75,7 +75,7 @@ class Region:
     def of(region: ConvexSet, y: Tensor) -> Region:
         """For points like ``y`` (..., n)."""
         like = y.detach().double()
-        detached = region._map(lambda t: t.detach().double())
+        detached: ConvexSet = region._map(lambda t: t.detach().double())
         return Region(detached, *_implied_bounds(detached, like))
 
     @property
@@ -291,7 +291,8 @@ def _settled(d: Tensor, residual: Tensor, h: Tensor, low: Tensor, high: Tensor) 
     """Whether d is a fixed point of the projected scaled gradient step."""
     step = residual / h.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(h.dtype).tiny)
     off = (torch.clamp(d + step, low, high) - d).abs().amax(-1)
-    return off <= torch.finfo(d.dtype).eps ** 0.5 * d.abs().amax(-1)
+    settled: Tensor = off <= torch.finfo(d.dtype).eps ** 0.5 * d.abs().amax(-1)
+    return settled
 
 
 def _implied_bounds(s: ConvexSet, like: Tensor) -> tuple[Tensor, Tensor]:

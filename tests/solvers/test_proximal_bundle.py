@@ -53,7 +53,8 @@ DOMAINS: dict[str, Domain] = {
 def minimum(energy: Pieces, domain: Domain, row: int) -> float:
     """min v: a y + b <= v over the set, by HiGHS."""
     rows, right = [np.hstack([energy.a[row].numpy(), -np.ones((PIECES, 1))])], [-energy.b[row].numpy()]
-    equations, values, bounds = None, None, [(-1.0, 1.0)] * N
+    bounds: list[tuple[float | None, float | None]] = [(-1.0, 1.0)] * N
+    equations, values = None, None
     if isinstance(domain, Simplex):
         equations, values, bounds = np.ones((1, N)), np.full(1, domain.total), [(0.0, None)] * N
     if isinstance(domain, Polytope) and domain.G is not None and domain.h is not None:
