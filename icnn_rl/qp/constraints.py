@@ -391,7 +391,10 @@ class _AbsoluteSum(ActionConstraint):
         return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
-        w = self._weights(_plain(obs), action.shape[-1]).double()
+        n = action.shape[-1]
+        if self.positive and n <= _MOST_PATTERNS:  # rows differ in length: the worst need not be all motors that work
+            return self.at(_plain(obs).to(action), n).violation(action)
+        w = self._weights(_plain(obs), n).double()
         drawn = w * action.double()
         drawn = drawn.clamp(min=0.0) if self.positive else drawn.abs()
         over = drawn.sum(-1) - self.limit
