@@ -26,6 +26,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _FAR = 1e4
 #: The same where the action space has no bound.
 _VERY_FAR = 1e9
+#: Larger numbers count as this, so that their squares are numbers.
+_HUGE = 1e30
 #: A row counts as active where it holds with less room than this, relative to the width of the action space.
 _ON_BORDER = 1e-6
 
@@ -33,7 +35,7 @@ _ON_BORDER = 1e-6
 class Executed(NamedTuple):
     """A batch of actions as they are sent.
 
-    action (B, n) in the action space's dtype; before (B,): violation of what came, bounds of the action space
+    Numbers beyond 1e30 count as 1e30. action (B, n) in the action space's dtype; before (B,): violation of what came, bounds of the action space
     included; after (B,): of what is sent; moved (B,): the Euclidean distance between the two; status (B,), see
     :class:`icnn_rl.Status`; active (B,) bool: the action lies on a border of the constraint.
     """
@@ -77,6 +79,7 @@ class Projector:
         bounded = np.isfinite(width)
         self._least = np.where(bounded, self.low - _FAR * self.width, -_VERY_FAR)
         self._most = np.where(bounded, self.high + _FAR * self.width, _VERY_FAR)
+        self._huge = min(_HUGE, 0.5 * float(np.finfo(self.dtype).max))
         self._constant: _Sets | None = None
 
     def _checked(self, fallback: Fallback) -> Fallback:
@@ -97,9 +100,9 @@ class Projector:
     @torch.no_grad()
     def __call__(self, obs: Observation, given: Array) -> Executed:
         """Actions (B, n) for observations (B, ...)."""
-        with np.errstate(over="ignore"):  # of float64 actions that float32 cannot hold
-            point, sent = given.astype(np.float64), given.astype(self.dtype)
-            as_sent = sent.astype(np.float64)
+        point = np.minimum(np.maximum(given.astype(np.float64), -self._huge), self._huge)
+        sent = point.astype(self.dtype)
+        as_sent = sent.astype(np.float64)
         sets = self._sets(obs, len(given))
         before = after = sets.violation(as_sent)
         if np.isnan(before).any():
@@ -117,11 +120,10 @@ class Projector:
             status = np.where(good, int(Status.SUCCESS), status)
         moved_in, left = self._rounded(sets, found, good | (status != Status.SUCCESS))
         sent = np.where(good[:, None], sent, moved_in)
-        with np.errstate(over="ignore"):
-            beyond = np.maximum(self.low - point, point - self.high).max(-1)
-            if given.dtype != self.dtype:
-                before = sets.violation(point)
-            moved = _distance(sent.astype(np.float64), point)
+        beyond = np.maximum(self.low - point, point - self.high).max(-1)
+        if given.dtype != self.dtype:
+            before = sets.violation(point)
+        moved = _distance(sent.astype(np.float64), point)
         after = np.where(good, after, left)
         return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after))
 
@@ -394,8 +396,7 @@ def _named(obs: Observation, rows: Array) -> str:
 
 
 def _distance(a: Array, b: Array) -> Array:
-    with np.errstate(over="ignore"):
-        away: Array = np.sqrt(np.square(a - b).sum(-1))
+    away: Array = np.sqrt(np.square(a - b).sum(-1))
     return away
 
 

@@ -1,0 +1,427 @@
+"""ProjectAction and VecProjectAction: the guarantee for one environment and for many, and what happens at its edges."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import TD3
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
+
+from icnn_rl import Status
+from icnn_rl.envs import ProjectAction, VecProjectAction
+from icnn_rl.qp.constraints import EmptySetError, ball, box, ellipsoid, l1_ball, linear, power_limit, rate_limit
+
+
+class Walk(gym.Env):
+    """Observations are random; actions are remembered. ``reuse``: observations are one buffer that is written over."""
+
+    def __init__(self, n=3, d=4, low=-1.0, high=1.0, dtype=np.float32, steps=5, obs_dtype=np.float32, reuse=False):
+        self.action_space = spaces.Box(low, high, (n,), dtype)
+        self.observation_space = spaces.Box(-10.0, 10.0, (d,), obs_dtype)
+        self.buffer, self.received, self.steps, self.reuse = np.zeros(d, obs_dtype), [], steps, reuse
+
+    def _observe(self):
+        self.buffer[:] = self.np_random.uniform(-2, 2, self.buffer.shape)
+        self.left -= 1
+        return self.buffer if self.reuse else self.buffer.copy()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = self.steps + 1
+        return self._observe(), {}
+
+    def step(self, action):
+        self.received.append(action)
+        return self._observe(), 0.0, self.left == 0, False, {}
+
+
+@dataclass(frozen=True)
+class Reads:
+    """h of linear rows that depend on the observation."""
+
+    column: int
+
+    def __call__(self, obs):
+        return obs[..., self.column : self.column + 1]
+
+
+SUMS = power_limit(slice(0, 3), 0.5)
+
+
+def _steps(env, actions, seed=0):
+    obs, _ = env.reset(seed=seed)
+    seen, infos = [obs.copy()], []
+    for action in actions:
+        obs, *_, info = env.step(action)
+        seen.append(obs.copy())
+        infos.append(info)
+    return np.array(seen), infos
+
+
+def _actions(count, n=3, scale=1.5, dtype=np.float32, seed=0):
+    return (scale * np.random.default_rng(seed).uniform(-1, 1, (count, n))).astype(dtype)
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-9])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_the_array_that_is_sent_satisfies_every_row(tol, scale):
+    """Also where float32 is coarser than the tolerance: the action is pulled inside."""
+    inner = Walk(low=-scale, high=scale, steps=10**6)
+    env = ProjectAction(inner, power_limit(slice(0, 3), scale), tol=tol)
+    seen, infos = _steps(env, _actions(200, scale=1.5 * scale))
+    for obs, sent, info in zip(np.float64(seen), inner.received, infos, strict=False):
+        power = np.abs(obs[:3] * np.float64(sent)).sum()
+        assert (power - scale) / np.linalg.norm(obs[:3]) <= tol
+        assert sent.dtype == np.float32
+        assert inner.action_space.contains(sent)
+        assert info["action/executed"] is not sent
+        np.testing.assert_array_equal(info["action/executed"], sent)
+        assert info["constraint/violation"] <= tol
+
+
+def test_info_says_what_happened():
+    env = ProjectAction(Walk(n=2), linear([[3.0, 4.0]], [2.0]))
+    env.reset(seed=0)
+    info = env.step(np.array([0.9, 0.9], np.float32))[-1]
+    assert info["constraint/violation_before"] == pytest.approx((6.3 - 2.0) / 5.0, abs=1e-6)
+    assert info["constraint/moved"] == pytest.approx((6.3 - 2.0) / 5.0, abs=1e-6)
+    assert abs(info["constraint/violation"]) <= 1e-6
+    assert info["constraint/status"] == Status.SUCCESS
+    assert info["constraint/active"] is True
+    np.testing.assert_allclose(info["action/executed"], [0.9 - 0.516, 0.9 - 0.688], atol=1e-6)
+    info = env.step(np.array([0.1, 0.1], np.float32))[-1]
+    assert info["constraint/violation_before"] == info["constraint/violation"] == pytest.approx(-0.26, abs=1e-6)
+    assert info["constraint/moved"] == 0.0
+    assert info["constraint/active"] is False
+    info = env.step(np.array([-3.0, 0.0], np.float32))[-1]  # beyond the bounds alone
+    assert info["constraint/violation_before"] == 2.0
+    assert info["constraint/active"] is False
+
+
+def test_the_observation_is_copied():
+    """The environment writes over its buffer; the constraint reads what it was when the action was chosen."""
+    env = ProjectAction(Walk(n=1, d=1, steps=100, reuse=True), linear([[1.0]], Reads(0)) & linear([[-1.0]], [5.0]))
+    obs, _ = env.reset(seed=3)
+    limit = float(obs[0])
+    env.unwrapped.buffer[:] = 9.0
+    assert env.step(np.array([1.0], np.float32))[-1]["action/executed"][0] == pytest.approx(max(-1.0, min(limit, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("action", "text"),
+    [
+        (np.array([0.0, np.nan, 0.0]), r"expected finite numbers, got array\(\[ 0., nan,  0.\]\)"),
+        (np.array([np.inf, 0.0, 0.0]), "expected finite numbers, got .*inf"),
+        (np.zeros(2), r"expected shape \(3,\), got \(2,\)"),
+        (np.zeros((1, 3)), r"expected shape \(3,\), got \(1, 3\)"),
+        (None, r"expected \(3,\) numbers, got None"),
+        ("left", r"expected \(3,\) numbers, got 'left'"),
+        ([[0.0], [0.0, 1.0]], r"expected \(3,\) numbers, got \[\["),
+    ],
+)
+def test_other_actions_are_refused(action, text):
+    env = ProjectAction(Walk(), SUMS)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=rf"action: {text}"):
+        env.step(action)
+    assert env.unwrapped.received == []
+
+
+def test_huge_float64_actions_are_projected():
+    env = ProjectAction(Walk(), SUMS & ball(0.7))
+    obs = np.float64(env.reset(seed=0)[0])
+    info = env.step(np.array([1e300, -1e300, 1e30]))[-1]
+    sent = np.float64(info["action/executed"])
+    assert (np.abs(obs[:3] * sent).sum() - 0.5) / np.linalg.norm(obs[:3]) <= 1e-6
+    assert np.linalg.norm(sent) <= 0.7 + 1e-6
+    assert info["constraint/status"] == Status.SUCCESS
+    assert 1e30 <= info["constraint/moved"] < np.inf
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match=r"constraint: expected an ActionConstraint, got list"):
+        ProjectAction(Walk(), [1.0])
+    with pytest.raises(ValueError, match=r"tol: expected a number > 0, got 0"):
+        ProjectAction(Walk(), SUMS, tol=0)
+    with pytest.raises(ValueError, match=r"fallback: expected 'least_violation', 'error'.*got 'best'"):
+        ProjectAction(Walk(), SUMS, fallback="best")
+    with pytest.raises(ValueError, match=r"fallback: expected 3 finite numbers"):
+        ProjectAction(Walk(), SUMS, fallback=[0.0, 1.0])
+    with pytest.raises(ValueError, match=r"env: expected actions in a Box"):
+        ProjectAction(gym.make("CartPole-v1"), SUMS)
+
+
+@pytest.mark.parametrize(
+    "wrapper", [gym.wrappers.NormalizeObservation, lambda e: gym.wrappers.FrameStackObservation(e, 2)]
+)
+def test_other_units_of_observations_are_refused(wrapper):
+    with pytest.raises(ValueError, match=r"env: the constraint reads raw observations.*Put the projection inside"):
+        ProjectAction(wrapper(Walk()), SUMS)
+    wrapper(ProjectAction(Walk(), SUMS)).reset(seed=0)
+
+
+def test_other_units_of_observations_are_refused_of_vec_envs():
+    for wrapper in (VecNormalize, lambda v: VecFrameStack(v, 2)):
+        with pytest.raises(ValueError, match=r"env: the constraint reads raw observations"):
+            VecProjectAction(wrapper(DummyVecEnv([Walk])), SUMS)
+        wrapper(VecProjectAction(DummyVecEnv([Walk]), SUMS)).reset()
+    VecProjectAction(VecNormalize(DummyVecEnv([Walk]), norm_obs=False), SUMS)
+
+
+def test_a_step_before_reset_is_the_usual_error():
+    with pytest.raises(gym.error.ResetNeeded):
+        ProjectAction(Walk(), SUMS).step(np.zeros(3, np.float32))
+    with pytest.raises(gym.error.ResetNeeded):
+        VecProjectAction(DummyVecEnv([Walk]), SUMS).step(np.zeros((1, 3), np.float32))
+
+
+def test_an_observation_that_is_not_a_number_is_refused():
+    env = ProjectAction(Walk(), SUMS)
+    env.reset(seed=0)
+    env._obs[:] = torch.nan
+    with pytest.raises(ValueError, match=r"constraint: what it gives in the state .*nan.* is not a number"):
+        env.step(np.zeros(3, np.float32))
+
+
+# a1 + a2 + a3 <= -2 and >= 1: nothing satisfies both
+EMPTY = linear([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]], [-2.0, -1.0])
+
+
+def _backup(obs):
+    assert obs.shape == (1, 4)
+    return obs[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "check"),
+    [
+        ("least_violation", lambda sent, obs: sent.sum() == pytest.approx(-0.5, abs=1e-6)),
+        ([0.5, -3.0, 0.25], lambda sent, obs: (sent == [0.5, -1.0, 0.25]).all()),
+        (_backup, lambda sent, obs: (sent == obs[:3].clip(-1, 1)).all()),
+    ],
+)
+def test_where_no_action_satisfies_the_constraint_the_fallback_is_sent(fallback, check):
+    env = ProjectAction(Walk(), EMPTY, fallback=fallback)
+    obs, _ = env.reset(seed=0)
+    obs = obs.copy()
+    info = env.step(np.zeros(3, np.float32))[-1]
+    sent = info["action/executed"]
+    assert info["constraint/status"] == Status.PRIMAL_INFEASIBLE
+    assert info["constraint/violation"] > 0
+    assert env.action_space.contains(sent)
+    assert check(sent, obs)
+
+
+@pytest.mark.parametrize("constraint", [EMPTY, box(2.0, 3.0), ball(0.5, 5.0)])
+def test_the_error_for_an_empty_set_names_the_state(constraint):
+    env = ProjectAction(Walk(), constraint, fallback="error")
+    obs, _ = env.reset(seed=0)
+    with pytest.raises(EmptySetError, match=rf"in the state .{float(obs[0]):.4f}"):
+        env.step(np.zeros(3, np.float32))
+    assert env.unwrapped.received == []
+
+
+@pytest.mark.parametrize("constraint", [box(2.0, 3.0), ball(0.5, 5.0), box(0.5, 1.0) & box(-1.0, -0.5)])
+def test_the_least_violation_lies_in_the_action_space(constraint):
+    env = ProjectAction(Walk(), constraint)
+    env.reset(seed=0)
+    info = env.step(np.zeros(3, np.float32))[-1]
+    assert info["constraint/status"] == Status.PRIMAL_INFEASIBLE
+    assert env.action_space.contains(info["action/executed"])
+    if constraint != box(0.5, 1.0) & box(-1.0, -0.5):
+        np.testing.assert_allclose(info["action/executed"], np.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        ball(0.5, [0.2, 0.0, 0.0]),
+        ball(0.5, 0.8) & linear([[1.0, 1.0, 1.0]], [2.0]),
+        ellipsoid([[2.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0]], 0.4),
+        l1_ball(1.0) & box(-0.3, 0.6),
+        box([-0.5, -torch.inf, 0.0], [torch.inf, 0.2, 0.0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sets_of_other_kinds(constraint, dtype):
+    inner = Walk(dtype=dtype, steps=100)
+    env = ProjectAction(inner, constraint)
+    _, infos = _steps(env, _actions(15, dtype=np.float64))
+    obs = torch.zeros(1, 4, dtype=torch.float64)
+    for given, sent, info in zip(_actions(15, dtype=np.float64), inner.received, infos, strict=True):
+        assert sent.dtype == dtype
+        assert info["constraint/status"] == Status.SUCCESS
+        as_sent = torch.from_numpy(np.float64(sent)).unsqueeze(0)
+        assert float(constraint.violation(obs, as_sent)) <= 1e-6
+        nearest = (constraint & box(-1.0, 1.0)).project(obs, torch.from_numpy(given).unsqueeze(0)).action
+        np.testing.assert_allclose(sent, nearest[0].numpy(), atol=2e-6)
+
+
+def test_more_motors_than_rows_can_be_written_for():
+    inner = Walk(n=9, d=9, steps=100)
+    env = ProjectAction(inner, power_limit(slice(0, 9), 2.0))
+    seen, infos = _steps(env, _actions(30, 9))
+    for obs, sent, info in zip(np.float64(seen), inner.received, infos, strict=False):
+        assert (np.abs(obs * sent).sum() - 2.0) / np.linalg.norm(obs) <= 1e-6
+        assert info["constraint/status"] == Status.SUCCESS
+    assert sum(info["constraint/active"] for info in infos) > 10
+
+
+def test_an_action_space_without_bounds():
+    inner = Walk(low=-np.inf, high=np.inf, steps=100)
+    _, infos = _steps(ProjectAction(inner, l1_ball(2.0)), [*_actions(20, scale=5.0), np.full(3, 1e30, np.float32)])
+    assert all(np.abs(np.float64(sent)).sum() <= 2.0 + 2e-6 for sent in inner.received)
+    assert infos[-1]["constraint/moved"] > 1e29
+
+
+def test_the_last_action_is_appended_for_a_limit_on_its_rate():
+    inner = Walk(steps=100)
+    env = ProjectAction(inner, rate_limit(0.25) & power_limit(slice(0, 3), 1.0))
+    assert env.observation_space.shape == (7,)
+    np.testing.assert_array_equal(env.observation_space.low, [-10.0] * 4 + [-1.0] * 3)
+    seen, _ = _steps(env, _actions(60))
+    assert seen.dtype == np.float32
+    assert all(env.observation_space.contains(obs) for obs in seen)
+    np.testing.assert_array_equal(seen[0, 4:], 0.0)
+    np.testing.assert_array_equal(seen[1:, 4:], inner.received)
+    changes = np.diff(np.float64(seen[:, 4:]), axis=0)
+    assert np.abs(changes).max() <= 0.25 + 1e-6
+    assert np.abs(changes).max() > 0.2499
+    assert env.executed_action.tolist() == seen[-1, 4:].tolist()
+    np.testing.assert_array_equal(env.reset()[0][4:], 0.0)
+    assert env.executed_action.tolist() == [0.0] * 3
+
+
+class Parted(Walk):
+    """Dict observations."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Dict(
+            {"speed": self.observation_space, "camera": spaces.Box(0, 255, (4, 4, 3), np.uint8)}
+        )
+
+    def _observe(self):
+        return {"speed": super()._observe(), "camera": np.zeros((4, 4, 3), np.uint8)}
+
+
+def test_dict_observations():
+    env = ProjectAction(Parted(), SUMS.reading("speed"))
+    obs, _ = env.reset(seed=0)
+    speed = np.float64(obs["speed"])
+    sent = env.step(np.ones(3, np.float32))[-1]["action/executed"]
+    assert (np.abs(speed[:3] * sent).sum() - 0.5) / np.linalg.norm(speed[:3]) == pytest.approx(0.0, abs=1e-6)
+    wrong = ProjectAction(Parted(), SUMS)
+    wrong.reset(seed=0)
+    with pytest.raises(ValueError, match=r"the observation is a Dict with 'speed', 'camera'; say which part"):
+        wrong.step(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=r"env: the constraint reads the last action, .*FlattenObservation"):
+        ProjectAction(Parted(), rate_limit(0.1).reading("speed"))
+    empty = ProjectAction(Parted(), EMPTY.reading("speed"), fallback="error")
+    empty.reset(seed=0)
+    with pytest.raises(EmptySetError, match=r"in the state \{'speed'"):
+        empty.step(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("constraint", [SUMS, rate_limit(0.2) & SUMS, ball(0.5) & SUMS, box(-0.2, 0.3), l1_ball(0.4)])
+def test_many_environments_are_as_many_single_ones(constraint):
+    number, steps = 3, 12  # over two resets
+    lengths = (4, 5, 7)
+
+    def make(length):
+        return lambda: Walk(steps=length)
+
+    venv = VecProjectAction(DummyVecEnv([make(length) for length in lengths]), constraint)
+    singles = [ProjectAction(Walk(steps=length), constraint) for length in lengths]
+    venv.seed(5)
+    together = venv.reset()
+    alone = [env.reset(seed=5 + i)[0].copy() for i, env in enumerate(singles)]
+    assert venv.observation_space == singles[0].observation_space
+    np.testing.assert_array_equal(together, alone)
+    for actions in _actions(steps * number).reshape(steps, number, 3):
+        together, _, dones, infos = venv.step(actions)
+        for i, env in enumerate(singles):
+            obs, _, terminated, _, info = env.step(actions[i])
+            assert dones[i] == terminated
+            for key, value in info.items():
+                np.testing.assert_allclose(infos[i][key], value, rtol=1e-6, atol=1e-12, err_msg=key)
+            if terminated:
+                np.testing.assert_array_equal(infos[i]["terminal_observation"], obs)
+                obs, _ = env.reset()
+            np.testing.assert_array_equal(together[i], obs)
+            np.testing.assert_allclose(venv.executed_action[i], env.executed_action, rtol=1e-6, atol=1e-12)
+    for inner, env in zip(venv.venv.envs, singles, strict=True):
+        np.testing.assert_allclose(inner.received, env.unwrapped.received, rtol=1e-6, atol=1e-12)
+
+
+def test_after_an_episode_the_constraint_reads_the_next_one():
+    venv = VecProjectAction(DummyVecEnv([lambda: Walk(n=1, d=1, steps=1)]), linear([[1.0]], Reads(0)) & box(-5.0))
+    venv.seed(0)
+    obs = venv.reset()
+    for _ in range(10):
+        limit = float(obs[0, 0])
+        obs, _, dones, infos = venv.step(np.ones((1, 1), np.float32))
+        assert dones[0]
+        assert infos[0]["terminal_observation"][0] != obs[0, 0]
+        if limit > -1:
+            assert infos[0]["action/executed"][0] == pytest.approx(min(limit, 1.0))
+
+
+def test_one_bad_row_names_its_state_and_a_fallback_leaves_the_others():
+    constraint = linear([[1.0]], Reads(0))
+    states = np.array([[0.5], [-3.0], [-0.5]])
+    for fallback, expected in (("least_violation", [0.5, -1.0, -0.5]), ([0.75], [0.5, 0.75, -0.5])):
+        venv = VecProjectAction(DummyVecEnv([lambda: Walk(n=1, d=1)] * 3), constraint, fallback)
+        venv.reset()
+        venv._obs = torch.from_numpy(states)
+        *_, infos = venv.step(np.ones((3, 1), np.float32))
+        np.testing.assert_allclose([info["action/executed"][0] for info in infos], expected, atol=1e-6)
+        assert [info["constraint/status"] for info in infos] == [0, Status.PRIMAL_INFEASIBLE, 0]
+    venv = VecProjectAction(DummyVecEnv([lambda: Walk(n=1, d=1)] * 3), constraint, "error")
+    venv.reset()
+    venv._obs = torch.from_numpy(states)
+    with pytest.raises(EmptySetError, match=r"in the state \[-3.0\]"):
+        venv.step(np.ones((3, 1), np.float32))
+
+
+def test_the_constraint_is_found_through_other_wrappers():
+    env = Monitor(gym.wrappers.TimeLimit(ProjectAction(Walk(), SUMS), 3))
+    assert env.get_wrapper_attr("constraint") == SUMS
+    venv = DummyVecEnv([lambda: env])
+    assert venv.get_attr("constraint") == [SUMS]
+    many = VecMonitor(VecProjectAction(DummyVecEnv([Walk, Walk]), SUMS))
+    assert many.get_attr("constraint") == [SUMS, SUMS]
+    assert many.has_attr("constraint")
+    assert many.get_attr("steps") == [5, 5]
+
+
+@pytest.mark.parametrize("constraint", [SUMS, ball(0.5), rate_limit(0.2), box(-0.1, 0.1)])
+def test_a_pickle_in_the_middle_of_an_episode_goes_on_as_the_original(constraint):
+    env = ProjectAction(Walk(steps=100), constraint)
+    _steps(env, _actions(5))
+    again = pickle.loads(pickle.dumps(env))
+    for action in _actions(5, seed=1):
+        one, two = env.step(action), again.step(action)
+        np.testing.assert_array_equal(one[0], two[0])
+        np.testing.assert_array_equal(one[-1]["action/executed"], two[-1]["action/executed"])
+
+
+def test_an_agent_with_noise_and_warm_up_stays_inside():
+    """SB3 adds both after its policy; the innermost environment sees none of it."""
+    inner = Walk(steps=20)
+    env = ProjectAction(inner, SUMS)
+    model = TD3("MlpPolicy", env, learning_starts=30, seed=0, policy_kwargs={"net_arch": [8]}, batch_size=8)
+    seen = []
+    step = inner.step
+    inner.step = lambda action: (seen.append((inner.buffer.copy(), action)), step(action))[1]
+    model.learn(60)
+    assert len(seen) == 60
+    for obs, action in seen:
+        assert (np.abs(obs[:3] * np.float64(action)).sum() - 0.5) / np.linalg.norm(obs[:3]) <= 1e-6
