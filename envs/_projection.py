@@ -35,9 +35,10 @@ _ON_BORDER = 1e-6
 class Executed(NamedTuple):
     """A batch of actions as they are sent.
 
-    Numbers beyond 1e30 count as 1e30. action (B, n) in the action space's dtype; before (B,): violation of what came, bounds of the action space
+    action (B, n) in the action space's dtype; before (B,): violation of what came, bounds of the action space
     included; after (B,): of what is sent; moved (B,): the Euclidean distance between the two; status (B,), see
-    :class:`icnn_rl.Status`; active (B,) bool: the action lies on a border of the constraint.
+    :class:`icnn_rl.Status`; active (B,) bool: the action lies on a border of the constraint. Numbers beyond 1e30 that
+    came count as 1e30.
     """
 
     action: Array
