@@ -16,7 +16,7 @@ from torch import Tensor
 
 from icnn_rl.qp import _compiled
 from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, intersect
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid
+from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,6 +28,7 @@ _FAR = 1e4
 _VERY_FAR = 1e9
 #: Larger numbers count as this, so that their squares are numbers.
 _HUGE = 1e30
+_NEWTON = 30  # steps to the border of an ellipsoid at most; five are the rule
 #: A row counts as active where it holds with less room than this, relative to the width of the action space.
 _ON_BORDER = 1e-6
 
@@ -280,7 +281,7 @@ class _Others:
         box = ConvexSet(lb=torch.from_numpy(low), ub=torch.from_numpy(high))
         self._both = intersect([own, box], len(low))
         self._violation, self._batch, self._low, self._high = violation, batch, low, high
-        self._ball = None if own.ellipsoid is None else _ball(own.ellipsoid)
+        self._ellipsoid = own.ellipsoid
 
     def violation(self, a: Array) -> Array:
         """Of the constraint alone: (B,)."""
@@ -288,21 +289,20 @@ class _Others:
 
     def nearest(self, a: Array) -> tuple[Array, Array]:
         """Projections and statuses."""
-        quick = self._radial(a)
+        quick = self._on_ellipsoid(a)
         if quick is not None:
             return quick, np.zeros(len(a), np.int64)
         found = self._both.project(torch.from_numpy(a), throw=False)
         return found.value.numpy(), found.status.numpy().copy()
 
-    def _radial(self, a: Array) -> Array | None:
-        """The projection on a ball, if the other parts of the set hold there: then it is the projection on the set."""
-        if self._ball is None:
+    def _on_ellipsoid(self, a: Array) -> Array | None:
+        """The projection on the ellipsoid, if all else holds there: then it is the projection on the set."""
+        if self._ellipsoid is None:
             return None
-        centre, radius = self._ball
-        away = a - centre
-        point: Array = centre + away * np.minimum(1.0, radius / np.maximum(np.sqrt((away**2).sum(-1)), 1e-300))[:, None]
+        M, centre, size = self._ellipsoid
+        point = _nearest_of_ellipsoid(M.numpy(), centre.numpy(), size.numpy(), a)
         inside = ((point >= self._low) & (point <= self._high)).all()
-        return point if inside and (self.violation(point) <= 1e-12).all() else None
+        return point if inside and (self.violation(point) <= 1e-9).all() else None
 
     def interior(self, like: Array) -> tuple[Array, Array]:
         """Points away from the borders, and by how much."""
@@ -317,12 +317,27 @@ class _Others:
 _Sets = _Polytopes | _Others
 
 
-def _ball(ellipsoid: Ellipsoid) -> tuple[Array, Array] | None:
-    """Centre (..., n) and radius (...) if the ellipsoid is a ball."""
-    M, centre, size = (t.numpy() for t in ellipsoid)
-    scale = M[..., 0, 0]
-    round_ = np.array_equal(M, scale[..., None, None] * np.eye(M.shape[-1]))
-    return (centre, np.sqrt(size / scale)) if round_ else None
+def _nearest_of_ellipsoid(M: Array, centre: Array, size: Array, a: Array) -> Array:
+    """argmin ||x - a|| over (x - centre)^T M (x - centre) <= size, for a (B, n).
+
+    With M = V diag(e) V^T and y = V^T (a - centre) the answer is centre + V (y / (1 + lam e)). lam >= 0 is the root of
+    1 / sqrt(size) - 1 / sqrt(form(lam)), nearly linear in lam, to which Newton's steps from 0 climb (More and Sorensen
+    1983).
+    """
+    e, V = np.linalg.eigh(M)
+    y = np.matmul(np.swapaxes(V, -1, -2), (a - centre)[..., None])[..., 0]
+    lam, floor = np.zeros(len(a)), np.finfo(np.float64).tiny
+    for _ in range(_NEWTON):
+        shrink = 1.0 + lam[:, None] * e
+        share = e * np.square(y / shrink)
+        form = np.maximum(share.sum(-1), floor)
+        excess = np.sqrt(form / size) - 1.0
+        if (excess <= 1e-14).all():
+            break
+        steepness = (share * e / shrink).sum(-1) / form
+        lam = np.maximum(lam + excess / np.maximum(steepness, floor), 0.0)
+    point: Array = centre + np.matmul(V, (y / (1.0 + lam[:, None] * e))[..., None])[..., 0]
+    return point
 
 
 class Parts(Mapping[str, Tensor]):

@@ -103,9 +103,8 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._obs is None:
             raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
         executed = self._projector(self._obs, given[None])
-        sent = executed.action[0]
-        obs, reward, terminated, truncated, info = self.env.step(sent)
-        report = executed.info(0)
+        report = executed.info(0)  # before the environment can write on the action
+        obs, reward, terminated, truncated, info = self.env.step(executed.action[0])
         self.executed_action = report["action/executed"]
         return self._noted(obs), reward, terminated, truncated, {**info, **report}
 
@@ -173,7 +172,7 @@ class VecProjectAction(VecEnvWrapper):
         if self._obs is None:
             raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
         self._executed = self._projector(self._obs, given)
-        self.venv.step_async(self._executed.action)
+        self.venv.step_async(self._executed.action.copy())
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()

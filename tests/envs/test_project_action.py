@@ -86,6 +86,28 @@ def test_the_array_that_is_sent_satisfies_every_row(tol, scale):
         assert info["constraint/violation"] <= tol
 
 
+class Scribbler(Walk):
+    """Writes on the actions it gets."""
+
+    def step(self, action):
+        result = super().step(action.copy())
+        action[:] = 99.0
+        return result
+
+
+def test_what_the_environment_does_to_the_array_is_not_what_was_executed():
+    env = ProjectAction(Scribbler(), SUMS)
+    env.reset(seed=0)
+    info = env.step(np.ones(3, np.float32))[-1]
+    np.testing.assert_array_equal(info["action/executed"], env.unwrapped.received[0])
+    np.testing.assert_array_equal(env.executed_action, env.unwrapped.received[0])
+    venv = VecProjectAction(DummyVecEnv([Scribbler]), SUMS)
+    venv.reset()
+    infos = venv.step(np.ones((1, 3), np.float32))[-1]
+    np.testing.assert_array_equal(infos[0]["action/executed"], venv.venv.envs[0].received[0])
+    np.testing.assert_array_equal(venv.executed_action, venv.venv.envs[0].received)
+
+
 def test_info_says_what_happened():
     env = ProjectAction(Walk(n=2), linear([[3.0, 4.0]], [2.0]))
     env.reset(seed=0)
@@ -243,7 +265,7 @@ def test_the_least_violation_lies_in_the_action_space(constraint):
     "constraint",
     [
         ball(0.5, [0.2, 0.0, 0.0]),
-        ball(0.5, 0.8) & linear([[1.0, 1.0, 1.0]], [2.0]),
+        ball(0.9, 0.8) & linear([[1.0, 1.0, 1.0]], [2.0]),
         ellipsoid([[2.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0]], 0.4),
         l1_ball(1.0) & box(-0.3, 0.6),
         box([-0.5, -torch.inf, 0.0], [torch.inf, 0.2, 0.0]),
@@ -253,9 +275,9 @@ def test_the_least_violation_lies_in_the_action_space(constraint):
 def test_sets_of_other_kinds(constraint, dtype):
     inner = Walk(dtype=dtype, steps=100)
     env = ProjectAction(inner, constraint)
-    _, infos = _steps(env, _actions(15, dtype=np.float64))
+    _, infos = _steps(env, _actions(25, dtype=np.float64))
     obs = torch.zeros(1, 4, dtype=torch.float64)
-    for given, sent, info in zip(_actions(15, dtype=np.float64), inner.received, infos, strict=True):
+    for given, sent, info in zip(_actions(25, dtype=np.float64), inner.received, infos, strict=True):
         assert sent.dtype == dtype
         assert info["constraint/status"] == Status.SUCCESS
         as_sent = torch.from_numpy(np.float64(sent)).unsqueeze(0)
