@@ -150,6 +150,11 @@ class ConstrainedPolicy(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.settings.as_kwargs()}
 
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's, without walking through all modules where nothing changes: predict asks at every step."""
+        if self.training != mode:
+            super().set_training_mode(mode)
+
     def heads(self) -> list[Head]:
         """Every head of the policy."""
         return [module for module in self.modules() if isinstance(module, ActionProjection | OptNetHead)]
@@ -175,8 +180,11 @@ class ConstrainedTD3Actor(TD3Actor):
         self.head = settings.make(_width(self), _box(self.action_space), scaled=True)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
-        latent = self.mu[:-2](self.extract_features(obs, self.features_extractor))
-        return apply_head(self.head, obs, latent, self.mu[-2:](latent))
+        *layers, last, squash = self.mu
+        latent = self.extract_features(obs, self.features_extractor)
+        for layer in layers:
+            latent = layer(latent)
+        return apply_head(self.head, obs, latent, squash(last(latent)))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "settings": self.settings}

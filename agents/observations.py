@@ -125,8 +125,9 @@ def env_under_construction() -> VecEnv | None:
     a policy, and without one normalised observations would silently be read in wrong units."""
     frame = inspect.currentframe()
     while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, BaseAlgorithm):
-            return owner.get_env()
+        if frame.f_code.co_name == "_setup_model":
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, BaseAlgorithm):
+                return owner.get_env()
         frame = frame.f_back
     return None

@@ -61,6 +61,7 @@ class FeasibleActions(nn.Module):
         if isinstance(fallback, str):
             check_choice("fallback", fallback, ("least_violation", "error"))
         self.constraint, self.scaled, self.fallback = constraint, scaled, fallback
+        self._made: dict[Any, list[ConvexSet]] = {}
         for name, bound in (("low", low), ("high", high)):
             value = None if bound is None else torch.as_tensor(bound, dtype=torch.float64).detach().clone()
             self.register_buffer(name, value, persistent=False)
@@ -85,17 +86,34 @@ class FeasibleActions(nn.Module):
 
     def at(self, obs: Observation | None, like: Tensor) -> ConvexSet:
         """The set for a batch; ``like`` (B, n) gives dtype and device."""
-        n, units = like.shape[-1], self.units(like)
-        parts = []
-        if self.constraint is not None:
-            own = self.constraint.at(_observation(self.constraint, obs, like), n).to(like)
-            parts.append(own if units is None else own.affine(*units))
-        if units is not None:
-            parts.append(ConvexSet(lb=like.new_full((n,), -1.0), ub=like.new_full((n,), 1.0)))
-        elif self.low is not None or self.high is not None:
-            bounds = [None if b is None else b.to(like).expand(n) for b in (self.low, self.high)]
-            parts.append(ConvexSet(lb=bounds[0], ub=bounds[1]))
-        return intersect(parts, n) if parts else ConvexSet()
+        parts = self._constant(obs, like)
+        if self.constraint is not None and self.constraint.depends_on_state:
+            parts = [self._own_units(self.constraint, obs, like), *parts]
+        if len(parts) > 1:
+            return intersect(parts, like.shape[-1])
+        return parts[0] if parts else ConvexSet()
+
+    def _constant(self, obs: Observation | None, like: Tensor) -> list[ConvexSet]:
+        """The set that does not depend on the state, if there is one: made once."""
+        key = like.shape[-1], like.dtype, like.device
+        if key not in self._made:
+            with torch.inference_mode(False), torch.no_grad():  # it serves later calls in other modes
+                parts = self._bounds(like)
+                if self.constraint is not None and not self.constraint.depends_on_state:
+                    parts = [self._own_units(self.constraint, obs, like), *parts]
+                self._made[key] = [intersect(parts, like.shape[-1])] if parts else []
+        return self._made[key]
+
+    def _bounds(self, like: Tensor) -> list[ConvexSet]:
+        n = like.shape[-1]
+        if self.scaled:
+            return [ConvexSet(lb=like.new_full((n,), -1.0), ub=like.new_full((n,), 1.0))]
+        lb, ub = (None if b is None else b.to(like).expand(n) for b in (self.low, self.high))
+        return [] if lb is None and ub is None else [ConvexSet(lb=lb, ub=ub)]
+
+    def _own_units(self, constraint: ActionConstraint, obs: Observation | None, like: Tensor) -> ConvexSet:
+        own, units = constraint.at(_observation(constraint, obs, like), like.shape[-1]).to(like), self.units(like)
+        return own if units is None else own.affine(*units)
 
     def violation(self, found: ConvexSet, obs: Observation | None, x: Tensor) -> Tensor:
         """Largest violation, <= 0 inside, in the units of x: (B,). Of a set with auxiliary variables, in the units of
@@ -458,7 +476,7 @@ def _observation(constraint: ActionConstraint, obs: Observation | None, like: Te
     if obs is None:
         if constraint.depends_on_state:
             raise ValueError("obs: missing. The constraint depends on the observation.")
-        return like.new_zeros(len(like), 0)
+        return like.new_zeros(1, 0)
     return _Wide(obs, like) if isinstance(obs, Mapping) else obs.to(like)
 
 

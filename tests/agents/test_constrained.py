@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,23 @@ def test_takes_sb3s_arguments_and_several_environments() -> None:
     assert obs_as_tensor(_observations(), agent.device).shape == (60, 4)
     names = inspect.signature(ConstrainedTD3Policy.__mro__[1].__init__).parameters  # type: ignore[misc]
     assert {"constraint", "head", "projection_penalty", "trust_obs"} <= set(names)
+
+
+@pytest.mark.parametrize("head", ["projection", "optnet"])
+def test_action_spaces_of_other_kinds(head: str) -> None:
+    observations = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    matrix, unbounded = spaces.Box(-1.0, 1.0, (2, 3)), spaces.Box(-np.inf, np.inf, (6,))
+    kwargs: dict[str, Any] = {"constraint": l1_ball(0.05), "head": head, "net_arch": [8]}
+    cases = [(policy, matrix) for _, policy in AGENTS.values()] + [(ConstrainedPPOPolicy, unbounded)]
+    for policy, space in cases:
+        action, _ = policy(observations, space, lambda _: 1e-3, **kwargs).predict(_observations(5))
+        assert action.shape == (5, *space.shape)
+        assert np.abs(action).reshape(5, -1).sum(1).max() <= 0.05 + 1e-6
+
+
+def test_the_documentations_examples_run() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "constrained_policies.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, "docs/constrained_policies.md", "exec"), {"__name__": "documentation"})

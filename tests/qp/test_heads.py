@@ -267,6 +267,18 @@ def test_optnet_with_a_centre_inside_is_the_identity():
     torch.testing.assert_close(J[0, :, 0], torch.eye(2), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("constant", [box(-0.5, 0.5), l1_ball(0.5), linear([[1.0, 0.0]], [0.5]), ball(0.5)])
+def test_constraints_that_read_nothing_do_not_mind_dict_observations(constant):
+    reading = linear([[1.0, 1.0]], half_plane).reading("x")
+    obs = {"image": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "x": torch.tensor([[0.1], [9.0]])}
+    raw = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    for constraint in (constant, constant & reading, reading & constant):
+        action = ActionProjection(constraint)(obs, raw)
+        if constraint is not constant:
+            assert action[0].sum() <= 0.1 + 1e-6
+        torch.testing.assert_close(action[1], torch.tensor([0.5, 0.0]))
+
+
 def test_heads_move_and_pickle():
     head = OptNetHead(3, 2, TRIANGLE, [-1.0, -1.0], [1.0, 1.0], scaled=True)
     features = torch.randn(4, 3)
