@@ -162,14 +162,14 @@ class _Counting(nn.Module):
         super().__init__()
         self.actions = actions
         self.penalty = check_range("penalty", penalty, 0.0, float("inf"))
-        #: Rows seen, rows that were outside of the set, and rows whose solve failed, since the module was built.
+        #: Rows seen, rows whose raw action (or unconstrained minimiser) was outside of the set, and rows whose solve
+        #: failed, since the module was built.
         self.rows = self.moved = self.failed = 0
 
     def _count(self, outside: int, status: Tensor) -> None:
         self.rows += status.numel()
-        if outside:
-            self.moved += outside
-            self.failed += int((status != Status.SUCCESS).sum())
+        self.moved += outside
+        self.failed += int((status != Status.SUCCESS).sum())
 
     def _finish(
         self, raw: Tensor, wide: Tensor, value: Tensor, status: Tensor, return_output: bool
@@ -400,11 +400,13 @@ class OptNetHead(_Counting):
         found = self._with_rows(outer, obs, parts)
         solved = found.minimise(Q, p, throw=False)
         value = self.actions.settle(outer, obs, solved.value, solved.status)
-        self._count(len(p), solved.status)
-        if centre is not None:
-            return self._finish(centre, centre.double(), value, solved.status, return_output)
-        free = _free_minimiser(Q, p) if return_output else p
-        return self._finish(features.new_empty(0), free, value, solved.status, return_output)
+        with torch.no_grad():
+            free = _free_minimiser(Q, p) if centre is None else centre.double()
+            outside = ((value - free).norm(dim=-1) > _NEARLY).sum()
+        self._count(int(outside), solved.status)
+        return self._finish(
+            features.new_empty(0) if centre is None else centre, free, value, solved.status, return_output
+        )
 
     def _split(self, numbers: Tensor) -> dict[str, Tensor]:
         """(..., all) into p, Q, z0, s0, G and A, by name."""

@@ -263,6 +263,7 @@ def test_optnet_with_a_centre_inside_is_the_identity():
     centre = torch.tensor([[0.2, -0.3]], requires_grad=True)
     action = head(torch.randn(1, 2), NO_OBS, centre)
     torch.testing.assert_close(action, centre, atol=1e-6, rtol=0)
+    assert (head.rows, head.moved, head.failed) == (1, 0, 0)
     J = torch.autograd.functional.jacobian(lambda c: head(torch.zeros(1, 2), NO_OBS, c), centre)
     torch.testing.assert_close(J[0, :, 0], torch.eye(2), atol=1e-5, rtol=0)
 
