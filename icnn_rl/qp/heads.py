@@ -255,14 +255,15 @@ class ActionProjection(_Counting):
         with torch.no_grad():
             outside = ~(self.actions.violation(found, obs, wide) <= 0)  # NaN is outside
         index = outside.nonzero().squeeze(-1)
-        status = torch.zeros_like(outside, dtype=torch.int64)
-        value = wide
+        value, status = wide, torch.zeros_like(outside, dtype=torch.int64)
         if index.numel():
-            every = index.numel() == len(outside)
-            part = found if every else found.rows(index)
-            solved = part.project(wide if every else wide[index], throw=False)
-            value = solved.value if every else wide.index_copy(0, index, solved.value)
-            status = status.index_copy(0, index, solved.status)
+            if index.numel() == len(outside):
+                solved = found.project(wide, throw=False)
+                value, status = solved.value, solved.status
+            else:
+                solved = found.rows(index).project(wide[index], throw=False)
+                value = wide.index_copy(0, index, solved.value)
+                status = status.index_copy(0, index, solved.status)
             value = self.actions.settle(found, obs, value, status)
         self._count(index.numel(), status)
         return self._finish(action, wide, value, status, return_output)
