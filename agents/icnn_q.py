@@ -349,9 +349,8 @@ class ICNNQ(OffPolicyAlgorithm):
     def _check_observations(self) -> None:
         """A constraint reads raw observations: refuse environments that change or stack them."""
         if self.policy.constraint is not None:
-            check_observations(
-                self.policy.constraint, self.observation_space, self.policy.action_space, env=self.env
-            )
+            assert isinstance(self.action_space, spaces.Box)
+            check_observations(self.policy.constraint, self.observation_space, self.action_space, env=self.env)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As SB3's.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
+from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import evaluate
 from icnn_rl.experiment.files import write_text
@@ -63,8 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME:KEY=VALUE,...",
-        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20; several hold together; "
-        "none: do not tell the agent of the environment's own",
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, or a YAML file with some; "
+        "several hold together; none: do not tell the agent of the environment's own",
     )
     rl.add_argument(
         "--timesteps", type=_positive, default=_DEMO_TIMESTEPS, help="environment steps, all copies together"
@@ -164,7 +165,7 @@ def _run_rl(args: argparse.Namespace) -> None:
             eval_episodes=args.eval_episodes,
             checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
             settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
-            constraint=" & ".join(args.constraint) or None,
+            constraint=read_constraints(args.constraint),
         )
         folder = args.out or _free_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{args.seed}")
         print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")

@@ -56,7 +56,8 @@ _SOLVERS = {name: getattr(solvers, name) for name in ("ProjectedNewton", "Projec
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data."""
+    """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data;
+    ``constraint`` is a specification for :func:`icnn_rl.qp.spec.parse_constraint`, or "none"."""
 
     agent: str
     env: str
@@ -68,7 +69,7 @@ class Config:
     eval_episodes: int
     checkpoint_freq: int
     settings: dict[str, Any]
-    constraint: str | None = None
+    constraint: Any = None
 
     def to_yaml(self, extra: Mapping[str, Any]) -> str:
         """The run's config.yml: these fields and what ``extra`` adds (versions, revision)."""
@@ -292,7 +293,7 @@ def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
     if policy != "MlpPolicy":
         raise UserError(
             f"--constraint: the command line trains agent {config.agent!r} under constraints on flat observations "
-            f"only, and {config.env} needs {policy}. Use agent icnn, or the policy classes of icnn_rl.agents from Python."
+            f"only, and {config.env} needs {policy}. Use agent icnn, or the policies of icnn_rl.agents from Python."
         )
     return _CONSTRAINED[config.agent]
 

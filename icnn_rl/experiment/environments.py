@@ -4,24 +4,50 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import icnn_rl.envs  # noqa: F401  (registers the environments of the package)
 from icnn_rl.envs.project_action import ProjectAction
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.qp.constraints import ActionConstraint, parse_constraint
+from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.qp.spec import parse_constraint
 
-__all__ = ["NO_CONSTRAINT", "constraint_of", "make_env", "make_single_env"]
+__all__ = ["NO_CONSTRAINT", "constraint_of", "make_env", "make_single_env", "read_constraints"]
 
 #: As a run's constraint: the agent is told of none, not even of the environment's own, whose wrapper still enforces it.
 NO_CONSTRAINT = "none"
 
 
-def make_single_env(env_id: str, constraint: str | None, **options: Any) -> gym.Env[Any, Any]:
+def read_constraints(items: Sequence[str]) -> Any:
+    """What --constraint was given: texts, and names of YAML files that hold such; None if nothing.
+
+    Raises:
+        UserError: a file is missing or is not YAML, or "none" is not alone.
+    """
+    if NO_CONSTRAINT in items:
+        if len(items) > 1:
+            raise UserError(f"--constraint none: together with others, {', '.join(items)}. Leave one of them out.")
+        return NO_CONSTRAINT
+    return [_read_file(Path(item)) if item.endswith((".yml", ".yaml")) else item for item in items] or None
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"--constraint {path}: no such file.")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"--constraint {path}: not valid YAML ({error}).") from error
+
+
+def make_single_env(env_id: str, constraint: Any, **options: Any) -> gym.Env[Any, Any]:
     """One environment; what a constraint's specification allows is all that reaches it.
 
     Raises:
@@ -37,10 +63,10 @@ def make_single_env(env_id: str, constraint: str | None, **options: Any) -> gym.
         return ProjectAction(env, parse_constraint(constraint))
     except ValueError as error:
         env.close()
-        raise UserError(f"--constraint {constraint}: {error}") from error
+        raise UserError(f"--constraint: {error}") from error
 
 
-def make_env(env_id: str, n_envs: int, seed: int, constraint: str | None = None) -> VecEnv:
+def make_env(env_id: str, n_envs: int, seed: int, constraint: Any = None) -> VecEnv:
     """``n_envs`` monitored copies, see :func:`make_single_env`."""
     # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
     return make_vec_env(functools.partial(make_single_env, env_id, constraint), n_envs=n_envs, seed=seed)

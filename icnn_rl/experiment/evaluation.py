@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -36,9 +36,7 @@ class EvalRow(NamedTuple):
     mean_length: float
 
 
-def evaluate(
-    model: BaseAlgorithm, env_id: str, episodes: int, constraint: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(model: BaseAlgorithm, env_id: str, episodes: int, constraint: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all."""
     env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, constraint)
     try:
@@ -83,7 +81,7 @@ def write_evaluations(path: Path, rows: Sequence[EvalRow]) -> None:
 class EvaluationCallback(BaseCallback):
     """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder."""
 
-    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, constraint: str | None = None) -> None:
+    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, constraint: Any = None) -> None:
         super().__init__()
         self.folder, self.env_id, self.every, self.episodes = folder, env_id, every, episodes
         self.constraint = constraint

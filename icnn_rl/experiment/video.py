@@ -24,7 +24,7 @@ from icnn_rl.solution import Status
 __all__ = ["record"]
 
 
-def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: str | None = None) -> float:
+def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: Any = None) -> float:
     """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
 
     Under a constraint every picture tells its state: a green frame inside the set, orange on its border, red where no

@@ -38,7 +38,8 @@ def parse_constraint(spec: str | Mapping[str, Any] | Iterable[Any]) -> ActionCon
     Args:
         spec: NAME:key=value[,key=value...], several joined by "&"; or {NAME: {key: value}}; or a list of either. All
             of them hold. Values are read as YAML: numbers, 3e-4 and inf among them, lists, true and false; 8:11 is a
-            slice of the observation (in a YAML file in quotes: without, it is the number 491). The key ``reading`` names the part of Dict observations that the constraint reads.
+            slice of the observation (in a YAML file in quotes: without, it is the number 491). The key ``reading``
+            names the part of Dict observations that the constraint reads.
 
     Raises:
         ValueError: an unknown name or key, a value that cannot be read, or one that the constraint does not take.

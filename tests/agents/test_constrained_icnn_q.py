@@ -222,5 +222,5 @@ def test_changed_observations_are_refused(wrap, message):
 def test_a_constraint_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"linear\.G: expected rows of 2 numbers"):
         make_agent(linear([[1.0, 1.0, 1.0]], [1.0]))
-    with pytest.raises(ValueError, match="constraint: expected an ActionConstraint.*got dict"):
+    with pytest.raises(ValueError, match=r"constraint: expected an ActionConstraint.*got dict"):
         make_agent({"power_limit": 20})
