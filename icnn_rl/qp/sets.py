@@ -78,7 +78,7 @@ class Interior(NamedTuple):
     """A point far from the borders of a set.
 
     point (B, n); depth (B,): by how much, measured as a distance, every row, bound and ellipsoid holds there, 1 at
-    most. It is 0 where the set has no interior, and < 0 where the set is empty: ``point`` is then one that violates
+    most. It is 0 where the set has no interior, or next to none, and < 0 where the set is empty: ``point`` is then one that violates
     the worst constraint least, or, with depth -inf, one of no meaning. Auxiliary variables keep their distance too, so
     the true depth of a lifted set may be larger.
     """

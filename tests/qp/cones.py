@@ -33,7 +33,7 @@ def parts(s: ConvexSet, row: int, n: int) -> tuple[Array, Array, Array, Array]:
             d.append(sign * np.broadcast_to(of(bound, 1), (width,)))
     A, b = (np.zeros((0, width)), np.zeros(0)) if s.A is None else (of(s.A, 2), of(s.b, 1))
     rows, right = np.vstack(C), np.concatenate(d)
-    kept = np.isfinite(right)
+    kept = right < np.inf
     return rows[kept], right[kept], A, b
 
 
@@ -79,6 +79,8 @@ def minimiser(s: ConvexSet, Q: Array, p: Array, row: int = 0) -> Array | None:
 def depth(s: ConvexSet, n: int, row: int = 0, soft: bool = True) -> float:
     """max t <= 1 with |rows| t between a point and all rows and, if ``soft``, bounds; -inf where no t will do."""
     C, d, A, b = parts(s, row, n)
+    if (d == -np.inf).any():
+        return -np.inf
     size = np.linalg.norm(C, axis=-1)
     scale = np.where(size > 0, size, 1.0)
     share = size / scale

@@ -1,0 +1,171 @@
+"""Constraints on actions against their definitions and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from icnn_rl import Status
+from icnn_rl.qp.constraints import (
+    ActionConstraint,
+    Barrier,
+    EmptySetError,
+    ball,
+    box,
+    control_barrier,
+    ellipsoid,
+    l1_ball,
+    linear,
+    power_limit,
+    rate_limit,
+)
+
+DOUBLE = torch.float64
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+
+
+def first_rows(obs: Tensor) -> Tensor:
+    return obs[..., :4].unflatten(-1, (2, 2))
+
+
+def ones(obs: Tensor) -> Tensor:
+    return obs.new_ones(*obs.shape[:-1], 2)
+
+
+def first_order(obs: Tensor) -> Barrier:
+    """x' = a: B = 1 - x."""
+    return Barrier(1.0 - obs, torch.zeros_like(obs), -torch.diag_embed(torch.ones_like(obs)))
+
+
+def second_order(obs: Tensor) -> Barrier:
+    """x'' = 2 a: B = 1 - x with obs = (x, v)."""
+    x, v = obs[..., :1], obs[..., 1:2]
+    return Barrier(1.0 - x, torch.zeros_like(x), torch.full_like(x, -2.0).unsqueeze(-1), -v)
+
+
+EACH: list[ActionConstraint] = [
+    box([-1.0, -2.0], 1.0), box(upper=ones), linear([[1.0, 1.0]], [1.0]), linear(first_rows, ones),
+    l1_ball(1.0, [1.0, 2.0]), power_limit("0:2", 1.0), power_limit([3, 1], 1.0, motoring_only=True),
+    power_limit(weights=ones, max_power=1.0), rate_limit(0.1), ball(1.0, [0.1, 0.2]),
+    ellipsoid([[2.0, 0.0], [0.0, 1.0]]), box(-1.0, 1.0) & power_limit("0:2", 1.0) & ball(2.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+@pytest.mark.parametrize("index", range(len(EACH)))
+def test_each_kind(index: int, dtype: torch.dtype) -> None:
+    """Pickles, projects into itself, row by row and unbatched alike, and mixes dtypes of observation and action."""
+    c, tol = EACH[index], 1e-9 if dtype == DOUBLE else 1e-5
+    assert pickle.loads(pickle.dumps(c)) == c
+    obs, action = 0.1 * normal(0, 5, 6), 3.0 * normal(1, 5, 2).to(dtype)
+    found = c.project(obs, action)
+    assert found.action.dtype == found.violation.dtype == dtype
+    assert found.status.tolist() == [0] * 5
+    assert bool(c.feasible(obs, found.action, tol).all())
+    torch.testing.assert_close(found.violation, c.violation(obs, action))
+    for i in range(5):
+        torch.testing.assert_close(c.project(obs[i], action[i]).action, found.action[i], rtol=0.0, atol=tol)
+    inner = c.interior(obs, action)
+    assert bool((inner.depth > 0).all() & (c.violation(obs, inner.point) < 0).all())
+    broken = obs.clone()
+    broken[2] = torch.nan
+    if c.depends_on_state:
+        assert c.project(broken, action).action[2].isnan().all()
+        assert c.project(broken, action).status[2] == Status.NONFINITE_INPUT
+        assert c.violation(broken, action)[2].isnan()
+
+
+@pytest.mark.parametrize("motoring_only", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 4, 6, 7, 12])
+def test_power_limit_is_its_definition(n: int, motoring_only: bool) -> None:
+    w, a = normal(n, 8, n), 2.0 * normal(n + 1, 8, n)
+    w[1, 0], w[2] = 0.0, 0.0
+
+    def drawn(a: Tensor) -> Tensor:
+        return ((w * a).clamp(min=0.0) if motoring_only else (w * a).abs()).sum(-1)
+
+    for most in (0.0, 1.0):
+        c = power_limit(slice(0, n), most, motoring_only=motoring_only) & box(-1.0, 1.0)
+        found = c.project(w, a)
+        assert found.status.tolist() == [0] * 8
+        assert float(drawn(found.action).amax()) <= most + 1e-9
+        power = power_limit(slice(0, n), most, motoring_only=motoring_only)
+        assert torch.equal(power.violation(w, a) > 0, drawn(a) > most)
+        # nearest: no feasible point lies ahead of the plane through it
+        others = normal(7, 500, 8, n).clamp(-1.0, 1.0)
+        inside = torch.stack([drawn(o) <= most for o in others])
+        ahead = ((a - found.action) * (others - found.action)).sum(-1)
+        assert float(torch.where(inside, ahead, 0.0).amax()) <= 1e-8
+
+
+def test_barrier_rows_by_hand() -> None:
+    one = control_barrier(first_order, 2.0).at(torch.tensor([[0.5, -1.0]]), 2)  # a <= 2 (1 - x)
+    assert one.G is not None
+    assert one.G.tolist() == [[[1.0, 0.0], [0.0, 1.0]]]
+    assert one.h is not None
+    assert one.h.tolist() == [[1.0, 4.0]]
+    two = control_barrier(second_order, (1.0, 2.0)).at(torch.tensor([0.5, 0.25]), 1)  # 2 a <= -3 v + 2 (1 - x)
+    assert two.G is not None
+    assert two.G.tolist() == [[2.0]]
+    assert two.h is not None
+    assert two.h.tolist() == [0.25]
+
+
+def test_combination_and_reading() -> None:
+    a, b, c = box(-1.0), l1_ball(1.0), rate_limit(0.1)
+    assert (a & b) & c == a & (b & c)
+    assert (a & b & c).needs_last_action
+    read = (a & c).reading("x")
+    obs = {"x": normal(0, 3, 4), "y": normal(1, 3, 1)}
+    torch.testing.assert_close(read.violation(obs, normal(2, 3, 2)), (a & c).violation(obs["x"], normal(2, 3, 2)))
+    for wrong, message in ((obs, "reading"), (obs["x"], "Dict")):
+        with pytest.raises(ValueError, match=message):
+            (a if wrong is obs else read).at(wrong, 2)
+    with pytest.raises(ValueError, match="2 balls"):
+        (ball(1.0) & ball(2.0)).at(obs["x"], 2)
+
+
+def test_fallbacks() -> None:
+    c, obs, action = linear([[1.0, 0.0], [-1.0, 0.0]], [-1.0, -1.0]), torch.zeros(1, 1), torch.tensor([[3.0, 4.0]])
+    assert abs(float(c.project(obs, action).action[0, 0])) < 1e-6
+    assert c.project(obs, action, fallback=[1.0, 2.0]).action.tolist() == [[1.0, 2.0]]
+    assert c.project(obs, action, fallback=ones).action.tolist() == [[1.0, 1.0]]
+    with pytest.raises(EmptySetError, match="1 of 1 states, first in row 0"):
+        c.project(obs, action, fallback="error")
+    for wrong in ("stop", [1.0]):
+        with pytest.raises(ValueError, match="fallback: expected"):
+            c.project(obs, action, fallback=wrong)
+
+
+def test_constants_made_in_inference_mode_serve_training() -> None:
+    c = l1_ball(1.0, [3.0, 5.0])
+    with torch.inference_mode():
+        c.at(torch.zeros(1, 1), 2)
+    action = torch.ones(1, 2, requires_grad=True)
+    c.project(torch.zeros(1, 1), action).action.sum().backward()  # type: ignore[no-untyped-call]
+    assert action.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: box(2.0, 1.0), "lower bound exceeds"), (lambda: box([1.0, 2.0], [3.0, 4.0, 5.0]), "one length"),
+        (lambda: box("x"), "box.lower: expected numbers"), (lambda: linear([1.0], [1.0]), r"shape \(m, n\)"),
+        (lambda: linear([[1.0]], [1.0, 2.0]), "expected 1 numbers"), (lambda: power_limit("0:2"), "missing"),
+        (lambda: power_limit(max_power=1.0), "one of velocity_index and weights"),
+        (lambda: power_limit([], 1.0), "expected a slice"), (lambda: rate_limit(-1.0), "numbers >= 0"),
+        (lambda: ball(0.0), "ball.radius"), (lambda: ellipsoid([[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
+        (lambda: power_limit([9], 1.0).at(torch.zeros(3), 1), "indices below 3"),
+        (lambda: rate_limit(1.0).at(torch.zeros(1), 2), "end with the 2 numbers"),
+    ],
+)  # fmt: skip
+def test_says_what_is_wrong(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
