@@ -78,9 +78,9 @@ class Interior(NamedTuple):
     """A point far from the borders of a set.
 
     point (B, n); depth (B,): by how much, measured as a distance, every row, bound and ellipsoid holds there, 1 at
-    most. It is 0 where the set has no interior, or next to none, and < 0 where the set is empty: ``point`` is then one that violates
-    the worst constraint least, or, with depth -inf, one of no meaning. Auxiliary variables keep their distance too, so
-    the true depth of a lifted set may be larger.
+    most. It is 0 where the set has no interior, or next to none, and < 0 where the set is empty: ``point`` is then one
+    that violates the worst constraint least, or, with depth -inf, one of no meaning. Auxiliary variables keep their
+    distance too, so the true depth of a lifted set may be larger.
     """
 
     point: Tensor
@@ -301,6 +301,9 @@ class ConvexSet:
     def _centre(self, like: Tensor, hard: bool = False) -> Interior:
         """The linear programme max t: G y + ||g|| t <= h, A y = b, lb + t <= y <= ub - t, t <= 1; ``hard`` bounds hold
         without t. depth is -inf where no t will do, NaN where the programme was not solved."""
+        if like.dtype != torch.float64:  # in float32 thin sets are lost in the rounding of rows and prices
+            point, depth = self.to(like.double())._centre(like.double(), hard)
+            return Interior(point.to(like), depth.to(like))
         n, k = like.shape[-1], self.lifted
         width, eye = n + k, torch.eye(n + k, dtype=like.dtype, device=like.device)
         rows, right = [], []
