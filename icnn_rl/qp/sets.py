@@ -300,7 +300,7 @@ class ConvexSet:
 
     def _centre(self, like: Tensor, hard: bool = False) -> Interior:
         """The linear programme max t: G y + ||g|| t <= h, A y = b, lb + t <= y <= ub - t, t <= 1; ``hard`` bounds hold
-        without t. depth is -inf where no t will do, NaN where the programme was not solved."""
+        without t. depth is -inf where no t will do, NaN where the set is not finite."""
         if like.dtype != torch.float64:  # in float32 thin sets are lost in the rounding of rows and prices
             point, depth = self.to(like.double())._centre(like.double(), hard)
             return Interior(point.to(like), depth.to(like))
@@ -325,10 +325,24 @@ class ConvexSet:
         price = like.new_zeros(*like.shape[:-1], width + 1)
         price[..., -1] = -1.0
         found = solve_qp(0.0, price, G, h, A, self.b, lb=least, ub=most, throw=False)
-        point, depth = found.value[..., :n], _snapped(found.value[..., -1], found.value[..., :n])
+        # where nearly equal widths compete the programme may end short of its tolerance: what counts is the point
+        depth = torch.where(
+            found.status == Status.SUCCESS, found.value[..., -1], self._depth(found.value[..., :-1], hard)
+        )
         depth = torch.where(found.status == Status.PRIMAL_INFEASIBLE, -torch.inf, depth)
-        known = (found.status == Status.SUCCESS) | (found.status == Status.PRIMAL_INFEASIBLE)
-        return Interior(point, torch.where(known, depth, torch.nan))
+        return Interior(found.value[..., :n], _snapped(depth, found.value[..., :n]))
+
+    def _depth(self, z: Tensor, hard: bool) -> Tensor:
+        """By how much rows, and bounds unless ``hard``, hold at z (..., n + k), 1 at most: (...)."""
+        room = [torch.ones_like(z[..., 0])]
+        if self.G is not None and self.h is not None:
+            room.append(-row_violation(self.G, self.h, z).amax(-1))
+        if self.A is not None and self.b is not None:
+            room.append(-row_violation(self.A, self.b, z).abs().amax(-1))
+        if not hard:
+            room += [(z - self.lb).amin(-1)] if self.lb is not None else []
+            room += [(self.ub - z).amin(-1)] if self.ub is not None else []
+        return functools.reduce(torch.minimum, room)
 
 
 #: How far towards the centre of the polytope interior points of its intersection with an ellipsoid are looked for.
