@@ -112,9 +112,10 @@ class Projector:
             raise ValueError(f"constraint: what it gives in the state {state} is not a number.")
         good = (after <= self.tol) & ((as_sent >= self.low) & (as_sent <= self.high)).all(-1)
         status = np.zeros(len(given), np.int64)
+        beyond = np.maximum(self.low - point, point - self.high).max(-1)
         if good.all():
-            beyond = np.maximum(self.low - point, point - self.high).max(-1)
-            return Executed(sent, np.maximum(before, beyond), after, _distance(as_sent, point), status, self._on(after))
+            moved = np.zeros(len(point)) if given.dtype == self.dtype else _distance(as_sent, point)
+            return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after))
         near = np.minimum(np.maximum(point, self._least), self._most)
         found, status = sets.nearest(near)
         if status.any():
@@ -122,7 +123,6 @@ class Projector:
             status = np.where(good, int(Status.SUCCESS), status)
         moved_in, left = self._rounded(sets, found, good | (status != Status.SUCCESS))
         sent = np.where(good[:, None], sent, moved_in)
-        beyond = np.maximum(self.low - point, point - self.high).max(-1)
         if given.dtype != self.dtype:
             before = sets.violation(point)
         moved = _distance(sent.astype(np.float64), point)
