@@ -335,9 +335,9 @@ class ConvexSet:
     def _depth(self, z: Tensor, hard: bool) -> Tensor:
         """By how much rows, and bounds unless ``hard``, hold at z (..., n + k), 1 at most: (...)."""
         room = [torch.ones_like(z[..., 0])]
-        if self.G is not None and self.h is not None:
+        if self.G is not None and self.h is not None and self.h.shape[-1]:
             room.append(-row_violation(self.G, self.h, z).amax(-1))
-        if self.A is not None and self.b is not None:
+        if self.A is not None and self.b is not None and self.b.shape[-1]:
             room.append(-row_violation(self.A, self.b, z).abs().amax(-1))
         if not hard:
             room += [(z - self.lb).amin(-1)] if self.lb is not None else []
