@@ -344,7 +344,7 @@ class _Box(ActionConstraint):
         return callable(self.lower) or callable(self.upper)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs)
+        obs = _plain(obs, self.depends_on_state)
         return ConvexSet(
             lb=None if self.lower == -torch.inf else _vector("box.lower", self.lower, obs, n),
             ub=None if self.upper == torch.inf else _vector("box.upper", self.upper, obs, n),
@@ -361,7 +361,7 @@ class _Linear(ActionConstraint):
         return callable(self.G) or callable(self.h)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs)
+        obs = _plain(obs, self.depends_on_state)
         G = _values("linear.G", self.G, obs)
         if G.shape[-1] != n:
             raise ValueError(f"linear.G: expected rows of {n} numbers, one for each action, got {G.shape[-1]}.")
@@ -387,14 +387,16 @@ class _AbsoluteSum(ActionConstraint):
         return callable(self.weights)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        w = self._weights(_plain(obs), n)
+        w = self._weights(_plain(obs, self.depends_on_state), n)
+        if self.limit == 0:
+            return _idle(w, self.positive)
         return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
         n = action.shape[-1]
         if self.positive and n <= _MOST_PATTERNS:  # rows differ in length: the worst need not be all motors that work
-            return self.at(_plain(obs).to(action), n).violation(action)
-        w = self._weights(_plain(obs), n).double()
+            return self.at(_plain(obs, self.depends_on_state).to(action), n).violation(action)
+        w = self._weights(_plain(obs, self.depends_on_state), n).double()
         drawn = w * action.double()
         drawn = drawn.clamp(min=0.0) if self.positive else drawn.abs()
         over = drawn.sum(-1) - self.limit
@@ -441,7 +443,7 @@ class _Quadratic(ActionConstraint):
         return callable(self.M) or callable(self.center)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        obs = _plain(obs)
+        obs = _plain(obs, self.depends_on_state)
         M = torch.eye(n, dtype=obs.dtype, device=obs.device) if self.M is None else _values("ellipsoid.M", self.M, obs)
         if M.shape[-2:] != (n, n):
             raise ValueError(f"ellipsoid.M: expected shape (..., {n}, {n}), got {tuple(M.shape)}.")
@@ -540,6 +542,15 @@ class _Part:
         return obs[..., list(self.index)]
 
 
+def _idle(w: Tensor, positive: bool) -> ConvexSet:
+    """No power at all: bounds. A set without an interior is better not described by rows that meet in one point."""
+    free = torch.full_like(w, torch.inf)
+    return ConvexSet(
+        lb=torch.where((w < 0) if positive else (w != 0), 0.0, -free),
+        ub=torch.where((w > 0) if positive else (w != 0), 0.0, free),
+    )
+
+
 def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:
     """A row for every pattern of signs, or for every set of motors."""
     signs = _signs(w.shape[-1], positive, w.dtype, w.device)
@@ -612,7 +623,10 @@ def intersect(sets: Sequence[ConvexSet], n: int) -> ConvexSet:
     return ConvexSet(**parts, lifted=lifted, ellipsoid=ellipsoids[0] if ellipsoids else None)
 
 
-def _plain(obs: Observation) -> Tensor:
+def _plain(obs: Observation, read: bool = True) -> Tensor:
+    """The observations as a tensor; where they are not ``read``, any part of a Dict gives dtype and device."""
+    if isinstance(obs, Mapping) and not read and len(obs):
+        return next(iter(obs.values()))
     if isinstance(obs, Mapping):
         raise ValueError(
             f"constraint: the observation is a Dict with {', '.join(map(repr, obs))}; say which part the constraint "
