@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 _SMALL = ["policy_kwargs.net_arch=[8]", "learning_starts=20", "batch_size=8"]
@@ -499,3 +500,105 @@ def test_help(command, capsys):
         main([*command, "--help"])
     assert caught.value.code == 0
     assert "usage: icnn-rl" in capsys.readouterr().out
+
+
+# constraints
+
+
+def constrained(agent, out, *more, constraint="box:lower=-0.5,upper=0.5", env="Pendulum-v1", timesteps=60):
+    given = ["--constraint", constraint] if constraint else []
+    return rl(agent, out, *given, *more, env=env, timesteps=timesteps)
+
+
+def counts(folder):
+    return json.loads((folder / "constraint.json").read_text())
+
+
+@pytest.mark.parametrize("agent", sorted(_SETTINGS))
+def test_every_agent_under_a_constraint(agent, tmp_path, capsys):
+    power = "power_limit:velocity_index=[2],max_power=1"
+    code, _, err = run(constrained(agent, tmp_path / "run", constraint=power, timesteps=64), capsys)
+    assert (code, err) == (0, "")
+    found = counts(tmp_path / "run")
+    assert found["steps"] == 64
+    assert found["violations"] == 0
+    assert found["largest_violation"] <= 1e-6
+    assert found["active"] > 5
+    assert yaml.safe_load((tmp_path / "run" / "config.yml").read_text())["constraint"] == [power]
+
+
+def test_the_constraint_holds_in_evaluation_and_video_too(tmp_path, capsys, monkeypatch):
+    from icnn_rl.experiment import video
+
+    folder = tmp_path / "run"
+    run(constrained("icnn", folder), capsys)
+    told = []
+    original = video.annotate
+    monkeypatch.setattr(video, "annotate", lambda frame, info: told.append(info) or original(frame, info))
+    code, out, err = run(["video", folder, "--steps", "5", "--out", tmp_path / "video.gif"], capsys)
+    assert (code, err) == (0, "")
+    assert len(told) == 5
+    assert all(info["constraint/violation"] <= 1e-6 for info in told)
+    code, out, _ = run(["eval", folder, "--episodes", "2"], capsys)
+    assert code == 0
+    assert "return" in out
+
+
+def test_an_environment_with_its_own_constraint(tmp_path, capsys):
+    from icnn_rl.experiment.training import load_model
+
+    task = "icnn_rl/Point-Discs-v0"
+    assert run(constrained("icnn", tmp_path / "told", constraint=None, env=task), capsys)[0] == 0
+    assert run(constrained("icnn", tmp_path / "untold", constraint="none", env=task), capsys)[0] == 0
+    for name in ("told", "untold"):
+        found = counts(tmp_path / name)
+        assert found["violations"] == found["state_violations"] == 0
+        assert (load_model(tmp_path / name)[1].policy.constraint is None) == (name == "untold")
+    assert counts(tmp_path / "untold")["moved"] > 5  # by the environment's wrapper alone
+
+
+def test_constraints_from_a_file_hold_together_with_others(tmp_path, capsys):
+    file = tmp_path / "limits.yml"
+    file.write_text("power_limit: {velocity_index: [2], max_power: 1}\nbox: {lower: -1, upper: 1}\n")
+    code, _, err = run(
+        constrained("td3", tmp_path / "run", "--constraint", "rate_limit:max_change=0.25", constraint=str(file)), capsys
+    )
+    assert (code, err) == (0, "")
+    found = counts(tmp_path / "run")
+    assert found["violations"] == 0
+    assert found["active"] > 30
+    assert run(["eval", tmp_path / "run", "--episodes", "1"], capsys)[0] == 0
+
+
+def test_a_resumed_run_keeps_its_constraint(tmp_path, capsys):
+    folder = tmp_path / "run"
+    run(constrained("icnn", folder, timesteps=40), capsys)
+    config = (folder / "config.yml").read_text()
+    (folder / "config.yml").write_text(config.replace("timesteps: 40", "timesteps: 60"))
+    (folder / "model.zip").unlink()
+    code, _, err = run(["rl", "--resume", folder, "--final-episodes", "1"], capsys)
+    assert (code, err) == (0, "")
+    assert counts(folder)["steps"] == 60
+    assert counts(folder)["violations"] == 0
+    assert "Leave out --constraint" in fails(["rl", "--resume", folder, "--constraint", "box:lower=-1"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (["power_limt:max_power=1"], "power_limit"),
+        (["box:lowr=1"], "lower"),
+        (["missing.yml"], "missing.yml: no such file"),
+        (["none", "box:lower=-1"], "none: together with others"),
+        (["linear:G=[[1,1]],h=[1]"], "linear.G: expected rows of 1 number"),
+        (["power_limit:velocity_index=[9],max_power=1"], "velocity_index: expected indices below 3"),
+    ],
+)
+def test_a_wrong_constraint_is_named_and_leaves_no_folder(constraint, message, tmp_path, capsys):
+    given = [word for text in constraint for word in ("--constraint", text)]
+    code, _, err = run(["rl", "--env", "Pendulum-v1", "--out", tmp_path / "run", *given], capsys)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
