@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from pathlib import Path
 from typing import Any
 
@@ -367,11 +366,3 @@ def test_action_spaces_of_other_kinds(head: str) -> None:
         action, _ = policy(observations, space, lambda _: 1e-3, **kwargs).predict(_observations(5))
         assert action.shape == (5, *space.shape)
         assert np.abs(action).reshape(5, -1).sum(1).max() <= 0.05 + 1e-6
-
-
-def test_the_documentations_examples_run() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "constrained_policies.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        exec(compile(block, "docs/constrained_policies.md", "exec"), {"__name__": "documentation"})
