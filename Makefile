@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: train test lint bench bench-qp clean
+.PHONY: train test lint bench bench-qp bench-constraints clean
 
 train: $(VENV)/.test
 	$(BIN)/python train.py
@@ -25,6 +25,12 @@ bench-qp: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.qp
 	$(BIN)/python -m benchmarks.qp --memory
 	$(BIN)/python -m benchmarks.qp --cuda
+
+bench-constraints: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.constraints.projection
+	$(BIN)/python benchmarks/constraints/wrapper.py
+	$(BIN)/python -m benchmarks.constraints.agent
+	$(BIN)/python -m benchmarks.constraints.violations
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
