@@ -1,10 +1,11 @@
-"""What a constraint costs ICNNQ: time of one step of learning, and of one greedy action.
+"""What a constraint costs the agents: time of one step of learning, and of one greedy action.
 
     python -m benchmarks.constraints.agent [--env icnn_rl/HalfCheetah-O-v0] [--warm 3000] [--rounds 8]
 
-Two agents with the defaults learn on the same task: one under the constraint, one without it and on the bare task.
-After ``--warm`` steps they take turns of 100 steps each, environment, action and update included; the medians of their
-processor times per step are compared. Then ``predict`` for single observations, with its 99th percentile.
+ICNNQ and Stable-Baselines3's TD3 with their defaults (TD3 with two layers of 256) learn on the same task, each once
+under the constraint and once without it on the bare task. After ``--warm`` steps they take turns of 100 steps each,
+environment, action and update included; the medians of their processor times per step are compared. Then ``predict``
+for single observations, with its 99th percentile.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from collections.abc import Callable
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3 import TD3
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 import icnn_rl.envs  # noqa: F401  (registers the tasks)
-from icnn_rl.agents import ICNNQ
+from icnn_rl.agents import ICNNQ, ConstrainedTD3Policy
 
 _TURN = 100
 
 
-def make_agent(env_id: str, *, constrained: bool, warm: int) -> ICNNQ:
+def make_agent(name: str, env_id: str, *, constrained: bool, warm: int) -> OffPolicyAlgorithm:
     env = gym.make(env_id, project=constrained)
-    kwargs = {"constraint": env.get_wrapper_attr("constraint")} if constrained else None
-    agent = ICNNQ("MlpPolicy", env, policy_kwargs=kwargs, seed=0, device="cpu", learning_starts=warm // 3)
-    return agent.learn(warm)
+    kwargs = {"constraint": env.get_wrapper_attr("constraint")} if constrained else {}
+    common = {"seed": 0, "device": "cpu", "learning_starts": warm // 3}
+    if name == "icnn":
+        return ICNNQ("MlpPolicy", env, policy_kwargs=kwargs or None, **common).learn(warm)
+    n = env.action_space.shape[0]
+    policy = ConstrainedTD3Policy if constrained else "MlpPolicy"
+    noise = NormalActionNoise(np.zeros(n), np.full(n, 0.1))
+    return TD3(policy, env, action_noise=noise, policy_kwargs={"net_arch": [256, 256], **kwargs}, **common).learn(warm)
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -37,7 +46,7 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1e3 * (time.process_time() - begin)
 
 
-def predictions(agent: ICNNQ, env_id: str, number: int) -> np.ndarray:
+def predictions(agent: OffPolicyAlgorithm, env_id: str, number: int) -> np.ndarray:
     """Times of ``predict``, ms, along the agent's own way."""
     env = gym.make(env_id, project=False)
     obs, _ = env.reset(seed=1)
@@ -60,20 +69,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     agents = {
-        name: make_agent(args.env, constrained=name == "constrained", warm=args.warm)
-        for name in ("free", "constrained")
+        (name, kind): make_agent(name, args.env, constrained=kind == "constrained", warm=args.warm)
+        for name in ("icnn", "td3")
+        for kind in ("free", "constrained")
     }
-    times: dict[str, list[float]] = {name: [] for name in agents}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in agents}
     for _ in range(args.rounds):
-        for name, agent in agents.items():
-            times[name].append(milliseconds(lambda a=agent: a.learn(_TURN, reset_num_timesteps=False)) / _TURN)
-    free, constrained = (float(np.median(times[name])) for name in ("free", "constrained"))
-    print(
-        f"{args.env}: step of learning {free:.2f} ms free, {constrained:.2f} ms constrained: {free / constrained:.2f} x"
-    )
-    for name, agent in agents.items():
+        for key, agent in agents.items():
+            times[key].append(milliseconds(lambda a=agent: a.learn(_TURN, reset_num_timesteps=False)) / _TURN)
+    print(args.env)
+    print("| agent | | step of learning, ms | speed against the free agent | predict, ms: median | 99th percentile |")
+    print("|---|---|---|---|---|---|")
+    for (name, kind), agent in agents.items():
+        free, own = (float(np.median(times[name, k])) for k in ("free", kind))
         found = predictions(agent, args.env, 1000)
-        print(f"predict, {name}: median {np.median(found):.2f} ms, 99th percentile {np.percentile(found, 99):.2f} ms")
+        row = f"| {name} | {kind} | {own:.2f} | {free / own:.2f} |"
+        print(f"{row} {np.median(found):.2f} | {np.percentile(found, 99):.2f} |")
 
 
 if __name__ == "__main__":
