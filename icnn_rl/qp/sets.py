@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor
+from icnn_rl.qp.autograd import transformed
 from icnn_rl.qp.external import External
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.solving import solve_qp
+from icnn_rl.qp.trust_region import trust_region
 from icnn_rl.solution import SolveError, Status
 
 __all__ = ["ConvexSet", "Ellipsoid", "Interior", "Minimum"]
@@ -38,6 +40,7 @@ Bound = float | Tensor | None
 _SEARCH = 60  # steps of the root search at most; six are the rule
 _ON_BOUNDARY = 1e-12  # relative distance from the ellipsoid's boundary at which the search ends
 _TOUCHING = 1e-12  # likewise at which rows and ellipsoid have one point in common, and no more
+_STATIONARY = 1e-9  # relative residual of the minimiser over an ellipsoid alone
 _CLOSE = 1e-9  # likewise within which y(lam) will do; and how well the last QP's multiplier has to agree with lam
 
 
@@ -104,6 +107,16 @@ class Minimum(NamedTuple):
         """(...) see :class:`icnn_rl.Status`."""
         return self.solution.status
 
+    def checked(self, throw: bool) -> Minimum:
+        """Itself.
+
+        Raises:
+            SolveError: some row failed and ``throw`` is set.
+        """
+        if throw and bool(self.status.any()):
+            raise SolveError(self.solution)
+        return self
+
     def to(self, dtype: torch.dtype) -> Minimum:
         """With the numbers in this dtype."""
         if self.value.dtype == dtype:
@@ -162,11 +175,14 @@ class ConvexSet:
         check_float_tensor("p", p)
         double = self.to(p.detach().double())
         assert double.ellipsoid is not None
-        search = _Search(double, double.ellipsoid, _dense(Q, p.shape[-1], p).double(), p.double(), solver, warm_start)
-        found = search.run().to(p.dtype)
-        if throw and bool(found.status.any()):
-            raise SolveError(found.solution)
-        return found
+        matrix = _dense(Q, p.shape[-1], p).double()
+        matrix = 0.5 * (matrix + matrix.mT)
+        if double._alone() and not _traced(Q, p, self):
+            found = double._on_ellipsoid(matrix, p.double()).to(p.dtype)
+            if bool((found.status != Status.NUMERICAL).all()):
+                return found.checked(throw)
+        search = _Search(double, double.ellipsoid, matrix, p.double(), solver, warm_start)
+        return search.run().to(p.dtype).checked(throw)
 
     def project(self, point: Tensor, *, throw: bool = True, warm_start: ActiveSet | None = None) -> Minimum:
         """The nearest point of the set, differentiable in ``point`` (..., n) and in what describes the set."""
@@ -298,6 +314,55 @@ class ConvexSet:
             p = torch.nn.functional.pad(p, (0, k))
         return solve_qp(Q, p, G, h, self.A, self.b, self.lb, self.ub, **options)
 
+    def _alone(self) -> bool:
+        """Whether the ellipsoid says it all: no row, and no bound that it does not keep."""
+        ellipsoid = self.ellipsoid
+        if self.lifted or self.A is not None or (self.h is not None and self.h.shape[-1]) or ellipsoid is None:
+            return False
+        if not all(bool(torch.isfinite(t).all()) for t in ellipsoid) or not bool((ellipsoid.size > 0).all()):
+            return False
+        if self.lb is None and self.ub is None:
+            return True
+        reach = (ellipsoid.size.unsqueeze(-1) * torch.linalg.inv(ellipsoid.M).diagonal(dim1=-2, dim2=-1)).sqrt()
+        low, high = ellipsoid.center - reach, ellipsoid.center + reach
+        return bool((low >= (-torch.inf if self.lb is None else self.lb)).all()) and bool(
+            (high <= (torch.inf if self.ub is None else self.ub)).all()
+        )
+
+    def _on_ellipsoid(self, Q: Tensor, p: Tensor) -> Minimum:
+        """The minimum where the ellipsoid says it all, without derivatives."""
+        assert self.ellipsoid is not None
+        M, center, size = self.ellipsoid
+        finite = torch.isfinite(p).all(-1) & torch.isfinite(Q).all(-1).all(-1)
+        row = finite.unsqueeze(-1)
+        y, lam = trust_region(torch.where(row.unsqueeze(-1), Q, 0.0), torch.where(row, p, 0.0), M, center, size)
+        y, lam = torch.where(row, y, torch.nan), torch.where(finite, lam, torch.nan)
+        slope = _times(Q, y) + p
+        left = (slope + lam.unsqueeze(-1) * _times(M, y - center)).norm(dim=-1)
+        residual = left / (slope.norm(dim=-1) + p.norm(dim=-1)).clamp(min=torch.finfo(p.dtype).tiny)
+        status = torch.where(residual <= _STATIONARY, int(Status.SUCCESS), int(Status.NUMERICAL))
+        status = torch.where(finite, status, int(Status.NONFINITE_INPUT))
+        nothing, none = torch.zeros_like(lam), torch.zeros_like(y)
+        rows, no_bound = none[..., :0], torch.zeros_like(y, dtype=torch.bool)
+        solution = QPSolution(
+            value=y,
+            fun=(y * (0.5 * _times(Q, y) + p)).sum(-1),
+            gap=nothing,
+            status=status,
+            num_steps=torch.ones_like(status),
+            residual=residual,
+            dual_ineq=rows,
+            dual_eq=rows,
+            dual_lb=none,
+            dual_ub=none,
+            slack=rows,
+            primal_residual=self.ellipsoid.violation(y).clamp(min=0.0),
+            dual_residual=residual,
+            active=ActiveSet(no_bound[..., :0], no_bound, no_bound),
+            ray=none,
+        )
+        return Minimum(y, lam, solution)
+
     def _centre(self, like: Tensor, hard: bool = False) -> Interior:
         """The linear programme max t: G y + ||g|| t <= h, A y = b, lb + t <= y <= ub - t, t <= 1; ``hard`` bounds hold
         without t. depth is -inf where no t will do, NaN where the set is not finite."""
@@ -389,13 +454,8 @@ class _Search:
     def _on_boundary(self, free: QPSolution, f: Tensor, outside: Tensor) -> Minimum:
         ellipsoid = self.ellipsoid
         with torch.no_grad():
-            nearest = self.still[0]._nearest_to_center(self.still[1], self.p.expand(*f.shape, -1))
-            f_least = self.excess(nearest.value)
-            size = self.still[1].size
-            reach = ((self.still[1].center * self.pull.detach()).sum(-1) / size).sqrt()
-            touching = outside & (f_least.abs() <= _TOUCHING * (1.0 + reach))
-            empty = outside & (f_least > 0) & ~touching & (nearest.status == Status.SUCCESS)
-            searched = outside & (f_least < 0) & ~touching
+            nearest, touching, empty = self._nearest(f, outside)
+            searched = outside & ~touching & ~empty & nearest.isfinite().all(-1)
             self.active = free.active if free.value.shape[:-1] == f.shape else None
             lam, y = self.multiplier(f, searched)
             y = torch.where(searched.unsqueeze(-1), y, self.owner._own(free.value))
@@ -416,10 +476,24 @@ class _Search:
             agrees = (solution.dual_ineq[..., -1] - lam).abs() <= _CLOSE * lam
             agrees = agrees & (self.excess(found).abs() <= error.clamp(min=_ON_BOUNDARY))
             correction = torch.where((close & solved & ~agrees).unsqueeze(-1), y - found, 0.0)
-            y = torch.where((close & ~solved).unsqueeze(-1), y, nearest.value)
+            y = torch.where((close & ~solved).unsqueeze(-1), y, nearest)
             status = torch.where(touching | close, int(Status.SUCCESS), solution.status)
             status = torch.where(empty, int(Status.PRIMAL_INFEASIBLE), status)
         return self._report(solution, status, correction, y, touching | empty | (close & ~solved))
+
+    def _nearest(self, f: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The points of rows and bounds deepest in the ellipsoid; where that is on its boundary, the only one that both
+        have in common, and where outside, with nothing in common."""
+        owner, ellipsoid = self.still
+        if owner._alone():
+            return ellipsoid.center.expand(*f.shape, -1), torch.zeros_like(outside), torch.zeros_like(outside)
+        nearest = owner._nearest_to_center(ellipsoid, self.p.expand(*f.shape, -1))
+        f_least = self.excess(nearest.value)
+        reach = ((ellipsoid.center * self.pull.detach()).sum(-1) / ellipsoid.size).sqrt()
+        touching = outside & (f_least.abs() <= _TOUCHING * (1.0 + reach))
+        empty = outside & (f_least > 0) & ~touching & (nearest.status == Status.SUCCESS)
+        unknown = outside & ~touching & ~empty & ~(f_least < 0)
+        return torch.where(unknown.unsqueeze(-1), torch.nan, nearest.value), touching, empty
 
     def _report(self, solution: QPSolution, status: Tensor, correction: Tensor, y: Tensor, other: Tensor) -> Minimum:
         """The last QP without the row of the tangent, corrected; y, without derivatives, in the other rows."""
@@ -464,7 +538,12 @@ class _Search:
             f: the excess at lam = 0.
             searched: rows that have points outside, where y(0) is, and inside.
         """
-        M, size = self.still[1].M, self.still[1].size
+        M, center, size = self.still[1]
+        if self.still[0]._alone():
+            row = searched.unsqueeze(-1)
+            Q, p = torch.where(row.unsqueeze(-1), self.Q.detach(), M), torch.where(row, self.p.detach(), 0.0)
+            y, lam = trust_region(Q, p, M, center, size)
+            return torch.where(searched, lam, 0.0), y
         unit = _trace(self.Q.detach()) / _trace(M)
         # exact where Q is a multiple of M and no row is in the way
         guess = unit * f / (1.0 - f)
@@ -492,6 +571,12 @@ class _Search:
             low, high = torch.where(over, lam, low), torch.where(over, torch.where(bracketed, high, further), lam)
             bracketed = bracketed | ~over
         return torch.where(searched, lam, 0.0), y
+
+
+def _traced(Q: Tensor | Diagonal | float, p: Tensor, owner: ConvexSet) -> bool:
+    """Whether somebody may want derivatives."""
+    parts = (Q.d if isinstance(Q, Diagonal) else Q, p, *(owner.ellipsoid or ()))
+    return transformed() or (torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in parts))
 
 
 def largest(parts: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -366,3 +367,26 @@ def test_failed_rows_pass_no_gradient_on() -> None:
         assert part.grad is not None
         assert bool(torch.isfinite(part.grad).all())
         assert not bool(part.grad[1].any())
+
+
+@pytest.mark.parametrize("rank", [4, 2, 0])
+def test_an_ellipsoid_alone_by_the_eigenvalues_and_by_the_search(rank: int) -> None:
+    """Two ways to one answer; Q singular too, where y without the ellipsoid is unbounded; inside and on the border."""
+    n, random = 4, normal(rank)
+    s = dataclasses.replace(with_ellipsoid(rank, 40, n, 0, 100.0), lb=None, ub=None)
+    root = random(40, n, max(rank, 1)) * float(rank > 0)
+    Q, p = root @ root.mT, random(40, n) * torch.logspace(-3, 2, 40, dtype=DOUBLE).unsqueeze(-1)
+    assert s.ellipsoid is not None
+    p[:5] = -(Q[:5] @ s.ellipsoid.center[:5].unsqueeze(-1)).squeeze(-1)  # the centre is a minimiser
+    direct = s.minimise(Q, p)
+    searched = s.minimise(Q, p.clone().requires_grad_())  # whoever wants derivatives
+    torch.testing.assert_close(direct.solution.fun, searched.solution.fun.detach(), rtol=1e-9, atol=1e-9)
+    first = 5 if rank < n else 0  # where Q is singular and does not pull, there are many minimisers
+    torch.testing.assert_close(direct.value[first:], searched.value[first:].detach(), rtol=1e-7, atol=1e-8)
+    assert float(s.violation(direct.value).amax()) <= 1e-12
+    assert float(direct.solution.residual.amax()) <= 1e-12
+    on = s.violation(direct.value) >= -1e-9
+    assert torch.equal(on, direct.multiplier > 0)
+    assert on[5:].any()
+    assert not on[:5].any()
+    assert s.minimise(Q, torch.full_like(p, torch.nan), throw=False).status.tolist() == [Status.NONFINITE_INPUT] * 40
