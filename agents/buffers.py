@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,23 @@ __all__ = ["ExecutedActionDictReplayBuffer", "ExecutedActionNStepReplayBuffer", 
 
 #: Where :class:`icnn_rl.envs.ProjectAction` puts the executed action, in the environment's units.
 EXECUTED = "action/executed"
+
+
+def executed_actions(given: np.ndarray, infos: Sequence[dict[str, Any]], space: spaces.Box) -> np.ndarray:
+    """The actions that were executed, scaled to [-1, 1], where a wrapper tells of them; else those given: (B, n).
+
+    Raises:
+        ValueError: what the wrapper tells is not finite or has another size.
+    """
+    rows = np.array(given, dtype=np.float64)
+    low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+    for row, info in zip(rows, infos, strict=True):
+        if EXECUTED in info:
+            a = np.asarray(info[EXECUTED], dtype=np.float64).reshape(-1)
+            if a.shape != low.shape or not np.isfinite(a).all():
+                raise ValueError(f"{EXECUTED}: expected {len(low)} finite numbers, got {info[EXECUTED]}.")
+            row[:] = np.clip(2.0 * (a - low) / (high - low) - 1.0, -1.0, 1.0)
+    return rows
 
 
 class ExecutedActionReplayBuffer(ReplayBuffer):
@@ -38,12 +56,16 @@ class ExecutedActionReplayBuffer(ReplayBuffer):
 
     def __init__(self, *args: Any, missing: str = "given", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if isinstance(self.observation_space, spaces.Dict) != isinstance(self, DictReplayBuffer):
+            raise ValueError(
+                f"observation_space: {type(self).__name__} is not for {type(self.observation_space).__name__} "
+                "observations; for Dict observations use ExecutedActionDictReplayBuffer, for others "
+                "ExecutedActionReplayBuffer."
+            )
         self.missing = check_choice("missing", missing, ("given", "error"))
         space = self.action_space
         if not isinstance(space, spaces.Box) or not space.is_bounded():
             raise ValueError(f"action_space: expected a finite Box, got {space}.")
-        self._low = space.low.reshape(-1).astype(np.float64)
-        self._high = space.high.reshape(-1).astype(np.float64)
 
     def add(
         self,
@@ -58,22 +80,15 @@ class ExecutedActionReplayBuffer(ReplayBuffer):
         super().add(obs, next_obs, self._executed(action, infos), reward, done, infos)
 
     def _executed(self, action: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        rows = np.array(action, dtype=np.float64).reshape(self.n_envs, self.action_dim)
-        for i, info in enumerate(infos):
-            if EXECUTED in info:
-                rows[i] = self._scaled(info[EXECUTED])
-            elif self.missing == "error":
-                raise ValueError(
-                    f"infos[{i}]: lacks {EXECUTED!r}. Wrap the environment in icnn_rl.envs.ProjectAction, or use "
-                    "missing='given'."
-                )
-        return rows
-
-    def _scaled(self, executed: Any) -> np.ndarray:
-        a = np.asarray(executed, dtype=np.float64).reshape(-1)
-        if a.shape != self._low.shape or not np.isfinite(a).all():
-            raise ValueError(f"{EXECUTED}: expected {self.action_dim} finite numbers, got {executed}.")
-        return np.clip(2.0 * (a - self._low) / (self._high - self._low) - 1.0, -1.0, 1.0)
+        if self.missing == "error":
+            for i, info in enumerate(infos):
+                if EXECUTED not in info:
+                    raise ValueError(
+                        f"infos[{i}]: lacks {EXECUTED!r}. Wrap the environment in icnn_rl.envs.ProjectAction, or use "
+                        "missing='given'."
+                    )
+        assert isinstance(self.action_space, spaces.Box)
+        return executed_actions(np.asarray(action).reshape(self.n_envs, self.action_dim), infos, self.action_space)
 
 
 class ExecutedActionDictReplayBuffer(ExecutedActionReplayBuffer, DictReplayBuffer):

@@ -3,6 +3,7 @@ e."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
@@ -15,10 +16,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl.nn import PICNN
-from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection
 from icnn_rl.qp.sets import ConvexSet
-from icnn_rl.solution import Solution
+from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Box, Problem, Solver, solve
 from icnn_rl.solvers.approach import approach
 
@@ -70,6 +71,7 @@ class ConcaveCritic(BasePolicy):
         solver: finds the action to execute.
         normalize_images: divide image observations by 255.
         constraint: on the action, in the environment's units; it reads the observations as they come.
+        fallback: for states that leave no action, see :class:`icnn_rl.qp.ActionProjection`.
 
     Raises:
         ValueError: the constraint does not fit the observations or the actions.
@@ -86,6 +88,7 @@ class ConcaveCritic(BasePolicy):
         solver: Solver,
         normalize_images: bool = True,
         constraint: ActionConstraint | None = None,
+        fallback: Fallback = "least_violation",
     ) -> None:
         super().__init__(
             observation_space,
@@ -94,10 +97,12 @@ class ConcaveCritic(BasePolicy):
             normalize_images=normalize_images,
             squash_output=True,
         )
-        self.constraint = constraint
+        self.constraint, self.fallback = constraint, fallback
         low, high = action_space.low.reshape(-1), action_space.high.reshape(-1)
         #: Moves scaled actions into the set that the constraint allows.
-        self.limits = None if constraint is None else ActionProjection(constraint, low, high, scaled=True)
+        self.limits = None
+        if constraint is not None:
+            self.limits = ActionProjection(constraint, low, high, scaled=True, fallback=fallback)
         self.features_dim = features_dim
         self.action_dim = get_action_dim(action_space)
         self.solver = solver
@@ -124,11 +129,15 @@ class ConcaveCritic(BasePolicy):
         like = torch.zeros(batch, self.action_dim, dtype=torch.float64, device=self.device)
         return self.limits.actions.at(obs, like)
 
-    def maximise(self, energy: BoundCritic, solver: Solver, domain: Box | ConvexSet = ACTION_BOX) -> Solution:
-        """argmax_a of mean_e Q_e over a set of scaled actions."""
+    def maximise(self, energy: BoundCritic, solver: Solver, obs: PyTorchObs) -> Solution:
+        """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback."""
         start = energy.start()
-        problem = Problem(energy, domain, start)
-        return solve(problem, solver, approach(problem, start))
+        problem = Problem(energy, self.action_set(obs), start)
+        solution = solve(problem, solver, approach(problem, start))
+        if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
+            return solution
+        instead = torch.where(empty.unsqueeze(-1), self.limits(obs, solution.value), solution.value)
+        return dataclasses.replace(solution, value=instead)
 
     def greedy(self, obs: PyTorchObs) -> Greedy:
         """The greedy actions, scaled to [-1, 1]; failures are counted."""
@@ -137,7 +146,7 @@ class ConcaveCritic(BasePolicy):
 
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
-            solution = self.maximise(self.bind(obs), self.solver, self.action_set(obs))
+            solution = self.maximise(self.bind(obs), self.solver, obs)
             self.act_failed += int(solution.failed.sum())
         return solution
 
@@ -159,6 +168,7 @@ class ConcaveCritic(BasePolicy):
             features_dim=self.features_dim,
             solver=self.solver,
             constraint=self.constraint,
+            fallback=self.fallback,
         )
         return data
 

@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.agents.observations import check_observations
-from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton, Solver
 
@@ -60,6 +61,9 @@ class ICNNQPolicy(BasePolicy):
         act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-5 at most.
         constraint: on the action, in the environment's units: the greedy action is sought among those that it allows.
             It reads the observations as they come, which must be in the environment's units too.
+        fallback: for states that leave no action, see :class:`icnn_rl.qp.ActionProjection`; the same as that of the
+            environment's wrapper.
+        trust_obs: take the observations for the constraint's, whatever wrappers there are.
         picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
             ``positivity``).
         features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
@@ -86,6 +90,8 @@ class ICNNQPolicy(BasePolicy):
         solver: Solver = ProjectedNewton(tol=1e-3, max_steps=6),  # noqa: B008  (frozen)
         act_solver: Solver | None = None,
         constraint: ActionConstraint | None = None,
+        fallback: Fallback = "least_violation",
+        trust_obs: bool = False,
         picnn_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -114,7 +120,7 @@ class ICNNQPolicy(BasePolicy):
         self.layer_norm, self.n_critics = layer_norm, n_critics
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
-        self.constraint = _check_constraint(constraint)
+        self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
         self.picnn_kwargs = picnn_kwargs or {}
         self.share_features_extractor = share_features_extractor
         self._build(lr_schedule)
@@ -140,6 +146,7 @@ class ICNNQPolicy(BasePolicy):
             "solver": self.act_solver,
             "normalize_images": self.normalize_images,
             "constraint": self.constraint,
+            "fallback": self.fallback,
         }
         return self._update_features_extractor(shared, None)
 
@@ -188,6 +195,8 @@ class ICNNQPolicy(BasePolicy):
             solver=self.solver,
             act_solver=self.act_solver,
             constraint=self.constraint,
+            fallback=self.fallback,
+            trust_obs=self.trust_obs,
             picnn_kwargs=self.picnn_kwargs,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
@@ -350,7 +359,13 @@ class ICNNQ(OffPolicyAlgorithm):
         """A constraint reads raw observations: refuse environments that change or stack them."""
         if self.policy.constraint is not None:
             assert isinstance(self.action_space, spaces.Box)
-            check_observations(self.policy.constraint, self.observation_space, self.action_space, env=self.env)
+            check_observations(
+                self.policy.constraint,
+                self.observation_space,
+                self.action_space,
+                trust_obs=self.policy.trust_obs,
+                env=self.env,
+            )
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As SB3's.
@@ -411,12 +426,11 @@ class ICNNQ(OffPolicyAlgorithm):
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
         with torch.inference_mode():
             energy = self.critic_target.bind(next_obs)
-            allowed = self.critic_target.action_set(next_obs)
-            solution = self.critic_target.maximise(energy, self.policy.solver, allowed)
+            solution = self.critic_target.maximise(energy, self.policy.solver, next_obs)
             action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
             if self.critic_target.limits is not None and self.target_policy_noise > 0:
                 action = self.critic_target.limits(next_obs, action)
-            # where no action is allowed, the least violating one is taken, as the environment's wrapper does
+            # where no action is allowed the fallback is taken, as the environment's wrapper does
             empty = solution.status == Status.PRIMAL_INFEASIBLE
             value, usable = -energy.member_values(action).amax(0), ~solution.failed | empty
             gap = torch.where(empty, torch.nan, solution.gap)
@@ -508,16 +522,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 "environment."
             )
         _finite_obs(new_obs)
-        buffer_action = self._executed(buffer_action, rest[-1])
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
-
-    def _executed(self, scaled: np.ndarray, infos: Sequence[dict[str, Any]]) -> np.ndarray:
-        """The actions that were executed, where a wrapper such as :class:`icnn_rl.envs.ProjectAction` tells: scaled."""
-        told = [info.get("action/executed") for info in infos]
-        if all(action is None for action in told):
-            return scaled
-        rows = [own if a is None else self.policy.scale_action(a) for own, a in zip(scaled, told, strict=True)]
-        return np.stack(rows).astype(scaled.dtype)
+        assert isinstance(self.action_space, spaces.Box)
+        rows = buffer_action.reshape(len(buffer_action), -1)
+        executed = executed_actions(rows, rest[-1], self.action_space).reshape(buffer_action.shape)
+        super()._store_transition(replay_buffer, executed.astype(buffer_action.dtype), new_obs, reward, *rest)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self._warm_up_open:

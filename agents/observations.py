@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -16,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from torch import Tensor
 
+from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.qp.constraints import ActionConstraint
 
 __all__ = ["check_observations", "env_under_construction"]
@@ -42,6 +42,11 @@ def check_observations(
     read = _parts_read(constraint, observation_space, action_space)
     if trust_obs or not constraint.depends_on_state:
         return
+    if constraint.needs_last_action and env is not None and not _ends_with_last_action(env):
+        raise ValueError(
+            "constraint: it reads the last action, with which no wrapper ends the observation. Wrap the environment in "
+            "icnn_rl.envs.ProjectAction with the same constraint, which appends it."
+        )
     for key in read:
         _check_part(key, observation_space if key is None else observation_space[key], obs_size)  # type: ignore[index]
     if env is not None:
@@ -83,8 +88,18 @@ def _check_wrappers(env: VecEnv, read: set[str | None]) -> None:
                 "and set trust_obs=True."
             )
         layer = layer.venv
-    if None in read and any(layer.env_is_wrapped(gym.wrappers.NormalizeObservation)):
-        raise ValueError(f"constraint: it would read observations that NormalizeObservation has normalised. {advice}")
+    for wrapper in CHANGED_UNITS:
+        if any(layer.env_is_wrapped(wrapper)):
+            raise ValueError(f"constraint: it would read observations that {wrapper.__name__} has changed. {advice}")
+
+
+def _ends_with_last_action(env: VecEnv) -> bool:
+    """Whether a wrapper in or around the environments says that it appends the last action."""
+    try:
+        around = env.get_attr("constraint")
+    except AttributeError:
+        return False
+    return all(getattr(constraint, "needs_last_action", False) for constraint in around)
 
 
 def _parts_read(

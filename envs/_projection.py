@@ -83,6 +83,8 @@ class Projector:
         self._most = np.where(bounded, self.high + _FAR * self.width, _VERY_FAR)
         self._huge = min(_HUGE, 0.5 * float(np.finfo(self.dtype).max))
         self._constant: _Sets | None = None
+        #: What stands for the last action before the first.
+        self.rest: Array = np.clip(np.zeros(self.n), space.low, space.high).astype(self.dtype)
 
     def _checked(self, fallback: Fallback) -> Fallback:
         if isinstance(fallback, str):
@@ -115,7 +117,7 @@ class Projector:
         beyond = np.maximum(self.low - point, point - self.high).max(-1)
         if good.all():
             moved = np.zeros(len(point)) if given.dtype == self.dtype else _distance(as_sent, point)
-            return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after))
+            return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after, status))
         near = np.minimum(np.maximum(point, self._least), self._most)
         found, status = sets.nearest(near)
         if status.any():
@@ -127,11 +129,25 @@ class Projector:
             before = sets.violation(point)
         moved = _distance(sent.astype(np.float64), point)
         after = np.where(good, after, left)
-        return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after))
+        return Executed(sent, np.maximum(before, beyond), after, moved, status, self._on(after, status))
 
-    def _on(self, violation: Array) -> Array:
-        on: Array = violation >= -_ON_BORDER * self.width
+    def _on(self, violation: Array, status: Array) -> Array:
+        on: Array = (violation >= -_ON_BORDER * self.width) & (status != Status.PRIMAL_INFEASIBLE)
         return on
+
+    def try_on(self, space: spaces.Space[Any]) -> None:
+        """Find out now what does not fit: make the set of an observation of zeros, as far as the space has them.
+
+        Raises:
+            ValueError: the constraint does not fit the observations or the actions.
+        """
+        if isinstance(space, spaces.Dict):
+            obs: Any = {key: _zeros(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
+        elif isinstance(space, spaces.Box):
+            obs = _zeros(space)
+        else:
+            return
+        self.constraint.at(kept(obs, batched=False), self.n)
 
     def _sets(self, obs: Observation, batch: int) -> _Sets:
         if self._constant is not None:
@@ -170,7 +186,7 @@ class Projector:
         backup = self.fallback(obs) if callable(self.fallback) else self.fallback
         action = np.asarray(backup, dtype=np.float64)
         if action.shape not in ((self.n,), point.shape) or not np.isfinite(action).all():
-            raise ValueError(f"fallback: expected finite actions, shape {point.shape}, got {backup!r}.")
+            raise ValueError(f"fallback: expected finite actions, shape {point.shape} or ({self.n},), got {backup!r}.")
         return np.broadcast_to(action, point.shape)
 
     def _cast(self, value: Array) -> Array:
@@ -364,6 +380,11 @@ def kept(obs: Any, *, batched: bool) -> Observation:
         return Parts(obs, batched)
     tensor = torch.from_numpy(np.array(obs, dtype=np.float64))
     return tensor if batched else tensor.unsqueeze(0)
+
+
+def _zeros(space: spaces.Box) -> Array:
+    zeros: Array = np.clip(np.zeros(space.shape), space.low, space.high)
+    return zeros
 
 
 def checked_actions(action: Any, shape: tuple[int, ...]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -11,17 +11,11 @@ from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.envs._projection import Array, Executed, Projector, checked_actions, kept, with_last_action
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
-
-#: Wrappers whose observations are in other units, or at other places, than the environment's.
-_CHANGED_UNITS = (
-    gym.wrappers.NormalizeObservation,
-    gym.wrappers.RescaleObservation,
-    gym.wrappers.FrameStackObservation,
-)
 
 
 class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -41,7 +35,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     The constraint reads the observation of the last reset or step, so this wrapper goes inside those that change
     observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation.
     If ``constraint.needs_last_action``, observations, which have to be vectors, end with the n numbers executed last
-    (0 after a reset), and the observation space says so.
+    (after a reset 0, or the nearest that the action space has), and the observation space says so.
 
     Args:
         env: actions in a Box of one dimension.
@@ -54,7 +48,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Attributes:
         constraint: what came.
-        executed_action: (n,) the last action sent; zeros after a reset.
+        executed_action: (n,) the last action sent; after a reset 0, or the nearest that the action space has.
 
     ``info`` of every step holds
 
@@ -63,10 +57,12 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     - "constraint/violation": of what was sent; the bounds hold and are not counted. -inf: there is no row,
     - "constraint/moved": the distance between the two,
     - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty,
-    - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width.
+    - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width;
+      not where the set is empty.
 
     Raises:
-        ValueError: a wrong argument; in ``step`` an action that is not finite or has the wrong shape.
+        ValueError: a wrong argument, a constraint that does not fit the environment, an environment whose actions are
+            projected already; in ``step`` an action that is not finite or has the wrong shape.
         EmptySetError: in ``step``, if the set is empty and ``fallback`` is "error".
 
     Example:
@@ -88,14 +84,20 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         _check_units(env)
         self.constraint = constraint
         self._projector = Projector(constraint, env.action_space, fallback, tol)
-        self.executed_action = np.zeros(self._projector.n, self._projector.dtype)
+        self.executed_action = self._projector.rest
         self._obs: Any = None
         if constraint.needs_last_action:
             self.observation_space = with_last_action(env.observation_space, _box(env.action_space))
+        self._projector.try_on(self.observation_space)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``fallback`` and ``tol``, as they came."""
+        return {"fallback": self._projector.fallback, "tol": self._projector.tol}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        self.executed_action = np.zeros_like(self.executed_action)
+        self.executed_action = self._projector.rest
         return self._noted(obs), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -105,7 +107,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         executed = self._projector(self._obs, given[None])
         report = executed.info(0)  # before the environment can write on the action
         obs, reward, terminated, truncated, info = self.env.step(executed.action[0])
-        self.executed_action = report["action/executed"]
+        self.executed_action = report["action/executed"].copy()
         return self._noted(obs), reward, terminated, truncated, {**info, **report}
 
     def _noted(self, obs: Any) -> Any:
@@ -139,7 +141,7 @@ class VecProjectAction(VecEnvWrapper):
 
     Attributes:
         constraint: what came.
-        executed_action: (B, n) the last actions sent; zeros at the start of an episode.
+        executed_action: (B, n) the last actions sent; at the start of an episode as for ProjectAction.
     """
 
     def __init__(
@@ -149,6 +151,8 @@ class VecProjectAction(VecEnvWrapper):
         fallback: Fallback = "least_violation",
         tol: float = 1e-6,
     ) -> None:
+        if not isinstance(venv, VecEnv):
+            raise ValueError(f"venv: expected a VecEnv, got {type(venv).__name__}; for one environment: ProjectAction.")
         _check_vec_units(venv)
         projector = Projector(constraint, venv.action_space, fallback, tol)
         space = venv.observation_space
@@ -157,13 +161,14 @@ class VecProjectAction(VecEnvWrapper):
         super().__init__(venv, observation_space=space)
         self.constraint = constraint
         self._projector = projector
-        self.executed_action = np.zeros((venv.num_envs, projector.n), projector.dtype)
+        projector.try_on(self.observation_space)
+        self.executed_action = np.tile(projector.rest, (venv.num_envs, 1))
         self._obs: Any = None
         self._executed: Executed | None = None
 
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
-        self.executed_action = np.zeros_like(self.executed_action)
+        self.executed_action = np.tile(self._projector.rest, (self.num_envs, 1))
         noted: VecEnvObs = self._noted(obs)
         return noted
 
@@ -182,7 +187,7 @@ class VecProjectAction(VecEnvWrapper):
             info.update(executed.info(row))
             if "terminal_observation" in info and self.constraint.needs_last_action:
                 info["terminal_observation"] = self._extended(info["terminal_observation"], executed.action[row])
-        self.executed_action = np.where(dones[:, None], 0, executed.action).astype(self._projector.dtype)
+        self.executed_action = np.where(dones[:, None], self._projector.rest, executed.action)
         return self._noted(obs), rewards, dones, infos
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
@@ -214,8 +219,10 @@ def _box(space: spaces.Space[Any]) -> spaces.Box:
 def _check_units(env: gym.Env[Any, Any]) -> None:
     inner: Any = env
     while isinstance(inner, gym.Wrapper):
-        if isinstance(inner, _CHANGED_UNITS):
+        if isinstance(inner, CHANGED_UNITS):
             _refuse(type(inner).__name__)
+        if isinstance(inner, ProjectAction):
+            _refuse_second()
         inner = inner.env
 
 
@@ -224,10 +231,24 @@ def _check_vec_units(venv: VecEnv) -> None:
     while isinstance(inner, VecEnvWrapper):
         if isinstance(inner, VecFrameStack) or (isinstance(inner, VecNormalize) and inner.norm_obs):
             _refuse(type(inner).__name__)
+        if isinstance(inner, VecProjectAction):
+            _refuse_second()
         inner = inner.venv
+    for wrapper in CHANGED_UNITS:
+        if any(venv.env_is_wrapped(wrapper)):
+            _refuse(wrapper.__name__)
+    if any(venv.env_is_wrapped(ProjectAction)):
+        _refuse_second()
 
 
-def _refuse(wrapper: str) -> None:
+def _refuse_second() -> NoReturn:
+    raise ValueError(
+        "env: its actions are projected already. Two projections in turn are none on both sets: make the environment "
+        "without the first (project=False for those of icnn_rl) and wrap it once in the intersection, first & second."
+    )
+
+
+def _refuse(wrapper: str) -> NoReturn:
     raise ValueError(
         f"env: the constraint reads raw observations, and {wrapper} changes them. Put the projection inside it: "
         f"{wrapper}(ProjectAction(env, constraint))."

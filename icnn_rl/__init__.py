@@ -4,7 +4,7 @@ use them."""
 from importlib.metadata import PackageNotFoundError, version
 
 from icnn_rl.solution import Solution, SolveError, Status
-from icnn_rl.solvers import Box, Polytope, Simplex, Unconstrained, minimize
+from icnn_rl.solvers import Ball, Box, Polytope, Simplex, Unconstrained, minimize
 
 try:
     __version__ = version("icnn-rl")
@@ -12,6 +12,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Ball",
     "Box",
     "Polytope",
     "Simplex",

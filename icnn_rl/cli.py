@@ -233,3 +233,7 @@ def _run_video(args: argparse.Namespace) -> None:
 def _run_plot(args: argparse.Namespace) -> None:
     plot_runs(args.folders, args.out)
     print(f"learning curves: {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

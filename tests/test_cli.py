@@ -557,6 +557,28 @@ def test_an_environment_with_its_own_constraint(tmp_path, capsys):
     assert counts(tmp_path / "untold")["moved"] > 5  # by the environment's wrapper alone
 
 
+def test_a_constraint_joins_the_environments_own():
+    import gymnasium as gym
+    import numpy as np
+
+    from icnn_rl.experiment.environments import make_single_env
+
+    env = make_single_env("icnn_rl/Reacher-O03-v0", ["linear:G=[[-1,1]],h=[0]"])
+    env.action_space.seed(0)
+    layers, layer = [], env
+    while isinstance(layer, gym.Wrapper):
+        layers.append(type(layer).__name__)
+        layer = layer.env
+    assert layers.count("ProjectAction") == 1
+    obs, _ = env.reset(seed=0)
+    for _ in range(60):
+        velocity = obs[6:8]
+        obs, _, _, _, info = env.step(env.action_space.sample())
+        sent = info["action/executed"].astype(float)
+        assert sent[1] - sent[0] <= 1e-6 * np.sqrt(2)
+        assert np.abs(velocity * sent).sum() <= 0.3 + 1e-6 * np.linalg.norm(velocity)
+
+
 def test_constraints_from_a_file_hold_together_with_others(tmp_path, capsys):
     file = tmp_path / "limits.yml"
     file.write_text("power_limit: {velocity_index: [2], max_power: 1}\nbox: {lower: -1, upper: 1}\n")
@@ -570,9 +592,15 @@ def test_constraints_from_a_file_hold_together_with_others(tmp_path, capsys):
     assert run(["eval", tmp_path / "run", "--episodes", "1"], capsys)[0] == 0
 
 
-def test_a_resumed_run_keeps_its_constraint(tmp_path, capsys):
+def test_a_resumed_run_keeps_its_constraint_and_its_counts(tmp_path, capsys, monkeypatch):
+    from icnn_rl.experiment.safety import ConstraintCallback
+
     folder = tmp_path / "run"
-    run(constrained("icnn", folder, timesteps=40), capsys)
+    with monkeypatch.context() as patch:  # as if killed: nothing is written at the end
+        patch.setattr(ConstraintCallback, "_on_training_end", lambda self: None)
+        run(constrained("icnn", folder, "--checkpoint-freq", "20", timesteps=40), capsys)
+    assert counts(folder)["steps"] == 20  # the last checkpoint during training
+    (folder / "constraint.json").write_text('{"steps": 40, "violations": 0, "largest_violation": "inf"}')
     config = (folder / "config.yml").read_text()
     (folder / "config.yml").write_text(config.replace("timesteps: 40", "timesteps: 60"))
     (folder / "model.zip").unlink()
@@ -580,6 +608,7 @@ def test_a_resumed_run_keeps_its_constraint(tmp_path, capsys):
     assert (code, err) == (0, "")
     assert counts(folder)["steps"] == 60
     assert counts(folder)["violations"] == 0
+    assert counts(folder)["largest_violation"] == "inf"
     assert "Leave out --constraint" in fails(["rl", "--resume", folder, "--constraint", "box:lower=-1"], capsys)
 
 

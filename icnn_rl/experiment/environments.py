@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,31 @@ def make_single_env(env_id: str, constraint: Any, **options: Any) -> gym.Env[Any
         raise UserError(f"--env {env_id}: {error}") from error
     if constraint is None or constraint == NO_CONSTRAINT:
         return env
+    settings: dict[str, Any] = {}
     try:
-        return ProjectAction(env, parse_constraint(constraint))
+        wanted = parse_constraint(constraint)
+        own = _projection(env)
+        if own is not None:  # one projection onto both sets: two in turn would leave the first
+            env.close()
+            wanted, settings = own.constraint & wanted, own.settings
+            env = gym.make(env_id, project=False, **options)
+        return ProjectAction(env, wanted, **settings)
+    except TypeError as error:
+        raise UserError(
+            f"--constraint: {env_id} has a constraint of its own that cannot be joined ({error})."
+        ) from error
     except ValueError as error:
         env.close()
         raise UserError(f"--constraint: {error}") from error
+
+
+def _projection(env: Any) -> ProjectAction | None:
+    """The wrapper among those around the environment."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, ProjectAction):
+            return env
+        env = env.env
+    return None
 
 
 def make_env(env_id: str, n_envs: int, seed: int, constraint: Any = None) -> VecEnv:
@@ -73,11 +92,7 @@ def make_env(env_id: str, n_envs: int, seed: int, constraint: Any = None) -> Vec
 
 
 def constraint_of(env: VecEnv) -> ActionConstraint | None:
-    """All that is enforced by wrappers around the environments."""
+    """What is enforced by the wrapper around the environments."""
     assert isinstance(env.unwrapped, DummyVecEnv)
-    found, layer = [], env.unwrapped.envs[0]
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, ProjectAction):
-            found.append(layer.constraint)
-        layer = layer.env
-    return functools.reduce(operator.and_, found) if found else None
+    found = _projection(env.unwrapped.envs[0])
+    return None if found is None else found.constraint

@@ -23,13 +23,14 @@ class ConstraintCallback(BaseCallback):
     constraint/violations: steps whose executed action violates by more than 1e-6; constraint/largest_violation;
     constraint/active_fraction: share of steps with the executed action on the border; constraint/distance_moved: mean
     distance between the action that came and the one executed; constraint/empty: states without an allowed action;
-    constraint/state_violations where the environment tells. Totals are written to RUN/constraint.json; a resumed run
-    goes on counting from there, steps done again included.
+    constraint/state_violations where the environment tells. Totals are written to RUN/constraint.json every ``every``
+    steps, as checkpoints are, and at the end; a resumed run goes on counting from there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, every: int) -> None:
         super().__init__()
-        self.file = folder / "constraint.json"
+        self.file, self.every = folder / "constraint.json", every
+        self._next = 0
         self.totals = {
             "steps": 0,
             "violations": 0,
@@ -42,8 +43,15 @@ class ConstraintCallback(BaseCallback):
         }
 
     def _on_training_start(self) -> None:
+        self._next = (self.num_timesteps // self.every + 1) * self.every
         if self.num_timesteps and self.file.is_file():
-            self.totals.update(json.loads(self.file.read_text()))
+            # JSON has no infinity: it is a text there
+            self.totals.update({key: float(value) for key, value in json.loads(self.file.read_text()).items()})
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._next:
+            self._write()
+            self._next = (self.num_timesteps // self.every + 1) * self.every
 
     def _on_step(self) -> bool:
         t = self.totals
@@ -70,5 +78,9 @@ class ConstraintCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
         if self.totals["steps"]:
-            write_text(self.file, json.dumps({k: float(v) for k, v in self.totals.items() if np.isfinite(v)}) + "\n")
+            plain = {key: float(value) for key, value in self.totals.items() if value != -np.inf}
+            write_text(self.file, json.dumps({k: v if np.isfinite(v) else str(v) for k, v in plain.items()}) + "\n")

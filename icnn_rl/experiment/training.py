@@ -99,9 +99,9 @@ def _learn(model: BaseAlgorithm, config: Config, folder: Path, verbose: int, pro
     try:
         callbacks = CallbackList(
             [
-                ConstraintCallback(folder),
                 EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
                 CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
+                ConstraintCallback(folder, config.checkpoint_freq),
             ]
         )
         remaining = config.timesteps - model.num_timesteps

@@ -263,7 +263,7 @@ def test_refuses_normalised_observations(name: str) -> None:
         _agent(name, VecNormalize(make()))
     with pytest.raises(ValueError, match=r"VecFrameStack, oldest first"):
         _agent(name, VecFrameStack(make(), 3))
-    with pytest.raises(ValueError, match=r"NormalizeObservation has normalised"):
+    with pytest.raises(ValueError, match=r"NormalizeObservation has changed"):
         _agent(name, gym.wrappers.NormalizeObservation(DriftEnv()))
     in_dict = DummyVecEnv([lambda: DriftEnv(as_dict=True)])
     with pytest.raises(ValueError, match=r"VecNormalize has normalised"):

@@ -8,11 +8,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation, RescaleObservation, TransformObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from icnn_rl import Status
+from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.agents import ICNNQ, NAF
-from icnn_rl.qp.constraints import ActionConstraint, ball, box, linear, power_limit
+from icnn_rl.envs import ProjectAction
+from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
 from icnn_rl.solvers import ProjectedNewton
 
 SMALL = {"context": (16,), "hidden": (16,)}
@@ -185,6 +188,17 @@ def test_states_without_an_allowed_action():
     assert np.isfinite(agent.logger.name_to_value["solver/gap"])
 
 
+def test_states_without_an_allowed_action_take_the_fallback(monkeypatch):
+    limit = linear([[1.0, 0.0], [-1.0, 0.0]], contradiction)
+    agent = make_agent(limit, policy_kwargs={"fallback": [-1.25, 2.5]})
+    obs = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], np.float32)
+    action, _ = agent.predict(obs, deterministic=True)
+    np.testing.assert_allclose(action[0], [-1.25, 2.5], atol=1e-5)
+    assert abs(action[1, 0]) <= 0.5 + 1e-6
+    with pytest.raises(EmptySetError, match="no action satisfies it in 1 of"):
+        make_agent(limit, policy_kwargs={"fallback": "error"}).predict(obs)
+
+
 def test_saved_and_loaded_with_its_constraint(tmp_path):
     agent = make_agent(CONSTRAINTS["rows"], policy_kwargs={"act_solver": ProjectedNewton(tol=1e-6)})
     agent.learn(40)
@@ -217,6 +231,24 @@ def test_changed_observations_are_refused(wrap, message):
         with pytest.raises(ValueError, match=message):
             agent.set_env(wrap(DummyVecEnv([Recorded])))
     assert make_agent(CONSTRAINTS["box"], wrap(DummyVecEnv([Recorded])))  # reads nothing
+
+
+@pytest.mark.parametrize("wrapper", CHANGED_UNITS)
+def test_wrappers_that_change_units_are_refused(wrapper):
+    arguments = {RescaleObservation: (np.float32(-1), np.float32(1)), FrameStackObservation: (2,)}.get(wrapper, ())
+    env = TransformObservation(Recorded(), np.tanh, gym.spaces.Box(-1, 1, (3,), np.float32))
+    env = wrapper(env, *arguments)
+    env = FlattenObservation(env) if wrapper is FrameStackObservation else env
+    with pytest.raises(ValueError, match=wrapper.__name__):
+        make_agent(CONSTRAINTS["rows"], env)
+    assert make_agent(CONSTRAINTS["rows"], env, policy_kwargs={"trust_obs": True})
+
+
+def test_a_rate_limit_needs_the_wrapper_that_appends_the_last_action():
+    limit = rate_limit(0.1)
+    with pytest.raises(ValueError, match=r"last action.*ProjectAction"):
+        make_agent(limit)
+    make_agent(limit, ProjectAction(Recorded(), limit)).learn(35)
 
 
 def test_a_constraint_that_does_not_fit_is_named():

@@ -340,10 +340,8 @@ def test_dict_observations():
     speed = np.float64(obs["speed"])
     sent = env.step(np.ones(3, np.float32))[-1]["action/executed"]
     assert (np.abs(speed[:3] * sent).sum() - 0.5) / np.linalg.norm(speed[:3]) == pytest.approx(0.0, abs=1e-6)
-    wrong = ProjectAction(Parted(), SUMS)
-    wrong.reset(seed=0)
-    with pytest.raises(ValueError, match=r"the observation is a Dict with 'speed', 'camera'; say which part"):
-        wrong.step(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=r"the observation is a Dict with .*; say which part"):
+        ProjectAction(Parted(), SUMS)
     with pytest.raises(ValueError, match=r"env: the constraint reads the last action, .*FlattenObservation"):
         ProjectAction(Parted(), rate_limit(0.1).reading("speed"))
     empty = ProjectAction(Parted(), EMPTY.reading("speed"), fallback="error")
@@ -447,3 +445,56 @@ def test_an_agent_with_noise_and_warm_up_stays_inside():
     assert len(seen) == 60
     for obs, action in seen:
         assert (np.abs(obs[:3] * np.float64(action)).sum() - 0.5) / np.linalg.norm(obs[:3]) <= 1e-6
+
+
+def test_two_projections_in_turn_are_refused():
+    once = ProjectAction(gym.make("Pendulum-v1"), box(-0.5, 0.5))
+    with pytest.raises(ValueError, match=r"projected already.*first & second"):
+        ProjectAction(once, box(-0.2, 0.2))
+    with pytest.raises(ValueError, match="projected already"):
+        VecProjectAction(DummyVecEnv([lambda: once]), box(-0.2, 0.2))
+    many = VecProjectAction(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), box(-0.5, 0.5))
+    with pytest.raises(ValueError, match="projected already"):
+        VecProjectAction(VecMonitor(many), box(-0.2, 0.2))
+
+
+def test_changed_units_are_refused_inside_a_vec_env_too():
+    def normalised():
+        return gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1"))
+
+    with pytest.raises(ValueError, match="NormalizeObservation changes them"):
+        VecProjectAction(DummyVecEnv([normalised]), power_limit([2], 1.0))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "text"),
+    [
+        (power_limit([9], 1.0), "indices below 3"),
+        (linear([[1.0, 1.0]], [1.0]), r"linear\.G: expected rows of 1"),
+        (ball(1.0) & ball(0.5), "2 balls"),
+        (power_limit([2], 1.0).reading("state"), "reads the part 'state'"),
+    ],
+)
+def test_a_constraint_that_does_not_fit_is_found_at_once(constraint, text):
+    with pytest.raises(ValueError, match=text):
+        ProjectAction(gym.make("Pendulum-v1"), constraint)
+
+
+def test_the_first_rate_is_measured_from_the_nearest_to_zero_that_the_action_space_has():
+    shifted = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(1.0), np.float32(2.0))
+    env = ProjectAction(shifted, rate_limit(0.2))
+    obs, _ = env.reset(seed=0)
+    assert obs[-1] == 1.0
+    _, _, _, _, info = env.step(np.array([2.0], np.float32))
+    assert info["constraint/status"] == Status.SUCCESS
+    np.testing.assert_allclose(info["action/executed"], [1.2], atol=1e-6)
+    info["action/executed"][:] = 7.0
+    assert env.executed_action < 2.0
+
+
+def test_nothing_is_active_where_nothing_is_allowed():
+    env = ProjectAction(gym.make("Pendulum-v1"), linear([[1.0], [-1.0]], [-0.5, -0.5]))
+    env.reset(seed=0)
+    info = env.step(np.zeros(1, np.float32))[-1]
+    assert info["constraint/status"] == Status.PRIMAL_INFEASIBLE
+    assert not info["constraint/active"]
