@@ -1,41 +1,21 @@
-"""Files that are written whole or not at all, and folders that can tell whether they are whole."""
+"""Folders that can tell whether they are whole; single files are :mod:`icnn_rl._files`'s business."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from icnn_rl._files import sync, write_file, write_text
 from icnn_rl.experiment.errors import UserError
 
 __all__ = ["read_manifest", "write_file", "write_folder", "write_text"]
 
 MANIFEST = "manifest.json"
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        _sync(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """:func:`write_file` for text."""
-    write_file(path, lambda temporary: temporary.write_text(text))
 
 
 @contextlib.contextmanager
@@ -48,7 +28,7 @@ def write_folder(path: Path) -> Iterator[Path]:
         yield temporary
         entries = {}
         for file in sorted(temporary.iterdir()):
-            _sync(file)
+            sync(file)
             entries[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
         write_text(temporary / MANIFEST, json.dumps(entries, indent=1))
         temporary.chmod(0o755)
@@ -88,8 +68,3 @@ def read_manifest(path: Path) -> None:
 def _digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
