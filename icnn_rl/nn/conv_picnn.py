@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,8 @@ from icnn_rl._checks import (
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.conv_context import ConvContext
 from icnn_rl.nn.conv_energy import ConvEnergy, ConvLayer, Stride
-from icnn_rl.nn.linear import POSITIVITY, ConvexNetwork, Layers, NonNegativeLayer
+from icnn_rl.nn.initialisation import non_negative_moments
+from icnn_rl.nn.linear import ConvexNetwork, Layers, NonNegativeLinear
 
 __all__ = ["ConvPICNN", "NonNegativeConv2d"]
 
@@ -27,22 +29,26 @@ _GATE_BIAS = 0.5413  # softplus of it is 1: gates start near one
 _QUADRATIC_BIAS = -2.0
 
 
-class NonNegativeConv2d(NonNegativeLayer):
-    """Convolution with kernels >= 0, without bias: a sum of non-negative multiples, so convexity passes through.
+class NonNegativeConv2d(NonNegativeLinear):
+    """Convolution with kernels >= 0, without bias: a :class:`NonNegativeLinear` on every patch of the image.
 
     Args:
         in_channels: of the input.
         out_channels: of the output.
-        kernel: side of the square kernels.
+        kernel: side of the square kernels, odd.
         stride: of the convolution; the padding gives ceil(size / stride) outputs.
-        positivity: "clamp", "softplus" or "relu", see :class:`icnn_rl.nn.NonNegativeLinear`.
+        positivity: "clamp", "softplus" or "relu", see :class:`NonNegativeLinear`.
         activation: whose outputs come in, for the initialisation that keeps the signal's scale.
+
+    Attributes:
+        weight: (out_channels, in_channels kernel^2), the raw parameter. kernels: what forward convolves with.
 
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, H', W').
 
     Raises:
-        ValueError: a size below 1, an unknown ``positivity``, an activation that is not convex and non-decreasing.
+        ValueError: a size below 1, an even kernel, an unknown ``positivity``, an activation that is not convex and
+        non-decreasing.
     """
 
     def __init__(
@@ -55,22 +61,36 @@ class NonNegativeConv2d(NonNegativeLayer):
         positivity: str = "clamp",
         activation: str | ConvexActivation = "softplus",
     ) -> None:
-        super().__init__()
         self.in_channels = check_positive_int("in_channels", in_channels)
         self.out_channels = check_positive_int("out_channels", out_channels)
-        self.geometry = Stride(check_positive_int("kernel", kernel), check_positive_int("stride", stride))
-        self.positivity = check_choice("positivity", positivity, POSITIVITY)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        self.start_bias = self._initialise(in_channels * kernel * kernel, activation).bias
+        if check_positive_int("kernel", kernel) % 2 == 0:
+            raise ValueError(f"kernel: expected an odd number, so that stride 2 halves every size, got {kernel}.")
+        self.geometry = Stride(kernel, check_positive_int("stride", stride))
+        super().__init__(
+            in_channels * kernel**2, out_channels, bias=False, positivity=positivity, activation=activation
+        )
+
+    @property
+    def kernels(self) -> Tensor:
+        """(out_channels, in_channels, kernel, kernel), >= 0."""
+        side = self.geometry.kernel
+        return self.weight_nonneg.view(self.out_channels, self.in_channels, side, side)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.geometry.convolve(image, self.weight_nonneg)
+        return self.geometry.convolve(image, self.kernels)
 
     def extra_repr(self) -> str:
         return (
             f"in_channels={self.in_channels}, out_channels={self.out_channels}, kernel={self.geometry.kernel}, "
             f"stride={self.geometry.stride}, positivity={self.positivity!r}"
         )
+
+
+class _SignedConv2d(NonNegativeConv2d):
+    """The same layer, started the same way, whose weights may become negative."""
+
+    def project_(self) -> None:
+        return
 
 
 class ConvPICNN(ConvexNetwork):
@@ -106,6 +126,7 @@ class ConvPICNN(ConvexNetwork):
         strong_convexity: lower bound on q, >= 0.
         kernel: side of the kernels on z.
         positivity: how W^(z) and w stay non-negative, see :class:`NonNegativeConv2d`.
+        convex: False leaves W^(z) and w free in sign: the non-convex twin, for comparisons.
 
     Shapes:
         ``f(x, y)``: (B, *x_shape), (B, *y_shape) -> (B,). ``bind(x)``: a function of y as rows (B, n), n = C H W, for
@@ -141,6 +162,7 @@ class ConvPICNN(ConvexNetwork):
         strong_convexity: float = 0.0,
         kernel: int = 3,
         positivity: str = "clamp",
+        convex: bool = True,
     ) -> None:
         super().__init__()
         self.x_shape, self.y_shape = _image_shape("x_shape", x_shape), _image_shape("y_shape", y_shape)
@@ -156,8 +178,9 @@ class ConvPICNN(ConvexNetwork):
         self.gate = check_choice("gate", gate, ("softplus", "relu"))
         self.quadratic = bool(quadratic)
         self.strong_convexity = check_range("strong_convexity", strong_convexity, 0.0, float("inf"))
-        if check_positive_int("kernel", kernel) % 2 == 0:
-            raise ValueError(f"kernel: expected an odd number, so that a layer halves every size, got {kernel}.")
+        self.convex = bool(convex)
+        if not convex and positivity != "clamp":
+            raise ValueError(f'positivity: expected "clamp" with convex=False, got {positivity!r}.')
         check_range("dropout", dropout, 0.0, 1.0)
 
         channels, height, width = self.y_shape
@@ -175,8 +198,9 @@ class ConvPICNN(ConvexNetwork):
             bound = (channels * reach * reach) ** -0.5
             self.passthrough.append(torch.empty(size, channels, reach, reach).uniform_(-bound, bound))
         sizes = (*self.hidden, 1)
-        self.nonneg = Layers[NonNegativeConv2d](
-            NonNegativeConv2d(
+        make = NonNegativeConv2d if convex else _SignedConv2d
+        self.nonneg = Layers[NonNegativeLinear](
+            make(
                 sizes[i],
                 sizes[i + 1],
                 kernel if i + 1 < len(self.hidden) else 1,
@@ -215,7 +239,7 @@ class ConvPICNN(ConvexNetwork):
             for (name, _), part in zip(parts.items(), torch.split(head.bias, list(parts.values())), strict=True):
                 part.fill_(1.0 if name.startswith("y_gate") else starts[name])
                 if name == "offset" and level > 1:
-                    part.fill_(self.nonneg[level - 2].start_bias)
+                    part.fill_(non_negative_moments(self.nonneg[level - 2].in_features, self.activation).bias)
 
     def bind(self, x: Tensor) -> ConvEnergy:
         """f(x, .) as an energy in y (B, n): evaluates the context path and all gates, once.
@@ -235,14 +259,14 @@ class ConvPICNN(ConvexNetwork):
         ]
         layers = []
         for i in range(len(self.hidden)):
-            before = self.nonneg[i - 1] if i > 0 else None
+            before = cast(NonNegativeConv2d, self.nonneg[i - 1]) if i > 0 else None
             layers.append(
                 ConvLayer(
                     read[i + 1]["offset"],
                     self.passthrough[i],
                     read[0][f"y_gate_{i}"],
                     _reach(i),
-                    None if before is None else before.weight_nonneg,
+                    None if before is None else before.kernels,
                     None if before is None else self._positive(read[i]["gate"]),
                     _reach(0) if before is None else before.geometry,
                 )

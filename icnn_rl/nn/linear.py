@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from icnn_rl._checks import check_choice, check_positive_int
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
-from icnn_rl.nn.initialisation import NonNegativeMoments, log_normal_, non_negative_moments
+from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
 
-__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLayer", "NonNegativeLinear"]
+__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear"]
 
 POSITIVITY = ("clamp", "softplus", "relu")
 
@@ -89,40 +89,7 @@ class EnsembleNorm(nn.Module):
         return f"width={self.width}, ensemble={self.ensemble}"
 
 
-class NonNegativeLayer(nn.Module):
-    """What non-negative layers share: a raw ``weight``, and how the weight that is used comes from it."""
-
-    weight: nn.Parameter
-    positivity: str
-
-    def _initialise(self, fan_in: int, activation: str | ConvexActivation) -> NonNegativeMoments:
-        """Fill ``weight`` so that the signal keeps its scale; returns the bias that belongs to it."""
-        moments = non_negative_moments(fan_in, resolve_activation(activation))
-        with torch.no_grad():
-            log_normal_(self.weight, moments.mean, moments.std)
-            if self.positivity == "softplus":
-                self.weight.copy_(_inverse_softplus(self.weight))
-        return moments
-
-    @property
-    def weight_nonneg(self) -> Tensor:
-        """The weights that forward uses, of ``weight``'s shape. With "clamp", non-negative once projected."""
-        if self.positivity == "softplus":
-            return F.softplus(self.weight)
-        return self.weight.relu() if self.positivity == "relu" else self.weight
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Clamp the weights to >= 0. Does nothing unless positivity is "clamp"; a NaN stays a NaN."""
-        if self.positivity == "clamp":
-            self.weight.clamp_(min=0.0)
-
-    def is_nonneg(self) -> bool:
-        """Whether every weight that forward uses is >= 0 (False if one is NaN)."""
-        return bool((self.weight_nonneg >= 0).all())
-
-
-class NonNegativeLinear(NonNegativeLayer):
+class NonNegativeLinear(nn.Module):
     """Linear map y = W x + b with W >= 0 elementwise: keeps convexity from input to output.
 
     Args:
@@ -168,12 +135,33 @@ class NonNegativeLinear(NonNegativeLayer):
         self.ensemble = ensemble
         lead = () if ensemble is None else (check_positive_int("ensemble", ensemble),)
         self.weight = nn.Parameter(torch.empty(*lead, out_features, in_features))
-        moments = self._initialise(in_features, activation)
+        moments = non_negative_moments(in_features, resolve_activation(activation))
+        with torch.no_grad():
+            log_normal_(self.weight, moments.mean, moments.std)
+            if positivity == "softplus":
+                self.weight.copy_(_inverse_softplus(self.weight))
         shape = (out_features,) if ensemble is None else (ensemble, 1, out_features)
         self.bias = nn.Parameter(torch.full(shape, moments.bias)) if bias else None
 
+    @property
+    def weight_nonneg(self) -> Tensor:
+        """(out, in) or (E, out, in): the weights that forward uses. With "clamp", non-negative once projected."""
+        if self.positivity == "softplus":
+            return F.softplus(self.weight)
+        return self.weight.relu() if self.positivity == "relu" else self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return affine(x, self.weight_nonneg, self.bias)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clamp the weights to >= 0. Does nothing unless positivity is "clamp"; a NaN stays a NaN."""
+        if self.positivity == "clamp":
+            self.weight.clamp_(min=0.0)
+
+    def is_nonneg(self) -> bool:
+        """Whether every weight that forward uses is >= 0 (False if one is NaN)."""
+        return bool((self.weight_nonneg >= 0).all())
 
     def extra_repr(self) -> str:
         return (
@@ -185,7 +173,7 @@ class NonNegativeLinear(NonNegativeLayer):
 class ConvexNetwork(nn.Module):
     """A network whose convexity rests on the weights of its ``nonneg`` layers being non-negative."""
 
-    nonneg: Layers[Any]  # of NonNegativeLayer
+    nonneg: Layers[NonNegativeLinear]
 
     def project_(self) -> None:
         """Clamp W^(z) to >= 0 after an optimiser step. A no-op unless positivity is "clamp"."""

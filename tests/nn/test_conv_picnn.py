@@ -97,10 +97,20 @@ def test_convex_in_y_at_the_start_and_after_training(hidden: tuple[int, ...], ac
 def test_without_the_projection_convexity_is_lost_and_noticed() -> None:
     net = _net()
     with torch.no_grad():
-        net.nonneg[0].weight[0, 0, 1, 1] = -1.0
+        net.nonneg[0].weight[0, 3] = -1.0
     assert not net.is_convex()
     net.project_()
     assert net.is_convex()
+
+
+def test_the_twin_keeps_its_signs() -> None:
+    twin = _net(convex=False)
+    with torch.no_grad():
+        twin.nonneg[0].weight[0, 3] = -1.0
+    twin.project_()
+    assert not twin.is_convex()
+    with pytest.raises(ValueError, match='expected "clamp" with convex=False'):
+        _net(convex=False, positivity="softplus")
 
 
 def test_not_convex_in_x() -> None:
@@ -158,7 +168,7 @@ def test_non_negative_convolution() -> None:
     layer = NonNegativeConv2d(2, 3, 3, 2)
     assert layer.is_nonneg()
     image = torch.rand(4, 2, 7, 6)
-    torch.testing.assert_close(layer(image)[1], _loop_convolution(image[1], layer.weight_nonneg, 2))
+    torch.testing.assert_close(layer(image)[1], _loop_convolution(image[1], layer.kernels, 2))
     assert "kernel=3" in repr(layer)
     with pytest.raises(ValueError, match="in_channels"):
         NonNegativeConv2d(0, 3)
