@@ -1,6 +1,6 @@
 """Convex minimisation over a network's inputs: solvers, domains, gradients through the minimiser."""
 
-from icnn_rl.solvers.adjoint import DualKKT, Implicit, Unrolled
+from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled
 from icnn_rl.solvers.base import Problem, Progress, Solver
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy
 from icnn_rl.solvers.domain import Ball, Box, Polytope, Simplex, Unconstrained
@@ -16,6 +16,7 @@ __all__ = [
     "BundleEntropy",
     "DualKKT",
     "Implicit",
+    "ImplicitCG",
     "Polytope",
     "Problem",
     "Progress",

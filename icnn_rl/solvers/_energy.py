@@ -43,11 +43,17 @@ def value_grad_hessian(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tenso
 
 def live_gradient(energy: EnergyFunction, y: Tensor) -> Tensor:
     """The gradient at the constant ``y``, as a function of whatever parameters the energy depends on."""
+    if hasattr(energy, "value_and_grad"):
+        return gradient_with_graph(energy, y.detach())
+    return gradient_with_graph(energy, y.detach().requires_grad_())
+
+
+def gradient_with_graph(energy: EnergyFunction, leaf: Tensor) -> Tensor:
+    """The gradient at ``leaf``, as a function of it and of whatever parameters the energy depends on."""
     with torch.enable_grad():
         if hasattr(energy, "value_and_grad"):
-            g: Tensor = energy.value_and_grad(y.detach())[1]
+            g: Tensor = energy.value_and_grad(leaf)[1]
             return g
-        leaf = y.detach().requires_grad_()
         return _grad(energy(leaf).sum(), leaf, create_graph=True)
 
 

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_range
+from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import _energy
 from icnn_rl.solvers._box_qp import times
+from icnn_rl.solvers._cg import conjugate_gradients
 from icnn_rl.solvers.base import Problem, as_set
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
-__all__ = ["DualKKT", "Implicit", "Unrolled"]
+__all__ = ["DualKKT", "Implicit", "ImplicitCG", "Unrolled"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,30 @@ class Implicit:
 
     def __post_init__(self) -> None:
         check_range("Implicit.damping", self.damping, 0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class ImplicitCG:
+    """:class:`Implicit` for many variables: the Hessian is never formed, its systems are solved by conjugate gradients.
+
+    A step costs one product of a Hessian with a vector, a backward pass through the gradient of f. Under BundleEntropy
+    the system is S H S + I with S^2 = w (1 - w) width^2 / tau: well conditioned unless the entropy is far smaller than
+    f's curvature, and a few steps do. No gradient for the bounds of the box.
+
+    Args:
+        tol: stop when the residual has fallen by this factor; below 1e-5 only in float64.
+        max_steps: products at most; what they come to is used.
+        damping: added to the Hessian, in its units.
+    """
+
+    tol: float = 1e-4
+    max_steps: int = 30
+    damping: float = 1e-9
+
+    def __post_init__(self) -> None:
+        check_range("ImplicitCG.tol", self.tol, 0.0, 1.0)
+        check_positive_int("ImplicitCG.max_steps", self.max_steps)
+        check_range("ImplicitCG.damping", self.damping, 0.0, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -76,7 +101,7 @@ class DualKKT:
 
 
 def differentiable_value(
-    adjoint: Implicit | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
+    adjoint: Implicit | ImplicitCG | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
 ) -> Tensor:
     """``solution.value`` with a gradient attached. Failed rows stay detached: they must not spoil the others."""
     if isinstance(adjoint, DualKKT):
@@ -92,8 +117,12 @@ def differentiable_value(
             "DualKKT() on a box."
         )
     if problem.region is not None:
+        if isinstance(adjoint, ImplicitCG):
+            raise ValueError("adjoint: ImplicitCG() differentiates on a box; on other sets use Implicit().")
         return _implicit_on_set(adjoint, problem, solution, as_set(domain, solution.value.double()))
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
+    if isinstance(adjoint, ImplicitCG):
+        return _implicit_cg(adjoint, problem, tau, solution)
     return _implicit(adjoint, problem, tau, solution, domain)
 
 
@@ -104,9 +133,7 @@ def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solutio
     _, g, hessian = problem.value_grad_hessian(y)
     lower, upper = domain.bounds(y)
     if tau > 0:
-        # S (I + S H S)^{-1} S with S^2 = w (1 - w) width^2 / tau stays finite where a coordinate reaches the border
-        w = to_unit(problem, y)
-        root = torch.sqrt(w * (1.0 - w) / tau) * problem.widths(y)
+        root = _entropy_root(problem, tau, y)
         bound = torch.zeros_like(y)
     else:
         at_low, at_high = (y <= problem.lower) & (g >= 0), (y >= problem.upper) & (g <= 0)
@@ -145,6 +172,51 @@ def _implicit_on_set(adjoint: Implicit, problem: Problem, solution: Solution, do
     moved = domain.minimise(hessian, p, throw=False, warm_start=guess).value
     change = (moved - moved.detach()).nan_to_num(0.0).to(y.dtype)
     return torch.where(failed, solution.value.detach(), y + change)
+
+
+def _entropy_root(problem: Problem, tau: float, y: Tensor) -> Tensor:
+    """S with S^2 = w (1 - w) width^2 / tau: S (I + S H S)^{-1} S stays finite where a coordinate reaches the border."""
+    w = to_unit(problem, y)
+    return torch.sqrt(w * (1.0 - w) / tau) * problem.widths(y)
+
+
+class _OptimalPoint(torch.autograd.Function):
+    """y as a function of the live gradient at y: forward hands y through, backward solves the system above."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, y: Tensor, root: Tensor, apply: Any, adjoint: ImplicitCG) -> Tensor:
+        ctx.save_for_backward(root)
+        ctx.product, ctx.adjoint = apply, adjoint  # ctx.apply is taken
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (root,) = ctx.saved_tensors
+        inner = conjugate_gradients(ctx.product, root * grads[0], ctx.adjoint.tol, ctx.adjoint.max_steps)
+        return -root * inner, None, None, None, None
+
+
+def _implicit_cg(adjoint: ImplicitCG, problem: Problem, tau: float, solution: Solution) -> Tensor:
+    usable = ~solution.failed.unsqueeze(-1)
+    y = _finite_point(problem, solution).requires_grad_()
+    gradient = _energy.gradient_with_graph(problem.energy, y)
+    with torch.no_grad():
+        if tau > 0:
+            root, own = _entropy_root(problem, tau, y), torch.ones_like(y)
+        else:
+            g = gradient
+            free = ~(((y <= problem.lower) & (g >= 0)) | ((y >= problem.upper) & (g <= 0)))
+            root, own = free.to(y.dtype), 1.0 - free.to(y.dtype) + adjoint.damping
+        root = torch.where(usable, root, 0.0)
+
+    def apply(v: Tensor) -> Tensor:
+        if not gradient.requires_grad:
+            return own * v
+        (product,) = torch.autograd.grad(gradient, y, root * v, retain_graph=True, materialize_grads=True)
+        return own * v + root * product
+
+    value: Tensor = _OptimalPoint.apply(gradient, y.detach(), root, apply, adjoint)  # type: ignore[no-untyped-call]
+    return torch.where(usable, value, solution.value.detach())
 
 
 def _finite_point(problem: Problem, solution: Solution) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from icnn_rl._checks import check_float_tensor, check_same_kind
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers._energy import EnergyFunction
-from icnn_rl.solvers.adjoint import DualKKT, Implicit, Unrolled, differentiable_value
+from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.domain import Unconstrained
@@ -22,7 +22,7 @@ __all__ = ["minimize"]
 
 _WORTH_SHRINKING = 32  # below so many rows a step costs what its tensor operations cost, however few the rows
 
-Adjoint = Implicit | DualKKT | Unrolled
+Adjoint = Implicit | ImplicitCG | DualKKT | Unrolled
 
 
 def minimize(
@@ -78,8 +78,10 @@ def minimize(
     chosen = _default_adjoint(energy, solver) if adjoint == "auto" else adjoint
     if chosen is None or isinstance(chosen, Unrolled) or not torch.is_grad_enabled():
         return solution
-    if not isinstance(chosen, Implicit | DualKKT):
-        raise ValueError(f"adjoint: expected 'auto', None, Implicit(), DualKKT() or Unrolled(), got {adjoint!r}.")
+    if not isinstance(chosen, Implicit | ImplicitCG | DualKKT):
+        raise ValueError(
+            f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
+        )
     return dataclasses.replace(solution, value=differentiable_value(chosen, problem, solver, solution, domain))
 
 
