@@ -50,7 +50,7 @@ class ConvContext(nn.Module):
         size: (H, W) of x.
         widths: channels of e_0 .. e_D.
         latent: units of the dense layer.
-        norm: batch norm in every block.
+        norm: batch norm in every block, layer norm in the dense layer.
         dropout: share of the dense layer's units that are dropped in training.
 
     Shapes:
@@ -73,7 +73,7 @@ class ConvContext(nn.Module):
         self.bottom = halved(size, len(widths) - 1)
         pixels = widths[-1] * self.bottom[0] * self.bottom[1]
         self.squeeze = nn.Linear(pixels, latent)
-        self.squeeze_norm = nn.BatchNorm1d(latent) if norm else None
+        self.squeeze_norm = nn.LayerNorm(latent) if norm else None
         self.spread = nn.Linear(latent, pixels)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:

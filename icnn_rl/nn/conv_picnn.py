@@ -241,6 +241,13 @@ class ConvPICNN(ConvexNetwork):
                 if name == "offset" and level > 1:
                     part.fill_(non_negative_moments(self.nonneg[level - 2].in_features, self.activation).bias)
 
+    @torch.no_grad()
+    def soften_(self, factor: float = 0.1) -> None:
+        """Scale the weights that carry f's part in y by ``factor``: lin(x) and w. For a net added to another energy."""
+        linear = self.y_shape[0]  # the first channels of the heads at full size
+        for weight in (self.dense_linear.weight, self.heads[0].weight[:linear], self.nonneg[-1].weight):
+            weight.mul_(factor)
+
     def bind(self, x: Tensor) -> ConvEnergy:
         """f(x, .) as an energy in y (B, n): evaluates the context path and all gates, once.
 

@@ -148,6 +148,14 @@ class PICNN(ConvexNetwork):
             sizes["quadratic"] = n
         return sizes
 
+    def head_slice(self, name: str) -> slice:
+        """Where in the last dimension of ``heads`` a part lies: "linear", "constant", "quadratic", "offset_0", .."""
+        if name not in self._head_sizes:
+            raise ValueError(f"name: expected one of {', '.join(self._head_sizes)}, got {name!r}.")
+        names = list(self._head_sizes)
+        start = sum(self._head_sizes[before] for before in names[: names.index(name)])
+        return slice(start, start + self._head_sizes[name])
+
     @torch.no_grad()
     def _initialise_head_biases(self) -> None:
         assert self.heads.bias is not None

@@ -162,12 +162,18 @@ class BundleEntropy:
     def _solve_dual(self, problem: Problem, state: BundleState) -> BundleState:
         """New multipliers, and the lower bound they certify. Always in float64: the system is small and badly
         scaled."""
-        slopes, offsets = state.slopes.double(), state.offsets.double()
-        multipliers = simplex_dual(slopes, offsets, state.present, self.entropy)
+        used = state.present.flatten(0, -2).any(0).nonzero()  # places that no row has filled cost nothing
+        count = int(used[-1]) + 1
+        slopes, offsets = state.slopes[..., :count, :].double(), state.offsets[..., :count].double()
+        if count == 1:
+            multipliers = torch.ones_like(offsets)
+        else:
+            multipliers = simplex_dual(slopes, offsets, state.present[..., :count], self.entropy)
         moving = problem.widths(state.best_y).expand_as(state.best_y) > 0
         bound = dual_value(multipliers, slopes, offsets, self.entropy, moving)
         lower = torch.fmax(state.lower, bound.to(state.lower.dtype))
-        return state._replace(multipliers=multipliers.to(state.offsets.dtype), lower=lower)
+        multipliers = F.pad(multipliers.to(state.offsets.dtype), (0, state.offsets.shape[-1] - count))
+        return state._replace(multipliers=multipliers, lower=lower)
 
     def progress(self, problem: Problem, state: BundleState) -> Progress:
         gap = state.best_fun - state.lower

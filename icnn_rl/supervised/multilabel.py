@@ -1,0 +1,394 @@
+"""Multi-label classification with a convex energy over all labels at once, as a scikit-learn estimator.
+
+The energy f(x, y) of a PICNN is convex in the labels y in [0, 1]^n; the prediction is y^(x) = argmin_y f(x, y) - tau
+H(y), H the entropy: probabilities, found together. Labels that go together lower each other's energy, which a
+feedforward net's independent sigmoids cannot express. f linear in y would be exactly that net.
+
+References:
+    B. Amos, L. Xu, Z. Kolter, Input Convex Neural Networks, ICML 2017, section 6.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import f1_score
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
+from torch import Tensor, nn
+
+from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
+from icnn_rl.nn import PICNN
+from icnn_rl.solvers import Box, BundleEntropy, ImplicitCG, Solver, minimize
+from icnn_rl.supervised.batches import Batch
+from icnn_rl.supervised.counts import SolveCount
+from icnn_rl.supervised.fit import fit
+from icnn_rl.supervised.losses import (
+    binary_cross_entropy,
+    energy_loss,
+    loss_augmented_argmin,
+    max_margin,
+)
+from icnn_rl.supervised.module import SavedModule
+
+__all__ = ["LOSSES", "MultiLabelICNN", "MultiLabelModule", "best_threshold"]
+
+LOSSES = ("argmin", "max_margin", "energy")
+AVERAGES = ("macro", "samples")
+
+_ADJOINT = ImplicitCG(tol=1e-2, max_steps=10)
+_PREDICT_ROWS = 512
+_TUNING_ROWS = 20  # a threshold chosen on fewer is a guess
+
+
+class _Context(nn.Module):
+    """The PICNN's context activation: ReLU and dropout."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.dropout(u.relu(), self.dropout, self.training)
+
+
+class MultiLabelModule(SavedModule):
+    """x -> y^ = argmin over [0, 1]^n of f(x, y) - tau H(y), f a PICNN; trained with :func:`~icnn_rl.supervised.fit`.
+
+    Args:
+        features: size of x.
+        labels: n.
+        context: widths of the context path.
+        hidden: widths of the convex path; () makes f linear in y, a feedforward net.
+        activation: of the convex path.
+        solver: of the inner problem. tau is its ``entropy``.
+        loss: "argmin": cross-entropy of y^, through the implicit gradient. "max_margin": the margin is the Hamming
+            distance. "energy": f - tau H at the truth against its minimum.
+        dropout: share of context units dropped in training; ``input_dropout``: of entries of x.
+        margin: factor on the Hamming distance.
+
+    Shapes:
+        ``module(x)``: (B, features) -> (B, n) in [0, 1]; differentiable. A sample for ``fit``: (x, y), y of 0 and 1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        labels: int,
+        context: Sequence[int] = (600,),
+        hidden: Sequence[int] = (32,),
+        *,
+        activation: str = "softplus",
+        solver: Solver | None = None,
+        loss: str = "argmin",
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        margin: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.loss_name = check_choice("loss", loss, LOSSES)
+        self.solver = BundleEntropy(max_steps=10, tol=1e-4) if solver is None else solver
+        self.dropout = check_range("dropout", dropout, 0.0, 1.0)
+        self.input_dropout = check_range("input_dropout", input_dropout, 0.0, 1.0)
+        self.margin = check_range("margin", margin, 0.0, math.inf)
+        self.activation = activation
+        self.net = PICNN(
+            features,
+            labels,
+            context,
+            hidden,
+            activation=activation,
+            context_activation=_Context(self.dropout),
+            context_norm=True,
+            quadratic=False,
+            strong_convexity=0.0,
+        )
+        self.solves = SolveCount()
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "features": self.net.x_features,
+            "labels": self.net.y_features,
+            "context": self.net.context_widths,
+            "hidden": self.net.hidden,
+            "activation": self.activation,
+            "solver": self.solver,
+            "loss": self.loss_name,
+            "dropout": self.dropout,
+            "input_dropout": self.input_dropout,
+            "margin": self.margin,
+        }
+
+    @property
+    def entropy(self) -> float:
+        """tau; 0 for a solver that minimises f itself."""
+        return float(getattr(self.solver, "entropy", 0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        adjoint = _ADJOINT if torch.is_grad_enabled() else None
+        start = x.new_full((len(x), self.net.y_features), 0.5)
+        energy = self.net.bind(F.dropout(x, self.input_dropout, self.training))
+        solution = minimize(energy, self.solver, start, domain=Box(0.0, 1.0), adjoint=adjoint, throw=False)
+        self.solves.add(solution.status)
+        return solution.value
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean of the chosen loss over a batch (x, y)."""
+        x, y = batch
+        if self.loss_name == "argmin":
+            return binary_cross_entropy(self(x), y).mean()
+        energy = self.net.bind(F.dropout(x, self.input_dropout, self.training))
+        if self.loss_name == "max_margin":
+            solution = loss_augmented_argmin(energy, self.solver, y, margin=self.margin)
+            self.solves.add(solution.status)
+            return max_margin(energy, y, solution.value, margin=self.margin, entropy=self.entropy).mean()
+        with torch.no_grad():
+            solution = loss_augmented_argmin(energy, self.solver, y, margin=0.0)
+        self.solves.add(solution.status)
+        return energy_loss(energy, y, solution.value, entropy=self.entropy).mean()
+
+
+class MultiLabelICNN(ClassifierMixin, BaseEstimator):
+    """Multi-label classifier with scikit-learn's verbs: fit, predict, predict_proba, score.
+
+    Args:
+        hidden: widths of the convex path over the labels; () leaves a feedforward net with independent labels.
+        context: widths of the path over the features.
+        loss: "argmin", "max_margin" or "energy", see :class:`MultiLabelModule`.
+        solver: of the inner problem; None: BundleEntropy with 10 cuts.
+        epochs: passes over the training data.
+        batch_size: rows an update.
+        learning_rate: Adam's, falling to 0 in a straight line.
+        dropout: share of the context's units dropped in training.
+        input_dropout: share of the features dropped in training.
+        threshold: a label is predicted where its probability is at least this. None: it is chosen on
+            ``validation_fraction`` of the training rows, which are then not trained on, for the best score; 1/2 if
+            these are fewer than 20.
+        validation_fraction: see ``threshold``.
+        average: which macro-F1 ``score`` and the choice of the threshold go by: "samples", the mean over rows, which
+            the ICNN paper's code computes under that name; "macro", the mean over labels, scikit-learn's.
+        seed: of weights, order and dropout.
+        device: "cpu", "cuda", ..
+        progress_bar: show one while training.
+
+    Attributes:
+        module_: the trained :class:`MultiLabelModule`, which saves and loads. threshold_: the threshold used.
+        thresholds_: of both averages.
+        history_: what :func:`~icnn_rl.supervised.fit` returned. classes_: for every label its two classes.
+
+    Shapes:
+        X (B, m), dense or sparse; Y (B, n) with two classes a column, usually 0 and 1. ``predict_proba`` (B, n): of
+        every label the probability of its second class; ``predict`` (B, n): bool for classes 0 and 1.
+
+    Example:
+        >>> clf = MultiLabelICNN(epochs=20, seed=0).fit(X, Y)
+        >>> clf.predict_proba(X_test).shape, clf.score(X_test, Y_test)
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (32,),
+        context: Sequence[int] = (600,),
+        loss: str = "argmin",
+        solver: Solver | None = None,
+        epochs: int = 12,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        dropout: float = 0.5,
+        input_dropout: float = 0.3,
+        threshold: float | None = None,
+        validation_fraction: float = 0.1,
+        average: str = "samples",
+        seed: int = 0,
+        device: str = "cpu",
+        progress_bar: bool = False,
+    ) -> None:
+        self.hidden = hidden
+        self.context = context
+        self.loss = loss
+        self.solver = solver
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.threshold = threshold
+        self.validation_fraction = validation_fraction
+        self.average = average
+        self.seed = seed
+        self.device = device
+        self.progress_bar = progress_bar
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.classifier_tags.multi_label = True
+        tags.classifier_tags.multi_class = False
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = False
+        tags.non_deterministic = False
+        return tags
+
+    def fit(self, X: ArrayLike, Y: ArrayLike) -> Self:
+        """Train on X (B, m), Y (B, n).
+
+        Raises:
+            ValueError: NaN or infinite features, Y that does not fit X or whose columns have more than two classes, a
+                wrong setting.
+        """
+        self._check_settings()
+        X, Y = check_X_y(X, Y, accept_sparse="csr", dtype=np.float32, multi_output=True, estimator=self)
+        validate_data(self, X, accept_sparse="csr", skip_check_array=True)
+        check_classification_targets(Y)
+        target = self._encode(np.asarray(Y))
+        x, y = _tensor(X), torch.from_numpy(target)
+        generator = np.random.default_rng(self.seed)
+        held = self._held_out(len(x), generator)
+        kept = torch.from_numpy(np.setdiff1d(np.arange(len(x)), held))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.seed)
+            self.module_ = MultiLabelModule(
+                x.shape[1],
+                y.shape[1],
+                self.context,
+                self.hidden,
+                solver=self.solver,
+                loss=self.loss,
+                dropout=self.dropout,
+                input_dropout=self.input_dropout,
+            ).to(self.device)
+        with torch.no_grad():
+            self._start_at_the_shares(y)
+        self.history_ = fit(
+            self.module_,
+            torch.utils.data.TensorDataset(x[kept], y[kept]),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=partial(_falling, self.learning_rate),
+            seed=self.seed,
+            progress_bar=self.progress_bar,
+        )
+        self.n_iter_ = self.epochs
+        self._choose_thresholds(x[torch.from_numpy(held)], target[held])
+        return self
+
+    def _check_settings(self) -> None:
+        check_widths("hidden", self.hidden)
+        check_choice("loss", self.loss, LOSSES)
+        check_choice("average", self.average, AVERAGES)
+        check_positive_int("epochs", self.epochs)
+        check_positive_int("batch_size", self.batch_size)
+        check_range("learning_rate", self.learning_rate, 0.0, math.inf, open_low=True)
+        check_range("validation_fraction", self.validation_fraction, 0.0, 0.9)
+        if self.threshold is not None:
+            check_range("threshold", self.threshold, 0.0, 1.0)
+
+    def _encode(self, Y: NDArray[Any]) -> NDArray[np.float32]:
+        """0 for a column's first class, 1 for its second."""
+        columns = Y.reshape(len(Y), -1)
+        if columns.dtype.kind in "fiub" and bool(np.isin(columns, (0, 1)).all()):
+            classes = [np.array([0, 1])] * columns.shape[1]
+            self._binary = True
+            codes = columns.astype(np.float32)
+        else:
+            classes = [np.unique(column) for column in columns.T]
+            most = max(len(found) for found in classes)
+            if most > 2:
+                worst = next(j for j, found in enumerate(classes) if len(found) > 2)
+                raise ValueError(
+                    f"Only binary classification is supported for each label. Y: column {worst} has {most} classes, "
+                    f"{classes[worst][:5]}; use one column of 0 and 1 a class."
+                )
+            self._binary = False
+            codes = np.stack(
+                [(column == found[-1]) & (len(found) > 1) for column, found in zip(columns.T, classes, strict=True)], 1
+            ).astype(np.float32)
+        self.classes_ = classes
+        return cast(NDArray[np.float32], codes)
+
+    def _held_out(self, rows: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Rows that the threshold is chosen on; none where it is given."""
+        count = int(self.validation_fraction * rows)
+        if self.threshold is not None or count < _TUNING_ROWS:
+            return np.empty(0, np.int64)
+        return np.sort(generator.permutation(rows)[:count])
+
+    def _choose_thresholds(self, x: Tensor, target: NDArray[np.float32]) -> None:
+        fixed = 0.5 if self.threshold is None else float(self.threshold)
+        self.thresholds_ = dict.fromkeys(AVERAGES, fixed)
+        if len(x) > 0:
+            found = self._probabilities(x)
+            self.thresholds_ = {average: best_threshold(found, target, average) for average in AVERAGES}
+        self.threshold_ = self.thresholds_[self.average]
+
+    def _start_at_the_shares(self, y: Tensor) -> None:
+        """Every label's probability starts near its share of the rows: rare labels need not be unlearned first."""
+        share = ((y.sum(0) + 0.5) / (len(y) + 1.0)).to(self.device)
+        bias = self.module_.net.heads.bias
+        assert bias is not None
+        bias[0, 0, self.module_.net.head_slice("linear")] = -torch.logit(share) * max(self.module_.entropy, 1e-3)
+
+    def _probabilities(self, x: Tensor) -> NDArray[np.float32]:
+        self.module_.eval()
+        with torch.no_grad():
+            parts = [self.module_(rows.to(self.device)).cpu() for rows in torch.split(x, _PREDICT_ROWS)]
+        return cast(NDArray[np.float32], torch.cat(parts).numpy())
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
+        """(B, n): for every label the probability of its second class."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
+        return self._probabilities(_tensor(X))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(B, n): every label's class."""
+        on = self.predict_proba(X) >= self.threshold_
+        if self._binary:
+            return on
+        columns = [
+            found[np.where(column, len(found) - 1, 0)] for column, found in zip(on.T, self.classes_, strict=True)
+        ]
+        return np.stack(columns, 1)
+
+    def score(self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """F1 of the predicted labels, averaged as ``average`` says; labels or rows without any count as 0."""
+        predicted = self.predict(X)
+        truth = np.asarray(Y).reshape(predicted.shape)
+        on = [np.stack([column == found[-1] for column, found in zip(side.T, self.classes_, strict=True)], 1)
+              for side in (truth, predicted)]  # fmt: skip
+        return _f1(on[0], on[1], self.average, sample_weight)
+
+
+def best_threshold(
+    probabilities: NDArray[np.floating], target: NDArray[np.floating], average: str = "samples"
+) -> float:
+    """The threshold in 0.02, 0.04 .. 0.98 with the best F1. For calibrated probabilities half the F1 reached, well
+    below 1/2 (Lipton, Elkan, Naryanaswamy, ECML PKDD 2014)."""
+    grid = np.linspace(0.02, 0.98, 49)
+    scores = [_f1(target > 0.5, probabilities >= threshold, average) for threshold in grid]
+    return float(grid[int(np.argmax(scores))])
+
+
+def _f1(
+    truth: NDArray[np.bool_], predicted: NDArray[np.bool_], average: str, sample_weight: ArrayLike | None = None
+) -> float:
+    if truth.shape[1] == 1:  # scikit-learn knows one column only as a binary target
+        return float(f1_score(truth[:, 0], predicted[:, 0], zero_division=0.0, sample_weight=sample_weight))
+    return float(f1_score(truth, predicted, average=average, zero_division=0.0, sample_weight=sample_weight))
+
+
+def _falling(start: float, progress: float) -> float:
+    return start * (1.0 - progress)
+
+
+def _tensor(X: Any) -> Tensor:
+    dense = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    return torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
