@@ -140,7 +140,7 @@ class TestHistory:
         torch.manual_seed(0)
         model = nn.Sequential(NonNegativeLinear(3, 1))
         run(model, line(), epochs=5, loss=lambda m, b: mse_loss(m(b[0]), b[1]))
-        assert float(model[0].weight[0, 1]) == 0.0
+        assert model[0].weight[0, 1].item() == 0.0
 
     def test_tensorboard(self, tmp_path):
         run(Model(), line(), log_dir=tmp_path / "tb")
