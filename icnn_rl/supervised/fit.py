@@ -85,7 +85,8 @@ def fit(
         One dictionary an epoch: "epoch" from 1 on; "loss", the mean over the epoch while the weights move; "val/loss"
         and "val/NAME" for each metric ("NAME" on ``data`` itself, without ``validation``); "solver/failed_fraction",
         of the problems solved in training, if the model counts (:class:`~icnn_rl.supervised.SolveCount`);
-        "grad_norm", the mean; "lr", the last; "time", seconds spent on training in this epoch.
+        "grad_norm", the mean; "lr", the last; "time" and "cpu_time", seconds by the clock and of the processor, for
+        training in this epoch.
 
     Raises:
         ValueError: a wrong argument, or a checkpoint that is damaged or not of this run.
@@ -232,7 +233,7 @@ def _train(update: _Update, data: Iterator[Batch], epoch: int, epochs: int, step
     model.train()
     take_counts(model)
     total = norms = rows = 0.0
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for step, batch in enumerate(data):
         progress = (epoch - 1 + step / steps) / epochs
         try:
@@ -246,11 +247,11 @@ def _train(update: _Update, data: Iterator[Batch], epoch: int, epochs: int, step
         total, norms, rows = total + value * size, norms + norm, rows + size
         bar.update()
         bar.set_postfix(epoch=epoch, loss=f"{total / rows:.4g}", refresh=False)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     failed, solved = take_counts(model)
     row = {"epoch": epoch, "loss": total / rows, "grad_norm": norms / steps, "lr": update.lr(progress)}
     row |= {"solver/failed_fraction": failed / solved} if solved else {}
-    return row | {"time": seconds}
+    return row | {"time": seconds, "cpu_time": cpu_seconds}
 
 
 def _no_loss(model: nn.Module, batch: Batch) -> Tensor:

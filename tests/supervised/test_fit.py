@@ -88,7 +88,7 @@ class TestHistory:
         model = Model()
         history = run(model, line(), validation=line(seed=1), epochs=40, metrics={"bias": lambda m, b: m.bias})
         assert [row["epoch"] for row in history] == list(range(1, 41))
-        assert set(history[0]) == {"epoch", "loss", "grad_norm", "lr", "time", "val/loss", "val/bias"}
+        assert set(history[0]) == {"epoch", "loss", "grad_norm", "lr", "time", "cpu_time", "val/loss", "val/bias"}
         assert history[-1]["val/loss"] < 0.05
         assert history[-1]["val/bias"] == pytest.approx(model.bias.item(), abs=1e-6)
         assert history[-1]["val/loss"] == pytest.approx(evaluate(model, line(seed=1), 7)["loss"], rel=1e-5)
@@ -206,7 +206,9 @@ class TestResume:
             parts.weight.zero_()
         history = run(parts, line(), epochs=5, checkpoint=tmp_path / "c.pt", resume=True, **options)
         assert torch.equal(whole.weight, parts.weight)
-        assert [{**row, "time": 0} for row in history] == [{**row, "time": 0} for row in full]
+        assert [{**row, "time": 0, "cpu_time": 0} for row in history] == [
+            {**row, "time": 0, "cpu_time": 0} for row in full
+        ]
         assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
     def test_resume_without_a_checkpoint_starts(self, tmp_path):
