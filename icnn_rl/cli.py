@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from icnn_rl.experiment import commands as supervised
 from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
@@ -126,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("folders", type=Path, nargs="+", metavar="RUN")
     plot.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture")
     plot.set_defaults(run=_run_plot)
+    supervised.register(commands)
     return parser
 
 

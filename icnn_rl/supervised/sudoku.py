@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
+from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.qp import PrimalDual, QPLayer
 from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.sudoku_boards import check_boards, generate, is_valid, one_hot, read_boards, rules
 
-__all__ = ["SudokuDataset", "SudokuModule", "cell_score", "is_valid", "score"]
+__all__ = ["ConvNet", "SudokuDataset", "SudokuModule", "cell_score", "is_valid", "principal_angles", "score"]
 
 
 class SudokuDataset:
@@ -172,6 +173,10 @@ class SudokuModule(SavedModule):
         assert self.layer.A is not None
         return self.layer.A
 
+    def true_rules(self) -> Tensor:
+        """What A is to find, (4 N^2, N^3); the space of its rows, not the rows themselves."""
+        return rules(self.box).to(self.A.device)
+
     def relaxed(self, puzzles: Tensor) -> Tensor:
         """z >= 0, (B, N, N, N): row, column, digit. Rows that were not solved are counted in ``solves``.
 
@@ -225,6 +230,20 @@ class SudokuModule(SavedModule):
         return result
 
 
+def principal_angles(model: SudokuModule, rtol: float = 1e-3) -> Tensor:
+    """The angles between the row spaces of A and of the true rules, in radians, ascending: all 0 for the same space.
+
+    As many as the smaller of the two ranks; a singular value below ``rtol`` of the largest counts as none.
+    """
+    bases = []
+    for matrix in (model.A.detach().double(), model.true_rules().double()):
+        _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
+        bases.append(rows[values > rtol * values[0]])
+    cosines = torch.linalg.svdvals(bases[0] @ bases[1].mT)
+    angles: Tensor = cosines.clamp(max=1.0).acos().sort().values
+    return angles
+
+
 def _clashes(board: Tensor, r: int, c: int, digit: int, box: int) -> bool:
     top, left = r - r % box, c - c % box
     units = board[r], board[:, c], board[top : top + box, left : left + box]
@@ -233,6 +252,47 @@ def _clashes(board: Tensor, r: int, c: int, digit: int, box: int) -> bool:
 
 def _fill(puzzles: Tensor, z: Tensor) -> Tensor:
     return torch.where(puzzles > 0, puzzles, z.argmax(-1).to(puzzles.device) + 1)
+
+
+class ConvNet(SavedModule):
+    """The baseline: 3 x 3 convolutions of the one-hot board, a softmax over the digits of each cell.
+
+    Args:
+        box: n.
+        channels: of each hidden layer; the paper's net has ten of 512.
+    """
+
+    def __init__(self, box: int = 2, channels: Sequence[int] = (512,) * 10) -> None:
+        super().__init__()
+        self.box, self.size = check_positive_int("box", box), box * box
+        self.channels = check_widths("channels", channels)
+        widths = (self.size, *self.channels)
+        layers = [part for a, b in pairwise(widths) for part in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU())]
+        self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], self.size, 3, padding=1))
+
+    def arguments(self) -> dict[str, Any]:
+        return {"box": self.box, "channels": self.channels}
+
+    def forward(self, puzzles: Tensor) -> Tensor:
+        """Probabilities (B, N, N, N): row, column, digit."""
+        boards = check_boards("puzzles", puzzles, self.box)
+        x = one_hot(boards).reshape(-1, self.size, self.size, self.size).to(next(self.parameters()))
+        logits: Tensor = self.net(x.movedim(-1, 1)).movedim(1, -1)
+        return logits.softmax(-1).reshape(*boards.shape, self.size)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error against the solved board."""
+        puzzles, solutions = batch
+        probabilities = self(puzzles)
+        return mse_loss(probabilities, one_hot(solutions).to(probabilities.dtype))
+
+    @torch.no_grad()
+    def solve(self, puzzles: Tensor, resolves: int = 0) -> Tensor:
+        """The likeliest digits, int64 (B, N, N); givens stay. ``resolves`` must be 0."""
+        if resolves:
+            raise ValueError(f"resolves: expected 0 for a convolutional net, got {resolves}.")
+        puzzles = check_boards("puzzles", puzzles, self.box)
+        return _fill(puzzles, self(puzzles))
 
 
 def score(model: nn.Module, batch: Batch) -> float:

@@ -64,8 +64,8 @@ class TestModule:
             progress_bar=False,
             metrics={"boards": score, "cells": cell_score},
         )
-        assert history[-1]["val/loss"] < 0.03  # 0.19 is what a constant answer reaches
-        assert history[-1]["val/boards"] > 0.7
+        assert history[-1]["val/loss"] < 0.08  # 0.19 is what a constant answer reaches
+        assert history[-1]["val/cells"] > 0.75  # 0.25 is chance
         assert history[-1]["solver/failed_fraction"] == 0.0
 
     def test_the_gradient(self):

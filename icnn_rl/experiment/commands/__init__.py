@@ -1,0 +1,15 @@
+"""The commands of the supervised experiments: one module each, with ``register(commands)``."""
+
+from __future__ import annotations
+
+import argparse
+
+from icnn_rl.experiment.commands import denoising, digits, sudoku
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add every supervised experiment to a command line."""
+    for module in (sudoku, denoising, digits):
+        module.register(commands)

@@ -1,0 +1,95 @@
+"""``icnn-rl denoising``: piecewise constant signals in noise; total variation, learned OptNet layers, a dense net."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import nn
+
+from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.supervised import SavedModule, evaluate
+from icnn_rl.supervised.denoising import (
+    DenoisingDataset,
+    DenoisingModule,
+    DenseDenoiser,
+    TotalVariationLayer,
+    best_penalty,
+)
+
+__all__ = ["register"]
+
+_MODELS = ("optnet", "optnet-random", "total-variation", "dense")
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "denoising", "learn to denoise piecewise constant signals", _run, epochs=20, batch_size=150, lr=1e-3
+    )
+    parser.add_argument("--model", choices=_MODELS, default="optnet", help="optnet: started at total variation")
+    parser.add_argument("--signals", type=int, default=10_000, help="how many to generate; nine tenths to train on")
+    parser.add_argument("--length", type=int, default=100)
+    parser.add_argument("--noise", type=float, default=10.0, help="standard deviation")
+    parser.add_argument("--rows", type=int, default=None, help="of the learned matrix; None: length - 1")
+    parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=True, help="linear, to 0")
+
+
+def _run(args: argparse.Namespace) -> None:
+    with user_errors():
+        data = DenoisingDataset.generate(args.signals, args.length, noise=args.noise, seed=args.seed)
+        train, test = data.split(0.9)
+        run = Run(args)
+        penalties = torch.arange(1.0, 41.0)
+        lam, errors = best_penalty(train, penalties)
+        model = _model(args, lam)
+        rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
+        history = run.train(model, train, test, lr=rate)
+    start = TotalVariationLayer(args.length, lam)
+    result: dict[str, object] = {
+        "best_total_variation_penalty": lam,
+        "train_mse_total_variation": float(errors.min()),
+        "test_mse_total_variation": evaluate(start, test, args.batch_size)["loss"],
+        "train_mse": evaluate(model, train, args.batch_size)["loss"],
+        "test_mse": evaluate(model, test, args.batch_size)["loss"],
+        "train_cpu_seconds": sum(row["cpu_time"] for row in history),
+    }
+    _plot_signals(run, test, model, start)
+    if isinstance(model, DenoisingModule):
+        _plot_matrix(run, model)
+    run.report(result)
+
+
+def _model(args: argparse.Namespace, lam: float) -> SavedModule:
+    if args.model == "dense":
+        return DenseDenoiser(args.length)
+    if args.model == "total-variation":
+        return TotalVariationLayer(args.length)
+    if args.model == "optnet":
+        return DenoisingModule(args.length, "total_variation", args.rows, lam)
+    return DenoisingModule(args.length, "random", args.rows, lam)
+
+
+def _plot_signals(run: Run, test: DenoisingDataset, model: nn.Module, start: nn.Module) -> None:
+    """signals.png: four test signals."""
+    figure, axes = new_figure(2, 2)
+    with torch.no_grad():
+        answers, plain = model(test.noisy[:4]), start(test.noisy[:4])
+    for axis, noisy, clean, answer, flat in zip(axes, test.noisy, test.clean, answers, plain, strict=False):
+        axis.plot(noisy, ".", color="0.7", label="noisy")
+        axis.plot(clean, color="black", linewidth=1, label="clean")
+        axis.plot(flat, color="tab:orange", linewidth=1, label="total variation")
+        axis.plot(answer, color="tab:blue", linewidth=1, label=run.args.model)
+    axes[0].legend(fontsize="x-small")
+    run.save_figure("signals", figure)
+
+
+def _plot_matrix(run: Run, model: DenoisingModule) -> None:
+    """matrix.png: the learned rows, each times its penalty."""
+    figure, axes = new_figure(1, 1)
+    matrix = (model.lam[:, None] * model.D).detach()
+    bound = float(matrix.abs().max())
+    image = axes[0].imshow(matrix, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    figure.colorbar(image)
+    axes[0].set_title("lam_j D_ji")
+    run.save_figure("matrix", figure)

@@ -1,0 +1,54 @@
+"""``icnn-rl digits``: a quadratic programme as the last layer of a classifier of digits."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "digits", "classify handwritten digits", _run, epochs=10, batch_size=100, lr=1e-3)
+    parser.add_argument("--head", choices=("optnet", "linear"), default="optnet", help="last layer")
+    parser.add_argument("--hidden", type=int, default=600)
+    parser.add_argument("--inequalities", type=int, default=20, help="of the quadratic programme")
+    parser.add_argument("--data", default=None, help="folder with MNIST's four idx files; None: ICNN_RL_DATA, or fetch")
+
+
+def _run(args: argparse.Namespace) -> None:
+    with user_errors():
+        train, test = (DigitsDataset.load(part, args.data) for part in ("train", "test"))
+        run = Run(args)
+        model = DigitsModule(args.head, args.hidden, args.inequalities)
+        history = run.train(model, train, test, {"accuracy": accuracy})
+    guess = torch.cat([model.predict(images) for images in torch.split(test.images, 1000)])
+    _plot_wrong(run, test, guess)
+    seconds = [row["cpu_time"] for row in history]
+    run.report(
+        {
+            "test_accuracy": history[-1]["val/accuracy"],
+            "best_test_accuracy": max(row["val/accuracy"] for row in history),
+            "cpu_seconds_an_epoch": sum(seconds) / len(seconds),
+            "failed_fraction": max(row.get("solver/failed_fraction", 0.0) for row in history),
+        }
+    )
+
+
+def _plot_wrong(run: Run, test: DigitsDataset, guess: torch.Tensor) -> None:
+    """wrong_digits.png: some that were taken for others."""
+    wrong = (guess != test.labels).nonzero().flatten()[:24].tolist()
+    if not wrong:
+        return
+    figure, axes = new_figure(3, 8, (1.2, 1.4))
+    for axis in axes:
+        axis.axis("off")
+    for axis, i in zip(axes, wrong, strict=False):
+        axis.imshow(test.images[i].reshape(28, 28), cmap="gray_r")
+        axis.set_title(f"{int(guess[i])}, not {int(test.labels[i])}", fontsize="small")
+    run.save_figure("wrong_digits", figure)

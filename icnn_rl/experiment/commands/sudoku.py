@@ -1,0 +1,132 @@
+"""``icnn-rl sudoku``: learn the rules from solved boards, and look at what was learned."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.supervised.datafiles import find_file
+from icnn_rl.supervised.sudoku import ConvNet, SudokuDataset, SudokuModule, cell_score, principal_angles, score
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "sudoku", "learn Sudoku from solved boards alone", _run, epochs=20, batch_size=150, lr=1e-3
+    )
+    parser.add_argument("--box", type=int, default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
+    parser.add_argument("--model", choices=("optnet", "rules", "conv"), default="optnet", help="rules: start from them")
+    parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: 40, or 4 N^2")
+    parser.add_argument("--q-penalty", type=float, default=0.1)
+    parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
+    parser.add_argument("--boards", type=int, default=10_000, help="how many to generate")
+    parser.add_argument("--clues", type=int, nargs=2, default=(4, 10), help="fewest and most givens of those")
+    parser.add_argument("--split", type=float, default=0.9, help="share of the boards to train on")
+    parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=False, help="linear, to 0")
+    parser.add_argument("--resolves", type=int, default=0, help="re-solves with what is sure written in, in the test")
+
+
+def _run(args: argparse.Namespace) -> None:
+    with user_errors():
+        train, test = _data(args)
+        run = Run(args)
+        model = _model(args)
+        rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
+        history = run.train(model, train, test, {"boards_solved": score, "cells_solved": cell_score}, lr=rate)
+    print(f"{len(train)} boards to train on, {len(test)} to test")
+    model.eval()
+    fresh = test.without(train)
+    parts = torch.split(test.puzzles, args.batch_size)
+    solved = torch.cat([model.solve(part, args.resolves) for part in parts])
+    right = (solved == test.solutions).flatten(1).all(1)
+    new = torch.tensor([bool(x) for x in _is_new(test, train)])
+    result: dict[str, object] = {
+        "test_boards": len(test),
+        "boards_solved": float(right.double().mean()),
+        "test_boards_not_in_train": len(fresh),
+        "boards_solved_not_in_train": float(right[new].double().mean()) if len(fresh) else None,
+        "cells_solved": float((solved == test.solutions)[test.puzzles == 0].double().mean()),
+        "train_cpu_seconds": sum(row["cpu_time"] for row in history),
+    }
+    if isinstance(model, SudokuModule):
+        cosines = principal_angles(model).cos()
+        result["rules_learned"] = f"{int((cosines > 0.99).sum())} of {len(cosines)} directions within 8 degrees"
+        _plot_rules(run, model)
+    _plot_wrong(run, test, solved, right)
+    run.report(result)
+
+
+def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
+    if args.data is None:
+        data = SudokuDataset.generate(args.boards, args.box, tuple(args.clues), args.seed)
+    else:
+        data = SudokuDataset.load(find_file(str(args.data), args.data))
+        if data.box != args.box:
+            raise ValueError(f"--data {args.data}: holds boards of box size {data.box}; give --box {data.box}.")
+    return data.split(args.split)
+
+
+def _is_new(test: SudokuDataset, train: SudokuDataset) -> list[bool]:
+    seen = {tuple(board) for board in train.puzzles.flatten(1).tolist()}
+    return [tuple(board) not in seen for board in test.puzzles.flatten(1).tolist()]
+
+
+def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
+    if args.model == "conv":
+        return ConvNet(args.box)
+    init = "rules" if args.model == "rules" else "random"
+    return SudokuModule(args.box, args.constraints, args.q_penalty, init=init)
+
+
+def _plot_rules(run: Run, model: SudokuModule) -> None:
+    """rules.png: A, the projection onto its rows, that of the true rules, and the angles between the two spaces."""
+    figure, axes = new_figure(1, 4, (4.2, 3.8))
+    A, true = model.A.detach().double(), model.true_rules().double()
+    for axis, matrix, title in (
+        (axes[0], A, "A"),
+        (axes[1], _projection(A), "projection onto the rows of A"),
+        (axes[2], _projection(true), "... of the true rules"),
+    ):
+        bound = float(matrix.abs().max())
+        axis.imshow(matrix, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+        axis.set_title(title, fontsize="medium")
+    axes[3].plot(torch.rad2deg(principal_angles(model)), marker=".")
+    axes[3].set_title("principal angles, degrees", fontsize="medium")
+    axes[3].set_ylim(-2, 92)
+    axes[3].grid(alpha=0.3)
+    run.save_figure("rules", figure)
+
+
+def _projection(A: Tensor) -> Tensor:
+    """Of rank and space of the rows."""
+    projection: Tensor = torch.linalg.pinv(A, rtol=1e-3) @ A
+    return projection
+
+
+def _plot_wrong(run: Run, test: SudokuDataset, solved: Tensor, right: Tensor) -> None:
+    """wrong_boards.png: up to eight boards, givens in black, what is wrong in red with the truth beside it."""
+    wrong = (~right).nonzero().flatten()[:8].tolist()
+    if not wrong:
+        return
+    figure, axes = new_figure((len(wrong) + 3) // 4, min(len(wrong), 4), (3.2, 3.2))
+    n = test.box**2
+    for axis, i in zip(axes, wrong, strict=False):
+        for r in range(n):
+            for c in range(n):
+                given, digit, truth = (int(board[i, r, c]) for board in (test.puzzles, solved, test.solutions))
+                color = "black" if given else "tab:blue" if digit == truth else "tab:red"
+                text = f"{digit}" if digit == truth else f"{digit}({truth})"
+                axis.text(c + 0.5, r + 0.5, text, color=color, ha="center", va="center", fontsize=24 // test.box)
+        for k in range(n + 1):
+            width = 1.6 if k % test.box == 0 else 0.4
+            axis.plot([0, n], [k, k], color="black", linewidth=width)
+            axis.plot([k, k], [0, n], color="black", linewidth=width)
+        axis.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xticks=[], yticks=[], title=f"test board {i}")
+    for axis in axes[len(wrong) :]:
+        axis.axis("off")
+    run.save_figure("wrong_boards", figure)
