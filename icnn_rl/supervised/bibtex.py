@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from icnn_rl.supervised.sources import data_file, read_npz
+from icnn_rl.supervised.datafiles import find_file
+from icnn_rl.supervised.npz import read_npz
 
 __all__ = ["MultiLabelData", "load_bibtex"]
 
@@ -48,9 +49,12 @@ def load_bibtex(path: str | Path | None = None) -> MultiLabelData:
         ValueError: the file is damaged or something else; the text names it.
     """
     if path is not None and (Path(path) / "bibtex-train.arff").is_file():
-        train, test = (read_sparse_arff(data_file(f"bibtex-{part}.arff", path, _HINT)) for part in ("train", "test"))
+        train, test = (read_sparse_arff(Path(path) / f"bibtex-{part}.arff") for part in ("train", "test"))
         return MultiLabelData(train[:, :FEATURES], train[:, FEATURES:], test[:, :FEATURES], test[:, FEATURES:])
-    file = data_file("bibtex.npz", path, _HINT)
+    try:
+        file = find_file("bibtex.npz", path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} {_HINT}") from None
     parts = [f"{name}_{part}" for name in MultiLabelData._fields for part in ("indptr", "indices", "shape")]
     content = read_npz(file, parts)
     try:

@@ -14,17 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icnn_rl.supervised.sources import DATA_VARIABLE, data_file, read_npz
+from icnn_rl.supervised.datafiles import find_file
+from icnn_rl.supervised.npz import read_npz
 
 __all__ = ["TEST_FACES", "AugmentedFaces", "load_faces"]
 
 #: The paper's test set: the last five people.
 TEST_FACES = slice(350, 400)
-
-_HINT = (
-    "Give an .npz file with `images`, uint8 (400, 64, 64), or let scikit-learn fetch it: leave --data out and unset "
-    f"{DATA_VARIABLE}."
-)
 
 
 def load_faces(path: str | Path | None = None) -> Tensor:
@@ -38,7 +34,7 @@ def load_faces(path: str | Path | None = None) -> Tensor:
         FileNotFoundError: no such file. ValueError: the file is damaged or something else; the text names it.
     """
     try:
-        file = data_file("olivetti_faces.npz", path, _HINT)
+        file = find_file("olivetti_faces.npz", path)
     except FileNotFoundError:
         if path is not None:
             raise

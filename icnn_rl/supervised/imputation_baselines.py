@@ -77,4 +77,5 @@ class ConvRegression(SavedModule):
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the hidden pixels."""
         images, mask = batch
-        return (self(images, mask)[~mask] - images[~mask]).square().mean()
+        filled: Tensor = self(images, mask)
+        return (filled[~mask] - images[~mask]).square().mean()

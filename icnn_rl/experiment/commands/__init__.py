@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from icnn_rl.experiment.commands import denoising, digits, sudoku
+from icnn_rl.experiment.commands import denoising, digits, imputation, multilabel, sudoku
 
 __all__ = ["register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every supervised experiment to a command line."""
-    for module in (sudoku, denoising, digits):
+    for module in (sudoku, denoising, digits, imputation, multilabel):
         module.register(commands)

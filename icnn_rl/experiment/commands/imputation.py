@@ -1,0 +1,167 @@
+"""``icnn-rl imputation``: hidden halves or pixels of faces as the argmin of a convolutional convex energy."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.solvers import BundleEntropy, ProjectedGradient, Solver
+from icnn_rl.supervised.faces import TEST_FACES, AugmentedFaces, load_faces
+from icnn_rl.supervised.imputation import ImputationModule, mask_left, mask_random
+from icnn_rl.supervised.imputation_baselines import ConvRegression
+
+__all__ = ["register"]
+
+MODELS = ("bundle", "gradient", "twin", "regression")
+
+_GREY_LEVELS = 255.0**2  # the paper's scale
+
+Model = ImputationModule | ConvRegression
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands, "imputation", "complete faces with a convex energy", _run, epochs=16, batch_size=32, lr=1e-3
+    )
+    parser.add_argument("--data", default=None, help="olivetti_faces.npz or a folder; None: ICNN_RL_DATA, or fetch")
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default="bundle",
+        help="bundle: entropy and cuts; gradient: gradient steps on a strongly convex energy; twin: the same, "
+        "not convex; regression: no energy",
+    )
+    parser.add_argument("--mask", choices=("left", "random"), default="left", help="what is hidden")
+    parser.add_argument("--fraction", type=float, default=0.5, help="of pixels hidden by a random mask")
+    parser.add_argument("--loss", choices=("mse", "energy"), default="mse", help="training loss")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[8, 16], help="channels of the convex path")
+    parser.add_argument("--context", type=int, nargs="+", default=[8, 16, 32], help="channels of the context path")
+    parser.add_argument("--latent", type=int, default=64, help="units of the context's dense layer")
+    parser.add_argument("--dropout", type=float, default=0.5, help="of these units")
+    parser.add_argument("--steps", type=int, default=5, help="of the inner solver")
+    parser.add_argument("--rank", type=int, default=256, help="of the ridge regression inside; 0: none. Left mask only")
+    parser.add_argument("--penalty", type=float, default=80.0, help="of the ridge regression")
+    parser.add_argument("--weight-decay", type=float, default=1e-2, help="AdamW's")
+
+
+def _run(args: argparse.Namespace) -> None:
+    with user_errors():
+        faces = load_faces(args.data)
+        run = Run(args)
+        train, test = faces[:350], faces[TEST_FACES]
+        left = mask_left(train[0])
+        masks = left.expand(test.shape) if args.mask == "left" else mask_random(test, args.fraction, seed=12345)
+        model = build(args, train, left)
+        before = error(model, test, masks)
+        history = run.train(
+            model,
+            AugmentedFaces(train, left if args.mask == "left" else None, fraction=args.fraction),
+            TensorDataset(test, masks),  # for the curve only: nothing is chosen by it
+            {"mse": lambda model, batch: _squared(model, *batch)},
+            lr=lambda progress: args.lr * (1.0 - progress),
+            optimizer=partial(torch.optim.AdamW, weight_decay=args.weight_decay),
+            max_grad_norm=1.0,
+        )
+    result = {
+        "model": args.model,
+        "test_mse": error(model, test, masks),
+        "test_mse_before_training": before,
+        "test_mse_of_the_mean_face": _grey(_mean_face(train).expand(test.shape), test, masks),
+        "seconds": sum(row["time"] for row in history),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    if model.regression is not None:
+        ridge = model.regression(torch.where(masks, test, 0.0).flatten(1)).view_as(test)
+        result["test_mse_of_the_ridge_regression"] = _grey(ridge, test, masks)
+    run.save_figure("completions", picture(model, test[::10], masks[::10]))
+    run.report(result)
+
+
+def build(args: argparse.Namespace, train: Tensor, left: Tensor) -> Model:
+    """The model before training."""
+    shared: dict[str, Any] = {
+        "shape": tuple(train.shape[1:]),
+        "context": tuple(args.context),
+        "latent": args.latent,
+        "mirror": True,
+        "dropout": args.dropout,
+        "regression_rank": args.rank if args.mask == "left" else 0,
+    }
+    if args.model == "regression":
+        model: Model = ConvRegression(**shared)
+    else:
+        solver: Solver = BundleEntropy(max_steps=args.steps, tol=1e-4)
+        if args.model != "bundle":
+            solver = ProjectedGradient("momentum", lr=0.3, momentum=0.5, max_steps=args.steps, tol=1e-4)
+        model = ImputationModule(
+            hidden=tuple(args.hidden), solver=solver, loss=args.loss, convex=args.model != "twin", **shared
+        )
+        model.fit_start_(torch.cat((train, train.flip(-1))))
+    if model.regression is not None:
+        model.fit_regression_(torch.cat((train, train.flip(-1))), left, args.penalty)
+    return model
+
+
+def _squared(model: Any, images: Tensor, mask: Tensor) -> Tensor:
+    filled: Tensor = model(images, mask)
+    return (filled[~mask] - images[~mask]).square().mean() * _GREY_LEVELS
+
+
+def _grey(filled: Tensor, images: Tensor, mask: Tensor) -> float:
+    return float((filled[~mask] - images[~mask]).square().mean() * _GREY_LEVELS)
+
+
+def error(model: Model, images: Tensor, mask: Tensor) -> float:
+    """Mean squared error of the hidden pixels, in grey levels 0 .. 255 squared."""
+    model.eval()
+    with torch.no_grad():
+        return _grey(model(images, mask), images, mask)
+
+
+def _mean_face(train: Tensor) -> Tensor:
+    return torch.cat((train, train.flip(-1))).mean(0)
+
+
+def picture(model: Model, images: Tensor, masks: Tensor) -> Figure:
+    """Rows of faces: the truth, what is seen, and the completion as the inner solver's steps go on."""
+    columns = [("truth", images), ("seen", torch.where(masks, images, 1.0))]
+    model.eval()
+    with torch.no_grad():
+        if isinstance(model, ImputationModule):
+            columns.append(("start", torch.where(masks, images, model.start.view(1, *model.shape))))
+            columns += [(f"{k} step{'s' * (k > 1)}", _after(model, k, images, masks)) for k in _some_steps(model)]
+        else:
+            columns.append(("completion", model(images, masks)))
+    figure, axes = new_figure(len(images), len(columns), (1.25, 1.35))
+    for at, axis in enumerate(axes):
+        row, (title, column) = at // len(columns), columns[at % len(columns)]
+        axis.imshow(column[row, 0].numpy(), cmap="gray", vmin=0.0, vmax=1.0)
+        axis.axis("off")
+        if row == 0:
+            axis.set_title(title, fontsize="small")
+    return figure
+
+
+def _some_steps(model: ImputationModule) -> list[int]:
+    steps = model.solver.max_steps
+    return sorted({1, 2, max(steps // 2, 1), steps})
+
+
+def _after(model: ImputationModule, steps: int, images: Tensor, masks: Tensor) -> Tensor:
+    """The completion after so many steps of the inner solver."""
+    solver: Any = model.solver
+    try:
+        model.solver = dataclasses.replace(solver, max_steps=steps, tol=1e-12)
+        filled: Tensor = model(images, masks)
+        return filled
+    finally:
+        model.solver = solver
