@@ -62,7 +62,8 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
 
     Shapes:
         X (B, m), dense or sparse; Y (B, n) with two classes a column, usually 0 and 1. ``predict_proba`` (B, n): of
-        every label the probability of its second class; ``predict`` (B, n): bool for classes 0 and 1.
+        every label the probability of its second class; ``predict`` (B, n), of Y's dtype: bool for a bool Y. Also Y
+        (B,) of two classes, as scikit-learn's binary classifiers: then ``predict`` (B,), ``predict_proba`` (B, 2).
 
     Example:
         >>> clf = MultiLabelICNN(epochs=20, seed=0).fit(X, Y)
@@ -108,24 +109,21 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
         tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
         tags.classifier_tags.multi_class = False
-        tags.target_tags.multi_output = True
-        tags.target_tags.single_output = False
-        tags.non_deterministic = False
         return tags
 
-    def fit(self, X: ArrayLike, Y: ArrayLike) -> Self:
-        """Train on X (B, m), Y (B, n).
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Train on X (B, m), y (B, n), called Y elsewhere.
 
         Raises:
             ValueError: NaN or infinite features, Y that does not fit X or whose columns have more than two classes, a
                 wrong setting.
         """
         self._check_settings()
-        X, Y = check_X_y(X, Y, accept_sparse="csr", dtype=np.float32, multi_output=True, estimator=self)
+        X, y = check_X_y(X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, estimator=self)
         validate_data(self, X, accept_sparse="csr", skip_check_array=True)
-        check_classification_targets(Y)
-        target = self._encode(np.asarray(Y))
-        x, y = _tensor(X), torch.from_numpy(target)
+        check_classification_targets(y)
+        target = self._encode(np.asarray(y))
+        x, labels = _tensor(X), torch.from_numpy(target)
         generator = np.random.default_rng(self.seed)
         held = self._held_out(len(x), generator)
         kept = torch.from_numpy(np.setdiff1d(np.arange(len(x)), held))
@@ -133,7 +131,7 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
             torch.manual_seed(self.seed)
             self.module_ = MultiLabelModule(
                 x.shape[1],
-                y.shape[1],
+                labels.shape[1],
                 self.context,
                 self.hidden,
                 solver=self.solver,
@@ -142,10 +140,10 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
                 input_dropout=self.input_dropout,
             ).to(self.device)
         with torch.no_grad():
-            self._start_at_the_shares(y)
+            self._start_at_the_shares(labels)
         self.history_ = fit(
             self.module_,
-            torch.utils.data.TensorDataset(x[kept], y[kept]),
+            torch.utils.data.TensorDataset(x[kept], labels[kept]),
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=partial(_falling, self.learning_rate),
@@ -168,27 +166,23 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
             check_range("threshold", self.threshold, 0.0, 1.0)
 
     def _encode(self, Y: NDArray[Any]) -> NDArray[np.float32]:
-        """0 for a column's first class, 1 for its second."""
+        """0 for a column's first class, 1 for its second: (B, n)."""
         columns = Y.reshape(len(Y), -1)
-        if columns.dtype.kind in "fiub" and bool(np.isin(columns, (0, 1)).all()):
-            classes = [np.array([0, 1])] * columns.shape[1]
-            self._binary = True
-            codes = columns.astype(np.float32)
+        if Y.ndim == 2 and Y.dtype.kind in "fiub" and bool(np.isin(columns, (0, 1)).all()):
+            classes = [np.array([0, 1], columns.dtype)] * columns.shape[1]
         else:
             classes = [np.unique(column) for column in columns.T]
-            most = max(len(found) for found in classes)
-            if most > 2:
-                worst = next(j for j, found in enumerate(classes) if len(found) > 2)
-                raise ValueError(
-                    f"Only binary classification is supported for each label. Y: column {worst} has {most} classes, "
-                    f"{classes[worst][:5]}; use one column of 0 and 1 a class."
-                )
-            self._binary = False
-            codes = np.stack(
-                [(column == found[-1]) & (len(found) > 1) for column, found in zip(columns.T, classes, strict=True)], 1
-            ).astype(np.float32)
-        self.classes_ = classes
-        return cast(NDArray[np.float32], codes)
+        most = max(len(found) for found in classes)
+        if most > 2:
+            worst = next(j for j, found in enumerate(classes) if len(found) > 2)
+            raise ValueError(
+                f"Only binary classification is supported. Y: column {worst} has {most} classes, "
+                f"{classes[worst][:5]}; give one column of 0 and 1 for each class."
+            )
+        self.classes_ = classes[0] if Y.ndim == 1 else classes
+        return np.stack([_second(column, found) for column, found in zip(columns.T, classes, strict=True)], 1).astype(
+            np.float32
+        )
 
     def _held_out(self, rows: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Rows that the threshold is chosen on; none where it is given."""
@@ -219,28 +213,44 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
         return cast(NDArray[np.float32], torch.cat(parts).numpy())
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
-        """(B, n): for every label the probability of its second class."""
+        """(B, n): for every label the probability of its second class; (B, 2), of both classes, if Y was (B,)."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
-        return self._probabilities(_tensor(X))
+        p = self._probabilities(_tensor(X))
+        return np.concatenate((1.0 - p, p), 1) if self._one_output else p
+
+    @property
+    def _one_output(self) -> bool:
+        return isinstance(self.classes_, np.ndarray)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(B, n): every label's class."""
-        on = self.predict_proba(X) >= self.threshold_
-        if self._binary:
-            return on
-        columns = [
-            found[np.where(column, len(found) - 1, 0)] for column, found in zip(on.T, self.classes_, strict=True)
+        """(B, n), or (B,): every label's class, of Y's dtype."""
+        p = self.predict_proba(X)
+        columns = [p[:, 1]] if self._one_output else list(p.T)
+        classes = [self.classes_] if self._one_output else self.classes_
+        chosen = [
+            found[np.where(column >= self.threshold_, len(found) - 1, 0)]
+            for column, found in zip(columns, classes, strict=True)
         ]
-        return np.stack(columns, 1)
+        return cast(NDArray[Any], chosen[0]) if self._one_output else np.stack(chosen, 1)
 
-    def score(self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """F1 of the predicted labels, averaged as ``average`` says; labels or rows without any count as 0."""
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """F1 of the predicted labels, averaged as ``average`` says; rows or labels without any count as 0."""
         predicted = self.predict(X)
-        truth = np.asarray(Y).reshape(predicted.shape)
-        on = [np.stack([column == found[-1] for column, found in zip(side.T, self.classes_, strict=True)], 1)
-              for side in (truth, predicted)]  # fmt: skip
+        truth = np.asarray(y).reshape(predicted.shape)
+        classes = [self.classes_] if self._one_output else self.classes_
+        on = [
+            np.stack([_second(c, f) for c, f in zip(side.reshape(len(side), -1).T, classes, strict=True)], 1)
+            for side in (truth, predicted)
+        ]
         return _f1(on[0], on[1], self.average, sample_weight)
+
+
+def _second(column: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a column has the second of its two classes; nowhere if there is only one."""
+    if len(classes) == 1:
+        return np.zeros(len(column), np.bool_)
+    return cast(NDArray[np.bool_], column == classes[1])
 
 
 def best_threshold(

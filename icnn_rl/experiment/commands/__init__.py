@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from icnn_rl.experiment.commands import denoising, digits, imputation, multilabel, sudoku
+from icnn_rl.experiment.commands import denoising, digits, imputation, multilabel, sudoku, synthetic
 
 __all__ = ["register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every supervised experiment to a command line."""
-    for module in (sudoku, denoising, digits, imputation, multilabel):
+    for module in (sudoku, denoising, digits, imputation, multilabel, synthetic):
         module.register(commands)

@@ -1,0 +1,79 @@
+"""``icnn-rl synthetic``: two-dimensional classification with both networks, and the picture of the decision regions."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.supervised.fit import fit
+from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "synthetic", "classify points of the plane", _run, epochs=60, batch_size=50, lr=1e-2)
+    parser.add_argument("--points", type=int, default=200, help="to train on, and as many to test")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[200, 200], help="widths")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.resume:
+        raise UserError("--resume: not for this command, which trains six small models.")
+    run = Run(args)
+    result: dict[str, float] = {}
+    trained = []
+    for problem in PROBLEMS:
+        with user_errors():
+            x, label = make_problem(problem, args.points, args.seed)
+            test_x, test_label = make_problem(problem, args.points, args.seed + 1000)
+        for network in ("ficnn", "picnn"):
+            torch.manual_seed(args.seed)
+            model = SyntheticModule(network, args.hidden)
+            history = fit(
+                model,
+                TensorDataset(x, label),
+                epochs=args.epochs,
+                batch_size=args.batch_size,
+                lr=lambda progress: args.lr * (1.0 - progress),
+                seed=args.seed,
+                progress_bar=args.progress_bar,
+            )
+            model.save(run.folder / f"{problem}-{network}.safetensors")
+            result[f"{problem}_{network}_train_accuracy"] = _accuracy(model, x, label)
+            # the linear problem's clouds depend on the seed: only its training accuracy says something
+            if problem != "linear":
+                result[f"{problem}_{network}_test_accuracy"] = _accuracy(model, test_x, test_label)
+            result[f"{problem}_{network}_loss"] = history[-1]["loss"]
+            trained.append((f"{problem}, {network.upper()}", model, x, label))
+    run.save_figure("regions", picture(trained))
+    run.report(result)
+
+
+def _accuracy(model: SyntheticModule, x: Tensor, label: Tensor) -> float:
+    with torch.no_grad():
+        return float(((model(x) >= 0.5) == (label > 0.5)).float().mean())
+
+
+def picture(trained: list[tuple[str, SyntheticModule, Tensor, Tensor]]) -> Figure:
+    """The probability over the plane, its level 1/2, and the training points."""
+    figure, axes = new_figure(len(trained) // 2, 2, (3.2, 2.8))
+    line = torch.linspace(-2.6, 2.6, 80)
+    grid = torch.cartesian_prod(line, line)
+    for axis, (title, model, x, label) in zip(axes, trained, strict=True):
+        with torch.no_grad():
+            p = model(grid).view(80, 80).mT.numpy()
+        axis.contourf(line, line, p, levels=20, cmap="RdBu_r", vmin=0.0, vmax=1.0, alpha=0.8)
+        axis.contour(line, line, p, levels=[0.5], colors="black", linewidths=1.0)
+        axis.scatter(x[:, 0], x[:, 1], c=label, cmap="RdBu_r", s=8, edgecolors="white", linewidths=0.3)
+        axis.set_title(title, fontsize="small")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure
