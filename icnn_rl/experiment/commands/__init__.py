@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from icnn_rl.experiment.commands import denoising, digits, imputation, multilabel, sudoku, synthetic
+from icnn_rl.experiment.commands import denoising, digits, imputation, multilabel, sudoku, synthetic, tables
 
 __all__ = ["register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every supervised experiment to a command line."""
-    for module in (sudoku, denoising, digits, imputation, multilabel, synthetic):
+    for module in (sudoku, denoising, digits, imputation, multilabel, synthetic, tables):
         module.register(commands)

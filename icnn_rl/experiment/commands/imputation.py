@@ -30,7 +30,7 @@ Model = ImputationModule | ConvRegression
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "imputation", "complete faces with a convex energy", _run, epochs=16, batch_size=32, lr=1e-3
+        commands, "imputation", "complete faces with a convex energy", _run, epochs=8, batch_size=32, lr=1e-3
     )
     parser.add_argument("--data", default=None, help="olivetti_faces.npz or a folder; None: ICNN_RL_DATA, or fetch")
     parser.add_argument(

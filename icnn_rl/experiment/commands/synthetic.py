@@ -19,7 +19,7 @@ __all__ = ["register"]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = add_command(commands, "synthetic", "classify points of the plane", _run, epochs=60, batch_size=50, lr=1e-2)
+    parser = add_command(commands, "synthetic", "classify points of the plane", _run, epochs=40, batch_size=50, lr=1e-2)
     parser.add_argument("--points", type=int, default=200, help="to train on, and as many to test")
     parser.add_argument("--hidden", type=int, nargs="+", default=[200, 200], help="widths")
 

@@ -1,0 +1,66 @@
+"""``icnn-rl tables``: hidden entries of table rows, the convex energy beside scikit-learn's imputers."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from icnn_rl.experiment.commands.run import Run, add_command, user_errors
+from icnn_rl.solvers import BundleEntropy
+from icnn_rl.supervised.imputation import ImputationModule, mask_random
+from icnn_rl.supervised.tables import IMPUTERS, TABLES, RandomlyMasked, impute, load_table
+
+__all__ = ["register"]
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_command(commands, "tables", "fill holes in table rows", _run, epochs=60, batch_size=32, lr=5e-3)
+    parser.add_argument("--table", choices=TABLES, default="breast_cancer", help="bundled with scikit-learn, or faces")
+    parser.add_argument("--data", default=None, help="of faces16: olivetti_faces.npz or a folder; None: ICNN_RL_DATA")
+    parser.add_argument("--fraction", type=float, default=0.3, help="of entries hidden")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64], help="widths of the convex path")
+    parser.add_argument("--context", type=int, nargs="+", default=[128, 128], help="widths of the context path")
+    parser.add_argument("--steps", type=int, default=5, help="of the bundle method")
+
+
+def _run(args: argparse.Namespace) -> None:
+    with user_errors():
+        rows = load_table(args.table, args.data)
+        run = Run(args)
+        order = torch.arange(len(rows))
+        if args.table != "faces16":  # the last faces are of people not seen before
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(args.seed))
+        cut = 350 if args.table == "faces16" else int(0.7 * len(rows))
+        train, test = rows[order[:cut]], rows[order[cut:]]
+        mask = mask_random(test, args.fraction, seed=args.seed + 1)
+        model = ImputationModule(
+            (rows.shape[1],), tuple(args.hidden), BundleEntropy(max_steps=args.steps, tol=1e-4), context=args.context
+        )
+        model.fit_start_(train)
+        history = run.train(
+            model,
+            RandomlyMasked(train, args.fraction),
+            TensorDataset(test, mask),  # for the curve only
+            lr=lambda progress: args.lr * (1.0 - progress),
+            max_grad_norm=1.0,
+        )
+    spread = train.std(0).clamp(min=1e-6)
+    with torch.no_grad():
+        result: dict[str, Any] = {"table": args.table, "rmse_icnn": _rmse(model(test, mask), test, mask, spread)}
+    result["seconds_icnn"] = sum(row["time"] for row in history)
+    for name in IMPUTERS:
+        start = time.perf_counter()
+        result[f"rmse_{name}"] = _rmse(impute(name, train, test, mask, args.seed), test, mask, spread)
+        result[f"seconds_{name}"] = time.perf_counter() - start
+    run.report(result)
+
+
+def _rmse(filled: Tensor, truth: Tensor, mask: Tensor, spread: Tensor) -> float:
+    """Of the hidden entries, in standard deviations of their columns: about 1 for the mean."""
+    return float((((filled - truth) / spread)[~mask]).square().mean().sqrt())

@@ -1,0 +1,64 @@
+"""Rows with holes: scikit-learn's bundled tables, and the imputers that the convex energy is compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from icnn_rl._checks import check_choice, check_range
+
+__all__ = ["IMPUTERS", "TABLES", "RandomlyMasked", "impute", "load_table"]
+
+TABLES = ("iris", "wine", "breast_cancer", "diabetes", "faces16")
+IMPUTERS = ("mean", "knn", "iterative")
+
+
+def load_table(name: str, data: str | None = None) -> Tensor:
+    """Rows (N, n) of a bundled data set, every column scaled to [0, 1] by its smallest and largest entry.
+
+    "faces16": the Olivetti faces at 16 x 16 pixels, from ``data`` (see :func:`icnn_rl.supervised.faces.load_faces`).
+    """
+    check_choice("name", name, TABLES)
+    if name == "faces16":
+        from icnn_rl.supervised.faces import load_faces
+
+        return torch.nn.functional.avg_pool2d(load_faces(data), 4).flatten(1)
+    from sklearn import datasets  # an extra
+
+    rows = torch.tensor(getattr(datasets, f"load_{name}")().data, dtype=torch.float32)
+    low, high = rows.amin(0), rows.amax(0)
+    return ((rows - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+
+
+class RandomlyMasked(Dataset[tuple[Tensor, Tensor]]):
+    """Samples (row, mask): every draw hides each entry with probability ``fraction``, by torch's generator."""
+
+    def __init__(self, rows: Tensor, fraction: float) -> None:
+        self.rows, self.fraction = rows, check_range("fraction", fraction, 0.0, 1.0)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = self.rows[index]
+        return row, torch.rand(row.shape) >= self.fraction
+
+
+def impute(name: str, train: Tensor, test: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
+    """``test`` with its hidden entries filled by one of scikit-learn's imputers, fitted on the complete ``train``."""
+    import numpy as np
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401  # makes the next import work
+    from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+
+    check_choice("name", name, IMPUTERS)
+    if name == "mean":
+        imputer = SimpleImputer()
+    elif name == "knn":
+        imputer = KNNImputer(n_neighbors=5)
+    else:  # the nearest 50 columns: all of them take minutes on images
+        near = 50 if train.shape[1] > 50 else None
+        imputer = IterativeImputer(random_state=seed, max_iter=20, tol=1e-2, n_nearest_features=near)
+    imputer.fit(train.numpy())
+    filled = imputer.transform(np.where(mask.numpy(), test.numpy(), np.nan))
+    return torch.where(mask, test, torch.tensor(filled, dtype=test.dtype))
