@@ -47,7 +47,7 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
         input_dropout: share of the features dropped in training.
         threshold: a label is predicted where its probability is at least this. None: it is chosen on
             ``validation_fraction`` of the training rows, which are then not trained on, for the best score; 1/2 if
-            these are fewer than 20.
+            these are fewer than 20, or Y has one dimension.
         validation_fraction: see ``threshold``.
         average: which macro-F1 ``score`` and the choice of the threshold go by: "samples", the mean over rows, which
             the ICNN paper's code computes under that name; "macro", the mean over labels, scikit-learn's.
@@ -187,7 +187,7 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
     def _held_out(self, rows: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Rows that the threshold is chosen on; none where it is given."""
         count = int(self.validation_fraction * rows)
-        if self.threshold is not None or count < _TUNING_ROWS:
+        if self.threshold is not None or count < _TUNING_ROWS or self._one_output:
             return np.empty(0, np.int64)
         return np.sort(generator.permutation(rows)[:count])
 
