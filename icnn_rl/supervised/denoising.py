@@ -1,12 +1,12 @@
 """Denoising of piecewise constant signals: exact total variation, and an OptNet layer that starts there and learns.
 
     TotalVariationLayer:  z(y) = argmin_z  1/2 |z - y|^2 + sum_i lam_i |z_{i+1} - z_i|
-    DenoisingModule:      z(y) = argmin_z  1/2 |z - y|^2 + sum_j lam_j |(D z)_j|
+    DenoisingModule:      z(y) = m + argmin_x  1/2 x^T Q x - x^T W (y - m) + sum_j lam_j |(D x)_j|,    m the mean of y
 
-D is a learned matrix, that of differences at first or random numbers. The programme is solved in its dual, which has
-one bounded variable a row of D and no other constraint:
+Q > 0, W, D and lam are learned; with Q = W = I and D the differences of neighbours this is total variation, whatever m.
+The programme is solved in its dual, which has one bounded variable a row of D and no other constraint:
 
-    z = y - D^T u,    u = argmin_{|u| <= lam}  1/2 |D^T u|^2 - u^T D y.
+    x = Q^-1 (W (y - m) - D^T u),    u = argmin_{|u| <= lam}  1/2 u^T (D Q^-1 D^T) u - u^T D Q^-1 W (y - m).
 
 References:
     B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017, section 4.2.
@@ -36,6 +36,7 @@ from icnn_rl.qp import PrimalDual, solve_qp, total_variation
 from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.module import SavedModule
+from icnn_rl.supervised.warm import WarmStarts
 
 __all__ = ["DenoisingDataset", "DenoisingModule", "DenseDenoiser", "TotalVariationLayer", "best_penalty"]
 
@@ -155,24 +156,30 @@ class TotalVariationLayer(_Denoiser):
 
 
 class DenoisingModule(_Denoiser):
-    """argmin_z 1/2 |z - y|^2 + sum_j lam_j |(D z)_j| with learned D and lam: (..., length) -> (..., length).
+    """The learned programme above: (..., length) -> (..., length).
+
+    Started at total variation, D = B D_0 with the differences D_0 and B = I, so that small changes of the parameters
+    are small changes of the answer: D of a constant signal stays 0. Started at random, D_0 = I.
 
     Args:
         length: of the signals, at least 2.
-        init: "total_variation", D the differences of neighbours; or "random", normal numbers of variance 0.09 as in
-            the authors' code.
-        rows: of D; by default length - 1. More than that, next to "total_variation", start as random rows with a
-            penalty of a hundredth.
+        init: "total_variation", or "random": D of normal numbers of variance 0.09 as in the authors' code.
+        rows: of D; by default length - 1. More of them, next to "total_variation", start as random combinations of
+            differences with a penalty of a hundredth.
         lam: > 0, what every lam_j starts from.
+        learn_metric: whether Q and W are learned, or stay the identity.
         solver: settings of the quadratic programme.
 
     Attributes:
-        D, log_lam: the parameters, (rows, length) and (rows,).
+        B, basis, log_lam: D = B basis; parameter (rows, k), constant (k, length), parameter (rows,).
+        L, W: Q = L L^T, L lower triangular; (length, length).
 
     Example:
         >>> DenoisingModule(length=100, init="total_variation")(torch.randn(8, 100)).shape
         torch.Size([8, 100])
     """
+
+    basis: Tensor
 
     def __init__(
         self,
@@ -181,6 +188,7 @@ class DenoisingModule(_Denoiser):
         rows: int | None = None,
         lam: float = 20.0,
         *,
+        learn_metric: bool = True,
         solver: PrimalDual | None = None,
     ) -> None:
         super().__init__(length)
@@ -189,16 +197,23 @@ class DenoisingModule(_Denoiser):
         self.init = check_choice("init", init, ("total_variation", "random"))
         self.rows = length - 1 if rows is None else check_positive_int("rows", rows)
         self.start = check_range("lam", lam, 0.0, math.inf, open_low=True)
+        self.learn_metric = learn_metric
         self.solver = PrimalDual() if solver is None else solver
-        D, log_lam = 0.3 * torch.randn(self.rows, length), torch.full((self.rows,), math.log(lam))
+        B, basis = 0.3 * torch.randn(self.rows, length), torch.eye(length)
+        log_lam = torch.full((self.rows,), math.log(lam))
         if init == "total_variation":
+            basis = basis.diff(dim=0)
             edges = length - 1
             if self.rows < edges:
                 raise ValueError(f"rows: total variation of {length} samples has {edges} rows, got {rows}.")
-            D[:edges] = torch.eye(length).diff(dim=0)
+            B = B[:, :edges]
+            B[:edges] = torch.eye(edges)
             log_lam[edges:] -= math.log(100.0)
-        self.D, self.log_lam = nn.Parameter(D), nn.Parameter(log_lam)
-        self.solves = SolveCount()
+        self.B, self.log_lam = nn.Parameter(B.contiguous()), nn.Parameter(log_lam)
+        self.L = nn.Parameter(torch.eye(length), requires_grad=learn_metric)
+        self.W = nn.Parameter(torch.eye(length), requires_grad=learn_metric)
+        self.register_buffer("basis", basis.contiguous())
+        self.solves, self.warm = SolveCount(), WarmStarts()
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -206,21 +221,43 @@ class DenoisingModule(_Denoiser):
             "init": self.init,
             "rows": self.rows,
             "lam": self.start,
+            "learn_metric": self.learn_metric,
             "solver": self.solver,
         }
+
+    @property
+    def D(self) -> Tensor:  # noqa: N802  the mathematics' name
+        """(rows, length)."""
+        return self.B @ self.basis
 
     @property
     def lam(self) -> Tensor:
         """(rows,), > 0."""
         return self.log_lam.exp()
 
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Learning rates that suit the parts: ``lr`` for B, ten times that for log_lam, a third for L and W."""
+        groups = [{"params": [self.B], "lr": lr}, {"params": [self.log_lam], "lr": 10.0 * lr}]
+        return groups + ([{"params": [self.L, self.W], "lr": 0.3 * lr}] if self.learn_metric else [])
+
     def forward(self, y: Tensor) -> Tensor:
         """z (..., length). Rows that were not solved, those with a NaN for instance, are counted in ``solves``."""
-        wide = self._signals(y).double()  # D D^T in float32 may have a negative eigenvalue
-        D, lam = self.D.double(), self.lam.double()
-        solution = solve_qp(D @ D.mT, -wide @ D.mT, lb=-lam, ub=lam, solver=self.solver, throw=False)
+        flat = self._signals(y).reshape(-1, self.length)
+        wide = flat.double()  # D Q^-1 D^T in float32 may have a negative eigenvalue
+        mean = wide.mean(-1, keepdim=True)
+        L, W, D, lam = self.L.double().tril(), self.W.double(), self.B.double() @ self.basis.double(), self.lam.double()
+        root = torch.linalg.solve_triangular(L, D.mT, upper=False)  # L^-1 D^T
+        pull = torch.linalg.solve_triangular(L, W @ (wide - mean).mT, upper=False)  # L^-1 W (y - m), a column a signal
+        known = self.warm.get(flat) if self.training else None
+        solution = solve_qp(
+            root.mT @ root, -pull.mT @ root, lb=-lam, ub=lam, solver=self.solver, warm_start=known, throw=False
+        )
+        if self.training:
+            self.warm.put(flat, solution.warm_start)
         self.solves.add(solution.status)
-        return (wide - solution.value @ D).to(y.dtype)
+        x = torch.linalg.solve_triangular(L.mT, pull - root @ solution.value.mT, upper=True).mT
+        z: Tensor = (mean + x).to(y.dtype).reshape(y.shape)
+        return z
 
 
 class DenseDenoiser(_Denoiser):

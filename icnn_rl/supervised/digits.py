@@ -124,8 +124,11 @@ class DigitsModule(SavedModule):
         if head == "linear":
             self.head = nn.Linear(CLASSES, CLASSES)
         else:
+            # Q = I would leave a class dead whose ReLU is: Q^-1 has to mix them from the start
+            lower = (torch.eye(CLASSES) + 0.5 * torch.randn(CLASSES, CLASSES)).tril()
+            Q = lower @ lower.mT + 0.2 * torch.eye(CLASSES)
             learn = ("Q", "G", "h")
-            self.head = QPLayer(CLASSES, n_ineq=self.n_ineq, learn=learn, solver=self.solver, throw=False)
+            self.head = QPLayer(CLASSES, n_ineq=self.n_ineq, learn=learn, Q=Q, solver=self.solver, throw=False)
         self.solves = SolveCount()
 
     def arguments(self) -> dict[str, Any]:

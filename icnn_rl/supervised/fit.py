@@ -61,7 +61,8 @@ def fit(
 
     Everything random in an epoch, its order and what the model draws, follows from ``seed`` and the number of the
     epoch; torch's global generator is left as it was found. Weights that must not be negative are projected after
-    every update (``project_`` of each ``NonNegativeLinear``).
+    every update (``project_`` of each ``NonNegativeLinear``). A model with a method ``parameter_groups(lr)`` gives its
+    parts learning rates of their own, which keep their proportions as ``lr`` changes.
 
     Args:
         model: is trained in place, and left in evaluation mode.
@@ -191,7 +192,10 @@ class _Update:
         if not self.parameters:
             raise ValueError(f"model: {type(task.model).__name__} has no parameters to train.")
         self.device = _device(task.model)
-        self.optimizer = optimizer(self.parameters, lr=self.lr(0.0))
+        start = self.lr(0.0)
+        groups = getattr(task.model, "parameter_groups", None)
+        self.optimizer = optimizer(groups(start) if callable(groups) else self.parameters, lr=start)
+        self.shares = [group["lr"] / start for group in self.optimizer.param_groups]
         self.projected = [module for module in task.model.modules() if isinstance(module, NonNegativeLinear)]
         self.state = [t.detach() for t in chain(task.model.parameters(), task.model.buffers())]
         self.sound = [t.clone() for t in self.state]
@@ -202,8 +206,9 @@ class _Update:
 
     def __call__(self, batch: Batch, progress: float) -> tuple[float, float]:
         """The loss before the update, and the length of its gradient."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(progress)
+        rate = self.lr(progress)
+        for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
+            group["lr"] = share * rate
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.loss(self.task.model, tuple(part.to(self.device) for part in batch))
         if not isinstance(loss, Tensor) or loss.dim() > 0 or not loss.requires_grad:

@@ -25,6 +25,7 @@ from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.sudoku_boards import check_boards, generate, is_valid, one_hot, read_boards, rules
+from icnn_rl.supervised.warm import WarmStarts
 
 __all__ = ["ConvNet", "SudokuDataset", "SudokuModule", "cell_score", "is_valid", "principal_angles", "score"]
 
@@ -155,7 +156,7 @@ class SudokuModule(SavedModule):
             solver=self.solver,
             throw=False,
         )
-        self.solves = SolveCount()
+        self.solves, self.warm = SolveCount(), WarmStarts()
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -184,8 +185,12 @@ class SudokuModule(SavedModule):
             ValueError: boards of another shape, digits out of range, boards that contradict themselves.
         """
         boards = check_boards("puzzles", puzzles, self.box).to(self.layer.Q_constant.device)
-        p = -one_hot(boards).flatten(-3).to(self.layer.Q_constant.dtype)
-        z, solution = self.layer(p, return_solution=True)
+        flat = boards.reshape(-1, self.size, self.size)
+        p = -one_hot(flat).flatten(1).to(self.layer.Q_constant.dtype)
+        known = self.warm.get(flat) if self.training else None
+        z, solution = self.layer(p, warm_start=known, return_solution=True)
+        if self.training:
+            self.warm.put(flat, solution.warm_start)
         self.solves.add(solution.status)
         relaxed: Tensor = z.reshape(*boards.shape, self.size)
         return relaxed
