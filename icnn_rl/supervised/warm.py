@@ -31,10 +31,14 @@ class WarmStarts:
         ineq, lower, upper = zip(*(blank if parts is None else parts for parts in found), strict=True)
         return ActiveSet(*(torch.stack(part).to(samples.device) for part in (ineq, lower, upper)))
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._memory.clear()
+
     def put(self, samples: Tensor, active: ActiveSet) -> None:
         """Remember."""
         if len(self._memory) + len(samples) > self.limit:
-            self._memory.clear()
+            self.clear()
         self._memory.update(zip(_keys(samples), zip(*(part.cpu() for part in active), strict=True), strict=True))
 
 

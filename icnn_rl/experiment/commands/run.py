@@ -27,7 +27,7 @@ from icnn_rl.supervised.fit import Metric
 
 __all__ = ["Run", "add_command", "new_figure", "save_figure", "user_errors"]
 
-_HISTORY, _CONFIG, _MODEL = "history.csv", "config.yml", "model.safetensors"
+_CONFIG, _MODEL = "config.yml", "model.safetensors"
 #: Options that are no setting of the run.
 _NOT_SETTINGS = {"run", "out", "resume", "progress_bar", "command", "epochs"}
 
@@ -155,17 +155,21 @@ class Run:
         return history
 
     def _write_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        write_text(self.folder / _HISTORY, text.getvalue())
+        self.write_table("history", history)
         if not self.args.progress_bar:
             row = history[-1]
             shown = {key: value for key, value in row.items() if key == "loss" or key.startswith("val/")}
             print(
                 f"epoch {row['epoch']}: " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items()), flush=True
             )
+
+    def write_table(self, name: str, rows: Sequence[Mapping[str, float]]) -> None:
+        """NAME.csv in the run folder."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / f"{name}.csv", text.getvalue())
 
     def plot_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """learning_curve.png: the losses on the left, other validation metrics on the right."""

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
 from icnn_rl.supervised.datafiles import find_file
-from icnn_rl.supervised.sudoku import ConvNet, SudokuDataset, SudokuModule, cell_score, principal_angles, score
+from icnn_rl.supervised.sudoku import (
+    ConvNet,
+    SudokuDataset,
+    SudokuModule,
+    cell_score,
+    principal_angles,
+    score,
+    score_by_clues,
+)
 
 __all__ = ["register"]
 
@@ -20,7 +28,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         commands, "sudoku", "learn Sudoku from solved boards alone", _run, epochs=20, batch_size=150, lr=1e-3
     )
     parser.add_argument("--box", type=int, default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
-    parser.add_argument("--model", choices=("optnet", "rules", "conv"), default="optnet", help="rules: start from them")
+    parser.add_argument(
+        "--model",
+        choices=("optnet", "rules", "true-rules", "conv"),
+        default="optnet",
+        help="rules: learn from there; true-rules: learn nothing, the control",
+    )
     parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: 40, or 4 N^2")
     parser.add_argument("--q-penalty", type=float, default=0.1)
     parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
@@ -37,7 +50,8 @@ def _run(args: argparse.Namespace) -> None:
         run = Run(args)
         model = _model(args)
         rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
-        history = run.train(model, train, test, {"boards_solved": score, "cells_solved": cell_score}, lr=rate)
+        metrics = {"boards_solved": score, "cells_solved": cell_score}
+        history = [] if args.model == "true-rules" else run.train(model, train, test, metrics, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")
     model.eval()
     fresh = test.without(train)
@@ -53,12 +67,31 @@ def _run(args: argparse.Namespace) -> None:
         "cells_solved": float((solved == test.solutions)[test.puzzles == 0].double().mean()),
         "train_cpu_seconds": sum(row["cpu_time"] for row in history),
     }
-    if isinstance(model, SudokuModule):
+    if isinstance(model, SudokuModule) and history:
         cosines = principal_angles(model).cos()
         result["rules_learned"] = f"{int((cosines > 0.99).sum())} of {len(cosines)} directions within 8 degrees"
         _plot_rules(run, model)
     _plot_wrong(run, test, solved, right)
+    if args.box > 2:
+        _report_by_clues(run, model, test)
     run.report(result)
+
+
+def _report_by_clues(run: Run, model: SudokuModule | ConvNet, test: SudokuDataset) -> None:
+    """clues.csv and clues.png: what is solved against the number of givens, without and with ``--resolves``."""
+    resolves = sorted({0, run.args.resolves})
+    rows = score_by_clues(model, test, resolves)
+    run.write_table("clues", rows)
+    figure, axes = new_figure(1, 2)
+    for axis, what in zip(axes, ("boards_solved", "cells_solved"), strict=True):
+        for k in resolves:
+            axis.plot(
+                [row["clues"] for row in rows], [row[f"{what}/{k}"] for row in rows], ".-", label=f"{k} re-solves"
+            )
+        axis.set(xlabel="givens", title=what.replace("_", " "), ylim=(-0.02, 1.02))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    run.save_figure("clues", figure)
 
 
 def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
@@ -79,8 +112,8 @@ def _is_new(test: SudokuDataset, train: SudokuDataset) -> list[bool]:
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
     if args.model == "conv":
         return ConvNet(args.box)
-    init = "rules" if args.model == "rules" else "random"
-    return SudokuModule(args.box, args.constraints, args.q_penalty, init=init)
+    init = "random" if args.model == "optnet" else "rules"
+    return SudokuModule(args.box, args.constraints, args.q_penalty, init=init, learn=args.model != "true-rules")
 
 
 def _plot_rules(run: Run, model: SudokuModule) -> None:

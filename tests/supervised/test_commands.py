@@ -1,0 +1,100 @@
+"""The commands, on tiny data: what a run leaves, how it goes on, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from icnn_rl.cli import main
+from icnn_rl.supervised.denoising import DenoisingModule
+from icnn_rl.supervised.sudoku import SudokuModule
+
+SUDOKU = ["sudoku", "--boards", "40", "--clues", "7", "10", "--batch-size", "12", "--no-progress-bar"]
+ALWAYS = {
+    "config.yml",
+    "history.csv",
+    "checkpoint.pt",
+    "tb",
+    "model.safetensors",
+    "evaluation.json",
+    "learning_curve.png",
+}
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_sudoku_leaves_a_run_and_goes_on(tmp_path, capsys):
+    out = tmp_path / "s0"
+    assert main([*SUDOKU, "--epochs", "1", "--out", str(out)]) == 0
+    assert files(out) >= ALWAYS | {"rules.png"}
+    config = yaml.safe_load((out / "config.yml").read_text())
+    assert (config["command"], config["boards"], config["seed"]) == ("sudoku", 40, 0)
+    assert "torch" in config["versions"]
+    assert 0.0 <= json.loads((out / "evaluation.json").read_text())["boards_solved"] <= 1.0
+    SudokuModule.load(out / "model.safetensors")
+    assert main([*SUDOKU, "--epochs", "2", "--out", str(out), "--resume"]) == 0
+    assert [row["epoch"] for row in csv.DictReader((out / "history.csv").open())] == ["1", "2"]
+    assert "boards_solved" in capsys.readouterr().out
+    assert main([*SUDOKU, "--epochs", "2", "--out", str(out)]) == 1
+    assert "not empty" in (error := capsys.readouterr().err) or "exists" in error
+    assert main([*SUDOKU, "--epochs", "2", "--out", str(out), "--resume", "--lr", "0.5"]) == 1
+    assert "has lr = 0.001, not 0.5" in capsys.readouterr().err
+
+
+def test_sudoku_with_the_true_rules(tmp_path):
+    out = tmp_path / "rules"
+    options = ["--box", "3", "--boards", "5", "--clues", "44", "50", "--split", "0.2", "--resolves", "1"]
+    assert main([*SUDOKU, *options, "--model", "true-rules", "--out", str(out)]) == 0
+    assert files(out) == {"config.yml", "evaluation.json", "clues.csv", "clues.png"}
+    assert json.loads((out / "evaluation.json").read_text())["boards_solved"] == 1.0
+
+
+def test_denoising(tmp_path):
+    out = tmp_path / "d0"
+    options = ["--signals", "60", "--length", "20", "--epochs", "1", "--batch-size", "18", "--no-progress-bar"]
+    assert main(["denoising", *options, "--out", str(out)]) == 0
+    assert files(out) == ALWAYS | {"signals.png", "matrix.png"}
+    assert json.loads((out / "evaluation.json").read_text())["test_mse"] > 0.0
+    DenoisingModule.load(out / "model.safetensors")
+
+
+def test_digits(tmp_path, data_folder, monkeypatch):
+    from icnn_rl.experiment.commands import digits
+
+    load = digits.DigitsDataset.load
+    monkeypatch.setattr(digits.DigitsDataset, "load", lambda part, path: digits_slice(load(part, path)))
+    out = tmp_path / "m0"
+    options = ["--hidden", "16", "--epochs", "1", "--batch-size", "50", "--no-progress-bar", "--data", str(data_folder)]
+    assert main(["digits", *options, "--out", str(out)]) == 0
+    assert files(out) == ALWAYS | {"wrong_digits.png"}
+
+
+def digits_slice(data):
+    from icnn_rl.supervised.digits import subset
+
+    return subset(data, 200 / len(data))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["sudoku", "--data", "nowhere.npz"], "nowhere.npz: no such file"),
+        (["sudoku", "--boards", "10", "--clues", "1", "2"], "clues: "),
+        (["digits", "--data", "nowhere"], "nowhere: no such file, and no folder"),
+        (["denoising", "--length", "5"], "pieces: expected"),
+        (["sudoku", "--resume"], "--resume: "),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, text, tmp_path, monkeypatch, capsys):
+    from icnn_rl.supervised import sudoku_boards
+
+    monkeypatch.setattr(sudoku_boards, "_TRIES", 20)
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--no-progress-bar"]) == 1
+    assert text in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
