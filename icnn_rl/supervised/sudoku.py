@@ -336,7 +336,7 @@ def score_by_clues(
     "cells_solved/k", of the blanks."""
     solve: Callable[..., Tensor] = model.solve  # type: ignore[assignment]
     rows = []
-    for clues in data.clues.unique().tolist():
+    for clues in sorted(set(data.clues.tolist())):
         part = data.subset(data.clues == clues)
         row: dict[str, float] = {"clues": clues, "boards": len(part)}
         for k in resolves:

@@ -74,8 +74,8 @@ def _plot_signals(run: Run, test: DenoisingDataset, model: nn.Module, start: nn.
     """signals.png: four test signals."""
     figure, axes = new_figure(2, 2)
     with torch.no_grad():
-        answers, plain = model(test.noisy[:4]), start(test.noisy[:4])
-    for axis, noisy, clean, answer, flat in zip(axes, test.noisy, test.clean, answers, plain, strict=False):
+        lines = (test.noisy[:4], test.clean[:4], model(test.noisy[:4]), start(test.noisy[:4]))
+    for axis, noisy, clean, answer, flat in zip(axes, *(line.numpy() for line in lines), strict=False):
         axis.plot(noisy, ".", color="0.7", label="noisy")
         axis.plot(clean, color="black", linewidth=1, label="clean")
         axis.plot(flat, color="tab:orange", linewidth=1, label="total variation")
@@ -89,7 +89,7 @@ def _plot_matrix(run: Run, model: DenoisingModule) -> None:
     figure, axes = new_figure(1, 1)
     matrix = (model.lam[:, None] * model.D).detach()
     bound = float(matrix.abs().max())
-    image = axes[0].imshow(matrix, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    image = axes[0].imshow(matrix.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
     figure.colorbar(image)
     axes[0].set_title("lam_j D_ji")
     run.save_figure("matrix", figure)

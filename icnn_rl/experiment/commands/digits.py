@@ -49,6 +49,6 @@ def _plot_wrong(run: Run, test: DigitsDataset, guess: torch.Tensor) -> None:
     for axis in axes:
         axis.axis("off")
     for axis, i in zip(axes, wrong, strict=False):
-        axis.imshow(test.images[i].reshape(28, 28), cmap="gray_r")
+        axis.imshow(test.images[i].reshape(28, 28).numpy(), cmap="gray_r")
         axis.set_title(f"{int(guess[i])}, not {int(test.labels[i])}", fontsize="small")
     run.save_figure("wrong_digits", figure)

@@ -149,7 +149,7 @@ class Run:
             on_epoch=self._write_history,
             **{"lr": self.args.lr, **options},
         )
-        self._write_history(history)
+        self.write_table("history", history)
         model.save(self.folder / _MODEL)
         self.plot_history(history)
         return history

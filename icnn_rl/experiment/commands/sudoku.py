@@ -126,9 +126,9 @@ def _plot_rules(run: Run, model: SudokuModule) -> None:
         (axes[2], _projection(true), "... of the true rules"),
     ):
         bound = float(matrix.abs().max())
-        axis.imshow(matrix, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+        axis.imshow(matrix.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
         axis.set_title(title, fontsize="medium")
-    axes[3].plot(torch.rad2deg(principal_angles(model)), marker=".")
+    axes[3].plot(torch.rad2deg(principal_angles(model)).numpy(), marker=".")
     axes[3].set_title("principal angles, degrees", fontsize="medium")
     axes[3].set_ylim(-2, 92)
     axes[3].grid(alpha=0.3)
