@@ -109,6 +109,7 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
         tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
         tags.classifier_tags.multi_class = False
+        tags.target_tags.multi_output = True
         return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:

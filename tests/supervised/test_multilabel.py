@@ -28,7 +28,7 @@ SMALL = {
 
 
 @parametrize_with_checks(
-    [MultiLabelICNN(**{**SMALL, "context": (16,), "hidden": (4,), "epochs": 8, "learning_rate": 3e-2})]
+    [MultiLabelICNN(**{**SMALL, "context": (16,), "hidden": (4,), "epochs": 5, "learning_rate": 3e-2})]
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::sklearn.exceptions.SkipTestWarning")
 def test_scikit_learns_checks(estimator, check):
