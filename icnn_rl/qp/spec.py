@@ -38,7 +38,8 @@ def parse_constraint(spec: str | Mapping[str, Any] | Iterable[Any]) -> ActionCon
     Args:
         spec: NAME:key=value[,key=value...], several joined by "&"; or {NAME: {key: value}}; or a list of either. All
             of them hold. Values are read as YAML: numbers, 3e-4 and inf among them, lists, true and false; 8:11 is a
-            slice of the observation (in a YAML file in quotes: without, it is the number 491). The key ``reading``
+            slice of the observation (in a YAML file in quotes: without, it is the number 491, which is refused). What
+            needs one argument takes it without its name in a mapping, {rate_limit: 0.5}. The key ``reading``
             names the part of Dict observations that the constraint reads.
 
     Raises:
@@ -101,15 +102,23 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
     ((name, arguments),) = part.items()
     if name not in _KNOWN:
         raise ValueError(f"constraint: unknown name {name!r}.{_nearest(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
+    parameters = inspect.signature(_KNOWN[name]).parameters
+    known = [key for key in parameters if key not in _ONLY_CODE.get(name, ())]
     if not isinstance(arguments, Mapping):
-        if arguments is not None:
+        needed = [key for key in known if parameters[key].default is inspect.Parameter.empty]
+        if arguments is not None and len(needed) != 1:
             raise ValueError(f"{name}: expected a mapping of arguments, got {arguments!r}.")
-        arguments = {}
-    known = [key for key in inspect.signature(_KNOWN[name]).parameters if key not in _ONLY_CODE.get(name, ())]
+        arguments = {} if arguments is None else {needed[0]: arguments}
     for key in arguments:
         if key not in (*known, "reading"):
             raise ValueError(f"{name}: unknown key {key!r}.{_nearest(key, known)} Known: {', '.join(known)}, reading.")
     values = {key: _plain(value) for key, value in arguments.items() if key != "reading"}
+    index = values.get("velocity_index")
+    if isinstance(index, int) and not isinstance(index, bool):
+        raise ValueError(
+            f"{name}.velocity_index: got the number {index}. YAML reads a slice without quotes, 8:11, as a number of "
+            f'base sixty: write "8:11", or [{index}] for the one place {index}.'
+        )
     try:
         constraint = _KNOWN[name](**values)
     except TypeError as error:  # an argument is missing

@@ -74,6 +74,9 @@ def test_reads_yaml_files() -> None:
         (3, "expected text, a mapping or a list, got int"),
         ([3], "expected text, a mapping or a list, got int"),
         ({"box": 3}, "box: expected a mapping of arguments, got 3"),
+        ({"power_limit": {"velocity_index": 491, "max_power": 1}}, r'write "8:11", or \[491\]'),
+        ("power_limit:velocity_index=2,max_power=1", r"or \[2\] for the one place 2"),
+        ({"linear": 3}, "linear: expected a mapping of arguments, got 3"),
         ({"power_limit": {"velocity_index": 491.5, "max_power": 1}}, "velocity_index: expected a slice"),
         ("power_limit:velocity_index=0:1,max_power=1,motoring_only=1", "motoring_only: expected True or False"),
     ],
@@ -81,3 +84,9 @@ def test_reads_yaml_files() -> None:
 def test_says_what_is_wrong(spec: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_constraint(spec)
+
+
+def test_the_only_argument_needs_no_name() -> None:
+    assert parse_constraint({"rate_limit": 0.5}) == c.rate_limit(0.5)
+    assert parse_constraint([{"ball": 2}, {"l1_ball": 1.5}]) == c.ball(2.0) & c.l1_ball(1.5)
+    assert parse_constraint(yaml.safe_load("rate_limit: [0.5, 1]")) == c.rate_limit([0.5, 1.0])
