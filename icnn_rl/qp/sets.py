@@ -42,6 +42,12 @@ _ON_BOUNDARY = 1e-12  # relative distance from the ellipsoid's boundary at which
 _TOUCHING = 1e-12  # likewise at which rows and ellipsoid have one point in common, and no more
 _STATIONARY = 1e-9  # relative residual of the minimiser over an ellipsoid alone
 _CLOSE = 1e-9  # likewise within which y(lam) will do; and how well the last QP's multiplier has to agree with lam
+_NEAR = 1e-5  # likewise within which one step along the tangent, to first order, is as good
+_JUMP = 2e-10  # relative change of the objective that the ellipsoid may still make where y(lam) jumps at 0
+_HOLDS = 1e-9  # by how much, relative to their sizes, rows and ellipsoid may be violated by a point that is a SUCCESS
+_ROUNDING = 64.0  # units of eps, of the terms of the form, that its evaluation may be off
+_FLAT = 1e6  # condition number of M from which on the set is looked at in the ellipsoid's own coordinates
+_FAR = 1e4  # likewise distance of the origin from the centre, in radii
 
 
 class Ellipsoid(NamedTuple):
@@ -57,6 +63,13 @@ class Ellipsoid(NamedTuple):
         d = y - self.center
         form: Tensor = (d * _times(self.M, d)).sum(-1)
         return form
+
+    def holds(self, y: Tensor) -> Tensor:
+        """Whether form(y) <= size to 1e-9 of the size, and what rounding makes of the form: (...) bool."""
+        d = (y - self.center).abs()
+        terms = _times(self.M.abs(), d * d + torch.finfo(y.dtype).eps * y.abs() * d).sum(-1)
+        rounding = _ROUNDING * torch.finfo(y.dtype).eps * terms
+        return self.form(y) <= self.size * (1.0 + _HOLDS) + rounding
 
     def violation(self, y: Tensor) -> Tensor:
         """Distance to the boundary to first order, < 0 inside: (...)."""
@@ -96,6 +109,9 @@ class Minimum(NamedTuple):
     value (..., n), differentiable; multiplier (...) of the ellipsoid, in the units of lam above; solution: of the last
     quadratic programme, with the multipliers of the rows and bounds and the status of each row of the batch. Where no
     point is in rows, bounds and ellipsoid, the status is PRIMAL_INFEASIBLE and ``value`` breaks as little as possible.
+    With an ellipsoid the status is SUCCESS only where rows, bounds and ellipsoid hold at ``value`` to 1e-9, relative to
+    their sizes and up to the rounding of (y - c)^T M (y - c); else NUMERICAL. So it is, with a value of NaN, where M is
+    not positive definite.
     """
 
     value: Tensor
@@ -116,6 +132,35 @@ class Minimum(NamedTuple):
         if throw and bool(self.status.any()):
             raise SolveError(self.solution)
         return self
+
+    def _or(self, other: Minimum) -> Minimum:
+        """The other where this one failed and the other did not."""
+        settled = (other.status == Status.SUCCESS) | (other.status == Status.PRIMAL_INFEASIBLE)
+        took = ((self.status == Status.NUMERICAL) | (self.status == Status.MAX_STEPS)) & settled
+
+        def pick(one: Any, two: Any) -> Any:
+            if isinstance(one, Tensor):
+                return torch.where(took.reshape(*took.shape, *(1,) * (one.dim() - took.dim())), two, one)
+            if isinstance(one, ActiveSet):
+                return ActiveSet(*(pick(a, b) for a, b in zip(one, two, strict=True)))
+            return one
+
+        names = [f.name for f in dataclasses.fields(self.solution)]
+        parts = {name: pick(getattr(self.solution, name), getattr(other.solution, name)) for name in names}
+        solution = dataclasses.replace(self.solution, **parts)
+        return Minimum(pick(self.value, other.value), pick(self.multiplier, other.multiplier), solution)
+
+    def _lost(self, rows: Tensor) -> Minimum:
+        """With NaN and NUMERICAL in these rows."""
+        row = rows.unsqueeze(-1)
+        value = torch.where(row, torch.nan, self.value)
+        solution = dataclasses.replace(
+            self.solution,
+            value=torch.where(row, torch.nan, self.solution.value),
+            fun=torch.where(rows, torch.nan, self.solution.fun),
+            status=torch.where(rows, int(Status.NUMERICAL), self.status),
+        )
+        return Minimum(value, torch.where(rows, torch.nan, self.multiplier), solution)
 
     def to(self, dtype: torch.dtype) -> Minimum:
         """With the numbers in this dtype."""
@@ -177,12 +222,23 @@ class ConvexSet:
         assert double.ellipsoid is not None
         matrix = _dense(Q, p.shape[-1], p).double()
         matrix = 0.5 * (matrix + matrix.mT)
+        sound, indefinite = double._sound()
+        if indefinite is not None:
+            return sound.minimise(matrix, p.double(), throw=False)._lost(indefinite).to(p.dtype).checked(throw)
         if double._alone() and not _traced(Q, p, self):
             found = double._on_ellipsoid(matrix, p.double()).to(p.dtype)
             if bool((found.status != Status.NUMERICAL).all()):
                 return found.checked(throw)
-        search = _Search(double, double.ellipsoid, matrix, p.double(), solver, warm_start)
-        return search.run().to(p.dtype).checked(throw)
+        wide, flat = p.double(), double._flat(p)
+        if not flat:
+            search = _Search(double, double.ellipsoid, matrix, wide, solver, warm_start)
+            found = double._verified(search.run())
+            flat = bool(((found.status == Status.NUMERICAL) | (found.status == Status.MAX_STEPS)).any())
+            if flat:
+                found = found._or(double._verified(double._in_own_axes(matrix, wide, solver)))
+        else:
+            found = double._verified(double._in_own_axes(matrix, wide, solver))
+        return found.to(p.dtype).checked(throw)
 
     def project(self, point: Tensor, *, throw: bool = True, warm_start: ActiveSet | None = None) -> Minimum:
         """The nearest point of the set, differentiable in ``point`` (..., n) and in what describes the set."""
@@ -220,25 +276,57 @@ class ConvexSet:
         if self.ellipsoid is None:
             return centre
         # the point of the polytope deepest in the ellipsoid, moved a little towards the centre of the polytope
+        sound, indefinite = self._sound()
+        if indefinite is not None:
+            point, depth = sound.interior(like)
+            return Interior(point, torch.where(indefinite, -torch.inf, depth))
         ellipsoid = self.ellipsoid
-        nearest = self._nearest_to_center(ellipsoid, like).value
-        deepest = torch.where((centre.depth >= 0).unsqueeze(-1), nearest, centre.point)
+        nearest = self._nearest_to_center(ellipsoid, like)
+        known = (centre.depth >= 0) & (nearest.status == Status.SUCCESS)  # else there is the centre alone
+        deepest = torch.where(known.unsqueeze(-1), nearest.value, centre.point)
         shares = like.new_tensor(_SHARES).reshape(-1, *(1,) * like.dim())
         points = deepest + shares * (centre.point - deepest)
-        depths = torch.minimum(shares.squeeze(-1) * centre.depth, _snapped(ellipsoid.depth(points), points))
+        share = torch.where(known, shares.squeeze(-1), 1.0)
+        depths = torch.minimum(share * centre.depth, _snapped(ellipsoid.depth(points), points))
         depth, best = depths.max(0)
         point = points.gather(0, best.unsqueeze(-1).expand_as(centre.point).unsqueeze(0)).squeeze(0)
         return Interior(point, torch.minimum(depth, centre.depth))
 
-    def least_violating(self, like: Tensor) -> Tensor:
-        """A point within the bounds at which the largest violation of a row is smallest; of a row or bound where the
-        bounds contradict each other. For empty sets."""
-        kept = self._centre(like, hard=True)
-        point = torch.where(torch.isfinite(kept.depth).unsqueeze(-1), kept.point, self._centre(like).point)
+    def least_violating(self, proposal: Tensor) -> Tensor:
+        """Of the points within the bounds at which the largest violation of a row is smallest, the one nearest to the
+        proposal (..., n); of a row or bound where the bounds contradict each other. For empty sets.
+
+        Rows of zeros say nothing about where. With an ellipsoid, where the rows can hold, they do, and the ellipsoid as
+        nearly as it can; a set that is not empty gives one of its points.
+        """
+        if proposal.dtype != torch.float64:
+            return self.to(proposal.double()).least_violating(proposal.double()).to(proposal)
+        proposal = proposal.nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+        flat, _ = dataclasses.replace(self, ellipsoid=None)._without_zeros()
+        kept, loose = flat._centre(proposal, hard=True), flat._centre(proposal)
+        hard = torch.isfinite(kept.depth)
+        point = torch.where(hard.unsqueeze(-1), kept.point, loose.point)
+        least = -torch.where(hard, kept.depth, loose.depth)
+        least = least.clamp(min=0.0) + _RELAXED * (1.0 + least.abs() + point.abs().amax(-1))
+        relaxed = flat._relaxed(least, torch.where(hard, 0.0, least))
+        near = relaxed.project(proposal, throw=False)
+        point = torch.where((near.status == Status.SUCCESS).unsqueeze(-1), near.value, point)
         if self.ellipsoid is None:
             return point
-        nearest = self._nearest_to_center(self.ellipsoid, like)  # the rows hold, the ellipsoid as nearly as it can
-        return torch.where((nearest.status == Status.SUCCESS).unsqueeze(-1), nearest.value, point)
+        sound, indefinite = self._sound()
+        ellipsoid = sound.ellipsoid
+        assert ellipsoid is not None
+        nearest = flat._nearest_to_center(ellipsoid, proposal)
+        held = nearest.status == Status.SUCCESS
+        held = held if indefinite is None else held & ~indefinite
+        # from there towards the point of the polytope that is nearest to the proposal, as far as the ellipsoid goes
+        start, step = nearest.value, point - nearest.value
+        pull = _times(ellipsoid.M, step)
+        a, b = (pull * step).sum(-1), (pull * (start - ellipsoid.center)).sum(-1)
+        room = (ellipsoid.size - ellipsoid.form(start)).clamp(min=0.0)
+        share = ((-b + (b * b + a * room).sqrt()) / a).nan_to_num(0.0).clamp(0.0, 1.0)
+        share = torch.where(room > 0, share, 0.0).unsqueeze(-1)
+        return torch.where(held.unsqueeze(-1), start + share * step, point)
 
     def affine(self, scale: Tensor, offset: Tensor) -> ConvexSet:
         """The x for which scale * x + offset, elementwise, is in the set: change of units. scale (n,) > 0, offset (n,).
@@ -287,8 +375,146 @@ class ConvexSet:
             parts["ellipsoid"] = Ellipsoid(*(change(t) for t in self.ellipsoid))
         return ConvexSet(**parts)
 
+    def _sound(self) -> tuple[ConvexSet, Tensor | None]:
+        """With a ball in place of ellipsoids whose M is finite but not positive definite, and where that is; None:
+        nowhere."""
+        if self.ellipsoid is None or transformed():
+            return self, None
+        M = self.ellipsoid.M
+        finite = torch.isfinite(M.detach()).flatten(-2).all(-1)
+        wide = torch.where(finite[..., None, None], M.detach(), 0.0).double()
+        eigenvalues = torch.linalg.eigvalsh(0.5 * (wide + wide.mT))
+        rounding = M.shape[-1] * torch.finfo(torch.float64).eps
+        indefinite = finite & ~(eigenvalues[..., 0] > rounding * eigenvalues[..., -1])
+        if not bool(indefinite.any()):
+            return self, None
+        eye = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+        M = torch.where(indefinite[..., None, None], eye, M)
+        return dataclasses.replace(self, ellipsoid=self.ellipsoid._replace(M=M)), indefinite
+
+    def _without_zeros(self) -> tuple[ConvexSet, Tensor | None]:
+        """Without the rows of zeros that no point meets, and where there are some; None: nowhere."""
+        if self.G is None or self.h is None or transformed():
+            return self, None
+        G, h = self.G.detach(), self.h.detach()
+        if not bool((negative := h < 0).any()):
+            return self, None
+        hopeless = negative & (G == 0).all(-1)
+        if not bool(hopeless.any()):
+            return self, None
+        return dataclasses.replace(self, h=torch.where(hopeless, torch.inf, self.h)), hopeless.any(-1)
+
+    def _relaxed(self, rows: Tensor, bounds: Tensor) -> ConvexSet:
+        """Rows and bounds moved outwards, by distances (...)."""
+        change: dict[str, Any] = {}
+        if self.G is not None and self.h is not None:
+            change["h"] = self.h + self.G.norm(dim=-1) * rows.unsqueeze(-1)
+        for name, sign in (("lb", -1.0), ("ub", 1.0)):
+            if (bound := getattr(self, name)) is not None:
+                change[name] = bound + sign * bounds.unsqueeze(-1)
+        return dataclasses.replace(self, **change)
+
+    def _flat(self, like: Tensor) -> bool:
+        """Whether the ellipsoid is so flat, or so far away, that the set is better looked at in its coordinates."""
+        if self.ellipsoid is None or transformed():
+            return False
+        M, center, size = (t.detach() for t in self.ellipsoid)
+        eigenvalues = torch.linalg.eigvalsh(M.nan_to_num(0.0, 0.0, 0.0))
+        flat = eigenvalues[..., -1] > _FLAT * eigenvalues[..., 0]
+        far = (center * _times(M, center)).sum(-1) > _FAR * _FAR * size
+        return bool(flat.any() | far.any())
+
+    def _axes(self, ellipsoid: Ellipsoid) -> tuple[ConvexSet, Tensor]:
+        """The set of the x, bounds as rows, with center + W x in this set, for which the ellipsoid is the unit ball;
+        and W."""
+        M, center, size = ellipsoid
+        n, k = center.shape[-1], self.lifted
+        L = torch.linalg.cholesky_ex(M)[0]
+        eye = torch.eye(n, dtype=M.dtype, device=M.device)
+        W = torch.linalg.solve_triangular(L.mT, eye.expand_as(L), upper=True) * size.sqrt()[..., None, None]
+        parts: dict[str, Any] = {}
+        for matrix, right in (("G", "h"), ("A", "b")):
+            m, v = getattr(self, matrix), getattr(self, right)
+            if m is not None:
+                own = m[..., :n]
+                parts[matrix] = join([own @ W, *([m[..., n:]] if k else [])], -1)
+                parts[right] = v - _times(own, center)
+        rows, sides = ([parts["G"]], [parts["h"]]) if "G" in parts else ([], [])
+        for name, sign in (("lb", -1.0), ("ub", 1.0)):
+            if (bound := getattr(self, name)) is not None:
+                bound = vector_of(bound, n + k, center)
+                rows.append(torch.nn.functional.pad(sign * W, (0, k)))
+                sides.append(sign * (bound[..., :n] - center))
+                if k:
+                    free = center.new_full((n,), -sign * -torch.inf)
+                    parts[name] = join([free, bound[..., n:]], -1)
+        if rows:
+            parts["G"], parts["h"] = join(rows, -2), join(sides, -1)
+        unit = Ellipsoid(eye, torch.zeros_like(center[..., :n]), torch.ones_like(size))
+        return ConvexSet(**parts, lifted=k, ellipsoid=unit), W
+
+    def _in_own_axes(self, Q: Tensor, p: Tensor, solver: PrimalDual | External | None) -> Minimum:
+        """The minimum, found in the ellipsoid's coordinates."""
+        ellipsoid = self.ellipsoid
+        assert ellipsoid is not None
+        own, W = self._axes(ellipsoid)
+        assert own.ellipsoid is not None
+        pull = _times(W.mT, p + _times(Q, ellipsoid.center))
+        found = _Search(own, own.ellipsoid, W.mT @ Q @ W, pull, solver, None).run()
+        found = self._back(found, ellipsoid, W)
+        y = found.value
+        solution = dataclasses.replace(found.solution, fun=(y * (0.5 * _times(Q, y) + p)).sum(-1))
+        return Minimum(y, found.multiplier / ellipsoid.size, solution)
+
+    def _back(self, found: Minimum, ellipsoid: Ellipsoid, W: Tensor) -> Minimum:
+        """A minimum over the set of :meth:`_axes`, as one over this set."""
+        s, n, k = found.solution, W.shape[-1], self.lifted
+        y = ellipsoid.center + _times(W, s.value[..., :n])
+        ends = 0 if self.h is None or self.G is None else self.h.shape[-1]
+        duals, on = {"dual_lb": s.dual_lb, "dual_ub": s.dual_ub}, {"lower": s.active.lower, "upper": s.active.upper}
+        m = ends
+        for bound, dual, active in ((self.lb, "dual_lb", "lower"), (self.ub, "dual_ub", "upper")):
+            if bound is not None:
+                duals[dual] = torch.cat((s.dual_ineq[..., ends : ends + n], duals[dual][..., n:]), -1)
+                on[active] = torch.cat((s.active.ineq[..., ends : ends + n], on[active][..., n:]), -1)
+                ends += n
+        solution = dataclasses.replace(
+            s,
+            value=torch.cat((y, s.value[..., n:]), -1) if k else y,
+            dual_ineq=s.dual_ineq[..., :m],
+            slack=s.slack[..., :m],
+            active=ActiveSet(s.active.ineq[..., :m], **on),
+            ray=torch.cat((_times(W, s.ray[..., :n]), s.ray[..., n:]), -1),
+            **duals,
+        )
+        return Minimum(y, found.multiplier, solution)
+
+    def _verified(self, found: Minimum) -> Minimum:
+        """NUMERICAL in place of SUCCESS where rows, bounds or ellipsoid do not hold."""
+        assert self.ellipsoid is not None
+        with torch.no_grad():
+            z = found.solution.value
+            size = z.abs().amax(-1)
+            holds = self.ellipsoid.holds(found.value)
+            for matrix, right, both in ((self.G, self.h, False), (self.A, self.b, True)):
+                if matrix is not None and right is not None and right.shape[-1]:
+                    out = _times(matrix, z) - right
+                    scale = torch.where(torch.isfinite(right), right.abs(), 0.0) + matrix.norm(dim=-1) * size[..., None]
+                    holds = holds & ((out.abs() if both else out) <= _HOLDS * scale).all(-1)
+            for bound, sign in ((self.lb, -1.0), (self.ub, 1.0)):
+                if bound is not None:
+                    holds = holds & (sign * (z - bound) <= _HOLDS * size.unsqueeze(-1)).all(-1)
+            wrong = (found.status == Status.SUCCESS) & ~holds
+            status = torch.where(wrong, int(Status.NUMERICAL), found.status)
+        return found._replace(solution=dataclasses.replace(found.solution, status=status))
+
     def _nearest_to_center(self, ellipsoid: Ellipsoid, like: Tensor) -> Minimum:
         """The point of rows and bounds with the smallest (y - c)^T M (y - c)."""
+        flat = dataclasses.replace(self, ellipsoid=ellipsoid)
+        if flat._flat(like):
+            own, W = flat._axes(ellipsoid)
+            origin = dataclasses.replace(own, ellipsoid=None).minimise(1.0, torch.zeros_like(like), throw=False)
+            return self._back(origin, ellipsoid, W)
         p = -_times(ellipsoid.M, ellipsoid.center).expand(like.shape)
         return dataclasses.replace(self, ellipsoid=None).minimise(ellipsoid.M, p, throw=False)
 
@@ -304,6 +530,17 @@ class ConvexSet:
     ) -> QPSolution:
         """The QP over rows and bounds; ``tangent`` (..., n) and (...) is one more row over y, the last."""
         n, k = p.shape[-1], self.lifted
+        helped, hopeless = self._without_zeros()
+        if hopeless is not None:  # solved without these rows, and said to have no solution
+            throw = options.pop("throw", True)
+            solution = helped._solve(Q, p, tangent, throw=False, **options)
+            status = torch.where(hopeless, int(Status.PRIMAL_INFEASIBLE), solution.status)
+            value = torch.where(hopeless.unsqueeze(-1), solution.value.detach(), solution.value)
+            fun = torch.where(hopeless, solution.fun.detach(), solution.fun)
+            solution = dataclasses.replace(solution, value=value, fun=fun, status=status)
+            if throw and bool(status.any()):
+                raise SolveError(solution)
+            return solution
         G, h = self.G, self.h
         if tangent is not None:
             row, right = torch.nn.functional.pad(tangent[0], (0, k)).unsqueeze(-2), tangent[1].unsqueeze(-1)
@@ -376,7 +613,8 @@ class ConvexSet:
             norm = self.G.norm(dim=-1, keepdim=True)
             scale = torch.where(norm > 0, norm, 1.0)
             rows.append(torch.cat((self.G / scale, norm / scale), -1))
-            right.append(self.h / scale.squeeze(-1))
+            # a row of zeros says nothing about where
+            right.append(torch.where(norm.squeeze(-1) > 0, self.h / scale.squeeze(-1), self.h.clamp(min=0.0)))
         most = like.new_full((width + 1,), torch.inf)
         least = -most
         most[-1] = 1.0
@@ -395,6 +633,8 @@ class ConvexSet:
             found.status == Status.SUCCESS, found.value[..., -1], self._depth(found.value[..., :-1], hard)
         )
         depth = torch.where(found.status == Status.PRIMAL_INFEASIBLE, -torch.inf, depth)
+        if not hard and (hopeless := self._without_zeros()[1]) is not None:
+            depth = torch.where(hopeless, -torch.inf, depth)
         return Interior(found.value[..., :n], _snapped(depth, found.value[..., :n]))
 
     def _depth(self, z: Tensor, hard: bool) -> Tensor:
@@ -412,6 +652,10 @@ class ConvexSet:
 
 #: How far towards the centre of the polytope interior points of its intersection with an ellipsoid are looked for.
 _SHARES = (0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 0.0)
+
+
+_RELAXED = 1e-11  # of the sizes: by how much more than by the least violation rows are relaxed
+_LARGEST = 1e9  # proposals further away count as this
 
 
 def _snapped(depth: Tensor, point: Tensor) -> Tensor:
@@ -436,6 +680,7 @@ class _Search:
         self.options: dict[str, Any] = {"solver": solver, "throw": False}
         self.pull = _times(ellipsoid.M, ellipsoid.center)
         self.active = warm_start
+        self.jumped = torch.zeros((), dtype=torch.bool, device=p.device)  # y(lam) goes inside at once
         # what the search works on, without a graph
         self.still = owner._map(Tensor.detach), Ellipsoid(*(t.detach() for t in ellipsoid))
 
@@ -457,7 +702,7 @@ class _Search:
             nearest, touching, empty = self._nearest(f, outside)
             searched = outside & ~touching & ~empty & nearest.isfinite().all(-1)
             self.active = free.active if free.value.shape[:-1] == f.shape else None
-            lam, y = self.multiplier(f, searched)
+            lam, y, sure = self.multiplier(f, searched)
             y = torch.where(searched.unsqueeze(-1), y, self.owner._own(free.value))
         on, weight = searched.unsqueeze(-1), lam.unsqueeze(-1)
         # form = size to first order in y, and in M, c and size where they are live; +inf: no row
@@ -472,12 +717,19 @@ class _Search:
             # y(lam) is exact for a size that differs by its excess: where the last QP, ill-conditioned with the
             # ellipsoid, is not as good, it has a say in the derivatives alone
             found, error = self.owner._own(solution.value), self.excess(y).abs()
-            close, solved = searched & (error <= _CLOSE), solution.status == Status.SUCCESS
+            jumped = searched & sure & self.jumped
+            close, solved = (searched & sure & (error <= _CLOSE)) | jumped, solution.status == Status.SUCCESS
+            solved = solved & ~jumped
             agrees = (solution.dual_ineq[..., -1] - lam).abs() <= _CLOSE * lam
             agrees = agrees & (self.excess(found).abs() <= error.clamp(min=_ON_BOUNDARY))
             correction = torch.where((close & solved & ~agrees).unsqueeze(-1), y - found, 0.0)
             y = torch.where((close & ~solved).unsqueeze(-1), y, nearest)
-            status = torch.where(touching | close, int(Status.SUCCESS), solution.status)
+            # to first order from a point that is not on the boundary is not good enough
+            vague = searched & solved & ~close & ~(sure & (error <= _NEAR))
+            status = torch.where(vague, int(Status.NUMERICAL), solution.status)
+            status = torch.where(touching | close, int(Status.SUCCESS), status)
+            lost = outside & ~searched & ~touching & ~empty & (status == Status.SUCCESS)
+            status = torch.where(lost, int(Status.NUMERICAL), status)
             status = torch.where(empty, int(Status.PRIMAL_INFEASIBLE), status)
         return self._report(solution, status, correction, y, touching | empty | (close & ~solved))
 
@@ -514,25 +766,25 @@ class _Search:
         )
         return Minimum(y, multiplier, solution)
 
-    def at(self, lam: Tensor) -> Tensor:
-        """y(lam), without a graph."""
+    def at(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """y(lam), without a graph, and whether it is that."""
         owner, ellipsoid = self.still
         lam = lam.unsqueeze(-1)
         Q, p = self.Q.detach() + lam.unsqueeze(-1) * ellipsoid.M, self.p.detach() - lam * self.pull.detach()
         if owner.G is None and owner.A is None and owner.lb is None and owner.ub is None:
             y: Tensor = -torch.linalg.solve_ex(Q, p)[0]
-            return y
+            return y, torch.isfinite(y).all(-1)
         solution = owner._solve(Q, p, warm_start=self.active, **self.options)
         self.active = solution.active
-        return owner._own(solution.value)
+        return owner._own(solution.value), solution.status == Status.SUCCESS
 
     def excess(self, y: Tensor) -> Tensor:
         """1 - sqrt(size / form): positive outside, and nearly linear in lam (More and Sorensen 1983)."""
         form, size = self.still[1].form(y), self.still[1].size.clamp(min=0.0)
         return (1.0 - (size / form.clamp(min=torch.finfo(y.dtype).tiny)).sqrt()).clamp(min=-8.0)
 
-    def multiplier(self, f: Tensor, searched: Tensor) -> tuple[Tensor, Tensor]:
-        """lam with y(lam) on the boundary, and y(lam), for the rows searched; 0 elsewhere.
+    def multiplier(self, f: Tensor, searched: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """lam with y(lam) on the boundary, y(lam), and whether that was found, for the rows searched; 0 elsewhere.
 
         Args:
             f: the excess at lam = 0.
@@ -543,7 +795,7 @@ class _Search:
             row = searched.unsqueeze(-1)
             Q, p = torch.where(row.unsqueeze(-1), self.Q.detach(), M), torch.where(row, self.p.detach(), 0.0)
             y, lam = trust_region(Q, p, M, center, size)
-            return torch.where(searched, lam, 0.0), y
+            return torch.where(searched, lam, 0.0), y, torch.isfinite(y).all(-1)
         unit = _trace(self.Q.detach()) / _trace(M)
         # exact where Q is a multiple of M and no row is in the way
         guess = unit * f / (1.0 - f)
@@ -551,15 +803,28 @@ class _Search:
         high = torch.where((f < 1) & (guess > 0), guess, unit + slope).expand_as(f)
         low, f_low, f_high = torch.zeros_like(f), f, torch.ones_like(f)
         lam, y, done, bracketed = high, self.p.detach().expand(*f.shape, -1), ~searched, torch.zeros_like(searched)
+        sure = torch.ones_like(searched)
         for _ in range(2 * _SEARCH):
             secant = (low * f_high - high * f_low) / (f_high - f_low)
             inside = torch.where((secant > low) & (secant < high), secant, 0.5 * (low + high))
+            # where Q is singular y(lam) may jump at 0: then the first y(lam) is as good as any, to lam size / 2
+            terms = 0.5 * _times(self.Q.detach().abs(), y.abs()) + self.p.detach().abs()
+            least = _JUMP * (terms * y.abs()).sum(-1).nan_to_num() / size
+            inside = torch.where(low == 0, torch.minimum(torch.maximum(inside, least), high), inside)
             lam = torch.where(done, lam, torch.where(bracketed, inside, high))
-            trial = self.at(torch.where(searched, lam, 0.0))
+            trial, solved = self.at(torch.where(searched, lam, 0.0))
             y = torch.where(done.unsqueeze(-1), y, trial)
+            sure = torch.where(done, sure, solved)
             now = self.excess(trial)
             over = now > 0
-            done = done | (now.abs() <= _ON_BOUNDARY) | now.isnan() | (bracketed & (high - low <= 1e-15 * high))
+            self.jumped = self.jumped | (~done & bracketed & (lam <= least) & (low == 0) & (now < -_NEAR))
+            done = (
+                done
+                | self.jumped
+                | (now.abs() <= _ON_BOUNDARY)
+                | now.isnan()
+                | (bracketed & (high - low <= 1e-15 * high))
+            )
             if bool(done.all()):
                 break
             # Illinois: the end that stays has its value halved, so that both ends move
@@ -570,7 +835,7 @@ class _Search:
             further = high + (high - low) * (1.5 * now / (f_low - now).abs()).nan_to_num(64.0).clamp(1.0, 64.0)
             low, high = torch.where(over, lam, low), torch.where(over, torch.where(bracketed, high, further), lam)
             bracketed = bracketed | ~over
-        return torch.where(searched, lam, 0.0), y
+        return torch.where(searched, lam, 0.0), y, sure
 
 
 def _traced(Q: Tensor | Diagonal | float, p: Tensor, owner: ConvexSet) -> bool:

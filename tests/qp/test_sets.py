@@ -390,3 +390,117 @@ def test_an_ellipsoid_alone_by_the_eigenvalues_and_by_the_search(rank: int) -> N
     assert on[5:].any()
     assert not on[:5].any()
     assert s.minimise(Q, torch.full_like(p, torch.nan), throw=False).status.tolist() == [Status.NONFINITE_INPUT] * 40
+
+
+# what SUCCESS promises
+
+
+def assert_honest(s: ConvexSet, Q: Tensor, p: Tensor, tol: float, most_failed: int = 0) -> None:
+    """Every SUCCESS is in the set and as good as the reference; few rows fail otherwise."""
+    found = s.minimise(Q, p, throw=False)
+    failed = 0
+    for i in range(len(p)):
+        q, status, price = (Q[i] if Q.dim() > 2 else Q).numpy(), int(found.status[i]), p[i].numpy()
+        best = cones.minimiser(s, q, price, i)
+        failed += status not in (SOLVED, EMPTY)
+        assert status != (SOLVED if best is None else EMPTY), i
+        if status == SOLVED and best is not None:
+            y = found.value[i].numpy()
+            scale = 0.5 * np.abs(best) @ np.abs(q) @ np.abs(best) + np.abs(price) @ np.abs(best)
+            assert 0.5 * y @ q @ y + price @ y <= 0.5 * best @ q @ best + price @ best + tol * scale, i
+    good = found.status == SOLVED
+    assert float(s.violation(found.value)[good].amax()) <= tol
+    assert failed <= most_failed
+
+
+@pytest.mark.parametrize("rank", [4, 2, 1])
+@pytest.mark.parametrize("condition", [1e2, 1e9, 1e12])
+def test_success_is_feasible_and_optimal(rank: int, condition: float) -> None:
+    random, s = normal(rank), with_ellipsoid(2, 8, 4, 5, condition, size=0.5)
+    root = random(8, 4, rank)
+    p = random(8, 4) * torch.logspace(-3, 2, 8, dtype=DOUBLE).unsqueeze(-1)
+    # the form is known to eps times the condition number
+    assert_honest(s, root @ root.mT, p, 1e-9 + 1e-16 * condition, 0 if condition < 1e12 else 1)
+
+
+def test_a_quadratic_of_low_rank_whose_minimiser_is_the_centre() -> None:
+    s, random = with_ellipsoid(2, 40, 4, 0, 100.0), normal(2)
+    root = random(40, 4, 2)
+    Q, p = root @ root.mT, random(40, 4) * torch.logspace(-3, 2, 40, dtype=DOUBLE).unsqueeze(-1)
+    assert s.ellipsoid is not None
+    p[:5] = -(Q[:5] @ s.ellipsoid.center[:5].unsqueeze(-1)).squeeze(-1)
+    few = torch.arange(8)
+    assert_honest(s.rows(few), Q[few], p[few], 1e-9, 1)
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-6, 1e6])
+def test_small_and_large_flat_ellipsoids_are_found(size: float) -> None:
+    s = with_ellipsoid(4, 10, 3, 3, 1e8, size)
+    assert_honest(s, torch.eye(3, dtype=DOUBLE), 3.0 * normal(5)(10, 3), 1e-7)
+
+
+def test_gradients_over_a_flat_ellipsoid() -> None:
+    s = with_ellipsoid(1, 3, 3, 0, 1e8, size=1.5)
+    assert s.ellipsoid is not None
+    point = (s.ellipsoid.center + normal(3)(3, 3)).requires_grad_()
+    free = dataclasses.replace(s, lb=None, ub=None, G=torch.ones(3, 1, 3, dtype=DOUBLE), h=s.h.new_full((3, 1), 9.0))  # type: ignore[union-attr]
+    assert torch.autograd.gradcheck(lambda x: free.project(x).value, point, eps=1e-6, atol=1e-4)
+
+
+def test_no_depth_and_no_success_without_the_auxiliary_programme(monkeypatch: pytest.MonkeyPatch) -> None:
+    corner = torch.full((2,), 2.0, dtype=DOUBLE)
+    ball = Ellipsoid(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE), torch.tensor(1.0, dtype=DOUBLE))
+    s, whole = ConvexSet(lb=corner, ub=corner + 1.0, ellipsoid=ball), ConvexSet._nearest_to_center
+
+    def failing(self: ConvexSet, ellipsoid: Ellipsoid, like: Tensor) -> Any:
+        found = whole(self, ellipsoid, like)
+        status = torch.full_like(found.status, int(Status.NUMERICAL))
+        inside = dataclasses.replace(found.solution, value=torch.zeros_like(found.value), status=status)
+        return found._replace(value=torch.zeros_like(found.value), solution=inside)
+
+    monkeypatch.setattr(ConvexSet, "_nearest_to_center", failing)
+    point = torch.tensor([[2.5, 2.5]], dtype=DOUBLE)
+    assert s.project(point, throw=False).status.tolist() != [SOLVED]
+    assert not float(s.interior(point).depth) >= 0
+
+
+def test_ellipsoids_that_are_none() -> None:
+    """Indefinite, singular: NUMERICAL in that row, and its neighbours are left alone."""
+    base = with_ellipsoid(0, 3, 2, 2, 1.0, size=100.0)
+    assert base.ellipsoid is not None
+    for bad in ([[1.0, 0.0], [0.0, -1.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]):
+        M = base.ellipsoid.M.clone()
+        M[1] = torch.tensor(bad)
+        s = dataclasses.replace(base, ellipsoid=base.ellipsoid._replace(M=M))
+        point = torch.zeros(3, 2, dtype=DOUBLE, requires_grad=True)
+        found = s.project(point, throw=False)
+        assert found.status.tolist() == [SOLVED, int(Status.NUMERICAL), SOLVED]
+        assert found.value.isnan().all(-1).tolist() == [False, True, False]
+        (grad,) = torch.autograd.grad(found.value.nan_to_num().sum(), point)
+        assert grad[1].tolist() == [0.0, 0.0]
+        assert (s.interior(point.detach()).depth > 0).tolist() == [True, False, True]
+        assert s.least_violating(point.detach()).isfinite().all()
+
+
+# rows that nothing can help
+
+
+@pytest.mark.parametrize("right", [-1.0, -1e-12])
+@pytest.mark.parametrize("ball", [False, True])
+def test_rows_of_zeros_that_fail_do_not_say_where(right: float, ball: bool) -> None:
+    t = lambda *x: torch.tensor(x, dtype=DOUBLE)  # noqa: E731
+    round_ = Ellipsoid(torch.eye(2, dtype=DOUBLE), t(0.0, 0.0), t(4.0).squeeze()) if ball else None
+    s = ConvexSet(t([0.0, 0.0], [1.0, 0.0]), t(right, -0.5), ellipsoid=round_)
+    point = t([0.9, 0.8])
+    assert s.project(point, throw=False).status.tolist() == [EMPTY]
+    assert s.interior(point).depth.tolist() == [-INF]
+    torch.testing.assert_close(s.least_violating(point), t([-0.5, 0.8]), rtol=0.0, atol=1e-8)
+
+
+def test_the_least_violating_point_is_near_the_proposal() -> None:
+    t = lambda *x: torch.tensor(x, dtype=DOUBLE)  # noqa: E731
+    apart = ConvexSet(t([1.0, 0.0], [-1.0, 0.0]), t(-0.5, -0.5), lb=-1.0, ub=1.0)  # x_1 <= -0.5 and >= 0.5
+    torch.testing.assert_close(apart.least_violating(t([0.9, 0.8], [3.0, -7.0])), t([0.0, 0.8], [0.0, -1.0]))
+    assert apart.least_violating(t([float("nan"), 0.8])).isfinite().all()
+    crossed = ConvexSet(lb=t(0.5, -INF), ub=t(-0.5, INF))
+    torch.testing.assert_close(crossed.least_violating(t([0.9, 0.8])), t([0.0, 0.8]))
