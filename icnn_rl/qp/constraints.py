@@ -110,45 +110,33 @@ class ActionConstraint(ABC):
         Args:
             obs: observations.
             action: (B, n).
-            fallback: what to take where the set is empty: "least_violation", the action whose largest violation is
-                smallest; "error"; an action of n numbers; or a function of the observations that gives (B, n).
+            fallback: what to take where the set is empty: "least_violation", of the actions whose largest violation is
+                smallest the one nearest to ``action``; "error"; an action of n numbers; or a function of the
+                observations, in float64, that gives (B, n). The first, whatever is asked for, serves also where the
+                solve stopped short, MAX_STEPS or NUMERICAL, at a point that violates the set by more than 1e-6.
 
         Raises:
             EmptySetError: some set is empty, and ``fallback`` is "error".
             ValueError: a fallback of another kind or shape.
         """
         if isinstance(fallback, str) and fallback not in ("least_violation", "error"):
-            raise ValueError(
-                "fallback: expected 'least_violation', 'error', an action or a function of the observations, got "
-                f"{fallback!r}."
-            )
-        found = self.at(obs, action.shape[-1]).to(action).project(action, throw=False)
+            raise ValueError(f"{_FALLBACKS}, got {fallback!r}.")
+        inside = self.at(obs, action.shape[-1]).to(action)
+        found = inside.project(action, throw=False)
         value, empty = found.value, found.status == Status.PRIMAL_INFEASIBLE
         if bool(empty.any()):
-            value = torch.where(empty.unsqueeze(-1), self._instead(obs, action, empty, fallback), value)
+            instead = backup(fallback, obs, inside, action, empty)
+            value = torch.where(empty.unsqueeze(-1), instead, value)
+        short = (found.status == Status.MAX_STEPS) | (found.status == Status.NUMERICAL)
+        if bool(short.any()):
+            with torch.no_grad():
+                short = short & ~(self.violation(obs, value) <= NEARLY)
+                near = inside.least_violating(action)
+            value = torch.where(short.unsqueeze(-1), near, value)
         with torch.no_grad():
             moved = (value - action).norm(dim=-1)
             violation = self.violation(obs, action)
         return Projection(value, moved, violation, found.status)
-
-    def _instead(self, obs: Observation, action: Tensor, empty: Tensor, fallback: Fallback) -> Tensor:
-        """Actions for states in which none satisfies the constraint."""
-        if isinstance(fallback, str) and fallback == "error":
-            first = int(empty.reshape(-1).nonzero()[0])
-            raise EmptySetError(
-                f"constraint: no action satisfies it in {int(empty.sum())} of {empty.numel()} states, first in row "
-                f"{first}. Relax the constraint, or choose a fallback: 'least_violation' or a backup action."
-            )
-        if isinstance(fallback, str):
-            with torch.no_grad():
-                return self.at(obs, action.shape[-1]).to(action).least_violating(action.detach())
-        instead = torch.as_tensor(fallback(obs) if callable(fallback) else fallback).to(action)
-        if instead.shape not in (action.shape, action.shape[-1:]):
-            raise ValueError(
-                f"fallback: expected an action of {action.shape[-1]} numbers, or {tuple(action.shape)} from a function "
-                f"of the observations, got shape {tuple(instead.shape)}."
-            )
-        return instead
 
     def reading(self, key: str) -> ActionConstraint:
         """This constraint on Dict observations, where it reads the part ``key``."""
@@ -167,6 +155,76 @@ class ActionConstraint(ABC):
         return linear(G, h)
 
 
+@torch.no_grad()
+def backup(
+    fallback: Fallback,
+    obs: Observation | None,
+    found: ConvexSet,
+    proposal: Tensor,
+    empty: Tensor,
+    *,
+    low: Any = None,
+    high: Any = None,
+    units: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Actions for states in which none satisfies the constraint: the one place that knows what a fallback means.
+
+    Args:
+        fallback: see :meth:`ActionConstraint.project`. A function is called with observations in float64.
+        obs: what a function gets.
+        found: the sets, in the units of the proposal.
+        proposal: (..., n). Of the least violating actions the nearest to it is taken.
+        empty: (...) bool, the states that ask; the others get something too, of no meaning.
+        low, high: actions of the caller's are clipped to these, in the environment's units; None: no bound.
+        units: (scale, offset), (n,) each, where the action in the environment's units is scale * proposal + offset.
+
+    Returns:
+        (..., n), in the units of the proposal.
+
+    Raises:
+        EmptySetError: ``fallback`` is "error".
+        ValueError: a fallback of another kind or shape, or with numbers that are not finite.
+    """
+    if isinstance(fallback, str):
+        if fallback == "least_violation":
+            return found.least_violating(proposal)
+        if fallback != "error":
+            raise ValueError(f"{_FALLBACKS}, got {fallback!r}.")
+        first = int(empty.reshape(-1).nonzero()[0])
+        raise EmptySetError(
+            f"constraint: no action satisfies it in {int(empty.sum())} of {empty.numel()} states, first in row "
+            f"{first}. Relax the constraint, or choose a fallback: 'least_violation' or a backup action."
+        )
+    shape, n = proposal.shape, proposal.shape[-1]
+    given = fallback(_double(obs)) if callable(fallback) else fallback
+    try:
+        action = torch.as_tensor(given, dtype=torch.float64, device=proposal.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{_FALLBACKS}, got {given!r}.") from error
+    if action.shape not in (shape, (n,)):
+        raise ValueError(f"fallback: expected shape ({n},) or {tuple(shape)}, got {tuple(action.shape)}.")
+    if not bool((action.isfinite().all(-1) | ~empty).all()):
+        raise ValueError(f"fallback: expected finite numbers, got {given!r}.")
+    for bound, clip in ((low, torch.maximum), (high, torch.minimum)):
+        if bound is not None:
+            action = clip(action, torch.as_tensor(bound, dtype=action.dtype, device=action.device))
+    if units is not None:
+        action = (action - units[1]) / units[0]
+    return action.to(proposal.dtype).expand(shape)
+
+
+_FALLBACKS = "fallback: expected 'least_violation', 'error', an action or a function of the observations"
+
+#: A solve that stopped short still counts for its value if it violates the set by no more than this.
+NEARLY = 1e-6
+
+
+def _double(obs: Observation | None) -> Any:
+    if isinstance(obs, Tensor):
+        return obs.double()
+    return {key: part.double() for key, part in obs.items()} if isinstance(obs, Mapping) else obs
+
+
 def box(lower: Any = -torch.inf, upper: Any = torch.inf) -> ActionConstraint:
     """lower <= a <= upper, elementwise.
 
@@ -181,6 +239,8 @@ def box(lower: Any = -torch.inf, upper: Any = torch.inf) -> ActionConstraint:
     if low is not None and high is not None:
         if low.dim() and high.dim() and low.shape != high.shape:
             raise ValueError(f"box: expected bounds of one length, got lower {len(low)} and upper {len(high)}.")
+        if bool((low == torch.inf).any() | (high == -torch.inf).any()):
+            raise ValueError(f"box: no number lies beyond infinity: lower {lower}, upper {upper}. No bound: -inf, inf.")
         if bool((low > high).any()):
             raise ValueError(f"box: a lower bound exceeds its upper bound: lower {lower}, upper {upper}.")
     return _Box(_frozen(lower), _frozen(upper))
@@ -212,7 +272,9 @@ def l1_ball(radius: float, weights: Sequence[float] | None = None) -> ActionCons
     """sum_i w_i |a_i| <= radius; ``weights`` are 1 by default."""
     check_range("l1_ball.radius", radius, 0.0, float("inf"))
     if weights is not None:
-        _check_vector("l1_ball.weights", weights)
+        numbers = _check_vector("l1_ball.weights", weights)
+        if bool((numbers < 0).any() | numbers.isinf().any()):
+            raise ValueError(f"l1_ball.weights: expected finite numbers >= 0, got {weights}.")
     return _AbsoluteSum("l1_ball", None if weights is None else _frozen(weights), float(radius), False)
 
 
@@ -230,7 +292,7 @@ def power_limit(
 
     Args:
         velocity_index: where the n velocities w stand in the observation: a slice, "8:11", an index or n of them.
-        max_power: >= 0, in the units of velocity times action; watts where these are rad/s and N m.
+        max_power: >= 0, in the units of velocity times action; watts where these are rad/s and N m. inf: no limit.
         weights: instead of ``velocity_index``, a function of the observations (B, d) that gives w (B, n).
         motoring_only: charge only motors that do work; braking neither costs nor gives anything back.
     """
@@ -273,7 +335,8 @@ def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
     """(a - center)^T M (a - center) <= size.
 
     Args:
-        M: n x n numbers, symmetric and positive definite, or a function of the observations (B, d): (B, n, n).
+        M: n x n numbers, symmetric and positive definite, or a function of the observations (B, d): (B, n, n). In
+            states where it is not positive definite the status is NUMERICAL, where it is not finite NONFINITE_INPUT.
         size: > 0.
         center: a number, n numbers, or a function that gives (B, n).
     """
@@ -411,8 +474,22 @@ class _AbsoluteSum(ActionConstraint):
             return obs.new_ones(n)
         w = _values(f"{self.name}.weights", self.weights, obs)
         if w.shape[-1:] != (n,):
-            raise ValueError(f"{self.name}: expected {n} weights, one for each action, got {(*w.shape, 1)[-1]}.")
+            raise ValueError(self._wrong_weights(w, obs, n))
         return w
+
+    def _wrong_weights(self, w: Tensor, obs: Tensor, n: int) -> str:
+        got = f"{w.shape[-1]}" if w.dim() else "a single number"
+        if not isinstance(self.weights, _Part):
+            return f"{self.name}.weights: expected {n} numbers, one for each action, got {got}."
+        index, size = self.weights.index, obs.shape[-1]
+        named = f"{self.name}.velocity_index: expected {n} velocities, one for each action, got {got}"
+        if not isinstance(index, slice):
+            return f"{named} from {index}."
+        text = ":".join("" if end is None else str(end) for end in (index.start, index.stop))
+        ends = [end for end in (index.start, index.stop) if end is not None]
+        if any(end > size or end < -size for end in ends):
+            return f"{named}: the slice {text} runs past the end of observations of {size} numbers."
+        return f"{named} from the slice {text} of observations of {size} numbers."
 
 
 @dataclass(frozen=True)
@@ -626,7 +703,8 @@ def intersect(sets: Sequence[ConvexSet], n: int) -> ConvexSet:
 def _plain(obs: Observation, read: bool = True) -> Tensor:
     """The observations as a tensor; where they are not ``read``, any part of a Dict gives dtype and device."""
     if isinstance(obs, Mapping) and not read and len(obs):
-        return next(iter(obs.values()))
+        first = next(iter(obs.values()))
+        return first if first.is_floating_point() else first.double()
     if isinstance(obs, Mapping):
         raise ValueError(
             f"constraint: the observation is a Dict with {', '.join(map(repr, obs))}; say which part the constraint "

@@ -15,15 +15,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
-from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, intersect
+from icnn_rl.qp.constraints import NEARLY, ActionConstraint, Fallback, Observation, backup, intersect
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
 
 __all__ = ["ActionProjection", "HeadOutput", "OptNetHead"]
-
-#: A solve that stopped short still counts for its value if it violates the set by no more than this.
-_NEARLY = 1e-6
 
 
 class HeadOutput(NamedTuple):
@@ -128,31 +125,30 @@ class FeasibleActions(nn.Module):
         bounds = ConvexSet(lb=_own(found.lb, n), ub=_own(found.ub, n))
         return torch.maximum(outside, bounds.violation(x))
 
-    def settle(self, found: ConvexSet, obs: Observation | None, x: Tensor, status: Tensor) -> Tensor:
-        """``x`` where it was found; the fallback, without a gradient, where the solve failed. A solve that merely
-        stopped short keeps its value where that is in the set to 1e-6."""
+    def settle(
+        self, found: ConvexSet, obs: Observation | None, x: Tensor, proposal: Tensor, status: Tensor, unknown: Tensor
+    ) -> Tensor:
+        """``x`` where it was found; the fallback, without a gradient, where the solve failed; NaN in the ``unknown``
+        rows (B,). A solve that merely stopped short keeps its value where that is in the set to 1e-6."""
         failed = status != Status.SUCCESS
         if not bool(failed.any()):
             return x
         with torch.no_grad():
-            ends_inside = self.violation(found, obs, x) <= _NEARLY
-            usable = x if bool((ends_inside | ~failed).all()) else self._instead(found, obs, x, status, ends_inside)
+            lost = failed & ~unknown & ~(self.violation(found, obs, x) <= NEARLY)
+            usable = self._instead(found, obs, x, proposal, status, lost) if bool(lost.any()) else x
+            usable = torch.where(unknown.unsqueeze(-1), torch.nan, usable)
         return torch.where(failed.unsqueeze(-1), usable.detach(), x)
 
-    def _instead(self, found: ConvexSet, obs: Observation | None, x: Tensor, status: Tensor, inside: Tensor) -> Tensor:
-        empty = status == Status.PRIMAL_INFEASIBLE
-        if isinstance(self.fallback, str):
-            if self.fallback == "error" and bool(empty.any()):
-                raise EmptySetError(
-                    f"constraint: no action satisfies it in {int(empty.sum())} of {empty.numel()} states. Relax the "
-                    "constraint, or choose a fallback: 'least_violation' or a backup action."
-                )
-            backup = found.least_violating(torch.zeros_like(x))
-        else:
-            given = self.fallback(obs) if callable(self.fallback) else self.fallback
-            backup, units = torch.as_tensor(given).to(x), self.units(x)
-            backup = backup if units is None else (backup - units[1]) / units[0]
-        return torch.where(inside.unsqueeze(-1), x, backup.detach())
+    def _instead(
+        self, found: ConvexSet, obs: Observation | None, x: Tensor, proposal: Tensor, status: Tensor, lost: Tensor
+    ) -> Tensor:
+        empty = lost & (status == Status.PRIMAL_INFEASIBLE)
+        rule = self.fallback
+        if isinstance(rule, str) and not bool(empty.any()):
+            rule = "least_violation"
+        units = self.units(x)
+        instead = backup(rule, obs, found, proposal.detach(), lost, low=self.low, high=self.high, units=units)
+        return torch.where(lost.unsqueeze(-1), instead, x)
 
 
 class _Counting(nn.Module):
@@ -206,7 +202,7 @@ class ActionProjection(_Counting):
             differentiable, with gradient (raw - a) / distance, so that d/d raw ||raw - a||^2 = 2 (raw - a) exactly.
         fallback: for states in which the set is empty: "least_violation", "error", an action, or a function of the
             observations, see :meth:`icnn_rl.qp.constraints.ActionConstraint.project`. Failed rows pass no gradient on;
-            they are counted in ``failed``.
+            they are counted in ``failed``. A raw action with NaN stays NaN: it is never turned into numbers.
 
     Raises:
         ValueError: a wrong argument.
@@ -264,7 +260,7 @@ class ActionProjection(_Counting):
                 solved = found.rows(index).project(wide[index], throw=False)
                 value = wide.index_copy(0, index, solved.value)
                 status = status.index_copy(0, index, solved.status)
-            value = self.actions.settle(found, obs, value, status)
+            value = self.actions.settle(found, obs, value, wide, status, wide.isnan().any(-1))
         self._count(index.numel(), status)
         return self._finish(action, wide, value, status, return_output)
 
@@ -400,10 +396,12 @@ class OptNetHead(_Counting):
         outer = self.actions.at(obs, p)
         found = self._with_rows(outer, obs, parts)
         solved = found.minimise(Q, p, throw=False)
-        value = self.actions.settle(outer, obs, solved.value, solved.status)
         with torch.no_grad():
+            unknown = (Q.d if isinstance(Q, Diagonal) else Q.flatten(-2)).isnan().any(-1) | p.isnan().any(-1)
             free = _free_minimiser(Q, p) if centre is None else centre.double()
-            outside = ((value - free).norm(dim=-1) > _NEARLY).sum()
+        value = self.actions.settle(outer, obs, solved.value, free, solved.status, unknown)
+        with torch.no_grad():
+            outside = ((value - free).norm(dim=-1) > NEARLY).sum()
         self._count(int(outside), solved.status)
         return self._finish(
             features.new_empty(0) if centre is None else centre, free, value, solved.status, return_output
@@ -430,7 +428,8 @@ class OptNetHead(_Counting):
             return outer
         n = self.n_actions
         z0 = outer.project(parts["z0"], throw=False)
-        point = self.actions.settle(outer, obs, z0.value, z0.status).unsqueeze(-1)
+        unknown = parts["z0"].isnan().any(-1)
+        point = self.actions.settle(outer, obs, z0.value, parts["z0"], z0.status, unknown).unsqueeze(-1)
         rows: dict[str, Any] = {}
         for matrix, right, count in (("G", "h", self.n_ineq), ("A", "b", self.n_eq)):
             if count:
@@ -449,7 +448,8 @@ class _Penalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, action: Tensor, weight: float) -> Tensor:
-        ctx.pull = (2.0 * weight / max(len(raw), 1)) * (raw.detach() - action.detach())
+        pull = raw.detach() - action.detach()
+        ctx.pull = (2.0 * weight / max(len(raw), 1)) * torch.where(pull.isnan().any(-1, keepdim=True), 0.0, pull)
         return action.view_as(action)
 
     @staticmethod

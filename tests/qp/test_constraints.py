@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from typing import Any
 
@@ -14,6 +15,7 @@ from icnn_rl.qp.constraints import (
     ActionConstraint,
     Barrier,
     EmptySetError,
+    backup,
     ball,
     box,
     control_barrier,
@@ -23,6 +25,7 @@ from icnn_rl.qp.constraints import (
     power_limit,
     rate_limit,
 )
+from icnn_rl.qp.sets import ConvexSet
 
 DOUBLE = torch.float64
 
@@ -139,9 +142,72 @@ def test_fallbacks() -> None:
     assert c.project(obs, action, fallback=ones).action.tolist() == [[1.0, 1.0]]
     with pytest.raises(EmptySetError, match="1 of 1 states, first in row 0"):
         c.project(obs, action, fallback="error")
-    for wrong in ("stop", [1.0]):
+    for wrong in ("stop", [1.0], [1.0, float("nan")], [[1.0], [2.0]], [None]):
         with pytest.raises(ValueError, match="fallback: expected"):
             c.project(obs, action, fallback=wrong)
+    with pytest.raises(ValueError, match=r"expected shape \(2,\) or \(1, 2\), got \(3,\)"):
+        c.project(obs, action, fallback=[1.0, 2.0, 3.0])
+
+
+def test_the_shared_fallback() -> None:
+    """Observations come in float64, actions are clipped to the space's bounds and converted to the proposal's units."""
+    seen = []
+
+    def rule(obs: Tensor) -> Tensor:
+        seen.append(obs.dtype)
+        return torch.tensor([5.0, -0.5])
+
+    empty, proposal = torch.tensor([True]), torch.tensor([[0.3, 0.4]])
+    units = (torch.tensor([2.0, 2.0]), torch.tensor([1.0, 0.0]))
+    found = linear([[0.0, 0.0]], [-1.0]).at(torch.zeros(1), 2)
+    action = backup(rule, torch.zeros(1, 3), found, proposal, empty, low=-1.0, high=[3.0, 3.0], units=units)
+    assert action.tolist() == [[1.0, -0.25]]
+    assert seen == [DOUBLE]
+    torch.testing.assert_close(backup("least_violation", None, found, proposal, empty), proposal)
+
+
+def test_a_gain_that_vanishes_leaves_the_proposal_to_the_other_rows() -> None:
+    c = linear([[0.0, 0.0], [1.0, 0.0]], [-1.0, -0.5]) & box(-1.0, 1.0)
+    found = c.project(torch.zeros(1, 1), torch.tensor([[0.9, 0.8]], dtype=DOUBLE))
+    assert found.status.tolist() == [int(Status.PRIMAL_INFEASIBLE)]
+    torch.testing.assert_close(found.action, torch.tensor([[-0.5, 0.8]], dtype=DOUBLE), rtol=0.0, atol=1e-8)
+    inner = (linear([[0.0]], [-1.0]) & ball(1.0)).interior(torch.zeros(1, 1), torch.zeros(1, 1))
+    assert inner.depth.tolist() == [-float("inf")]
+
+
+def indefinite(obs: Tensor) -> Tensor:
+    return torch.diag_embed(torch.stack((torch.ones_like(obs[..., 0]), obs[..., 0]), -1))
+
+
+def test_where_the_ellipsoid_is_none_the_action_is_a_number() -> None:
+    obs = torch.tensor([[1.0], [-1.0], [float("nan")]], dtype=DOUBLE)
+    c = ellipsoid(indefinite) & box(-0.5, 0.5)
+    found = c.project(obs, torch.full((3, 2), 3.0, dtype=DOUBLE))
+    assert found.status.tolist() == [0, int(Status.NUMERICAL), int(Status.NONFINITE_INPUT)]
+    torch.testing.assert_close(found.action[1], torch.full((2,), 0.5, dtype=DOUBLE), rtol=0.0, atol=1e-8)
+
+
+def test_a_solve_that_stops_short_outside_of_the_set_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    c, whole = linear([[1.0, 1.0]], [1.0]), ConvexSet.project
+
+    def short(self: ConvexSet, point: Tensor, **options: Any) -> Any:
+        found = whole(self, point, **options)
+        stopped = dataclasses.replace(found.solution, status=torch.full_like(found.status, int(Status.MAX_STEPS)))
+        return found._replace(value=found.value + torch.tensor([0.1, 0.0]), solution=stopped)
+
+    with monkeypatch.context() as patch:
+        # the fallback projects by the set itself, unhurt: only the first call stops short
+        calls = iter((short,))
+        patch.setattr(ConvexSet, "project", lambda *a, **k: next(calls, whole)(*a, **k))
+        found = c.project(torch.zeros(1, 1), torch.tensor([[2.0, 1.0]]))
+    assert found.status.tolist() == [int(Status.MAX_STEPS)]
+    torch.testing.assert_close(found.action, torch.tensor([[1.0, 0.0]]))
+
+
+def test_constants_beside_an_image() -> None:
+    obs = {"image": torch.zeros(2, 4, dtype=torch.uint8), "x": torch.zeros(2, 3)}
+    for c in (box(-0.5, 0.5), linear([[1.0, 0.0]], [0.5]), l1_ball(0.5), ellipsoid([[4.0, 0.0], [0.0, 4.0]])):
+        assert c.project(obs, torch.tensor([[1.0, 0.0]] * 2)).action.tolist() == [[0.5, 0.0]] * 2
 
 
 def test_constants_made_in_inference_mode_serve_training() -> None:
@@ -163,6 +229,13 @@ def test_constants_made_in_inference_mode_serve_training() -> None:
         (lambda: power_limit([], 1.0), "expected a slice"), (lambda: rate_limit(-1.0), "numbers >= 0"),
         (lambda: ball(0.0), "ball.radius"), (lambda: ellipsoid([[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
         (lambda: power_limit([9], 1.0).at(torch.zeros(3), 1), "indices below 3"),
+        (lambda: power_limit("2:5", 1.0).at(torch.zeros(4), 3), "velocity_index: expected 3.*got 2.*2:5 runs"),
+        (lambda: power_limit([0, 1], 1.0).at(torch.zeros(4), 3), r"velocity_index: expected 3.*got 2 from \(0, 1\)"),
+        (lambda: power_limit("0:2", 1.0).at(torch.zeros(4), 3), "expected 3.*got 2 from the slice 0:2"),
+        (lambda: l1_ball(1.0, [1.0, 2.0]).at(torch.zeros(4), 3), "l1_ball.weights: expected 3 numbers.*got 2"),
+        (lambda: l1_ball(1.0, [1.0, -2.0]), "weights: expected finite numbers >= 0"),
+        (lambda: l1_ball(1.0, [float("inf")]), "weights: expected finite numbers >= 0"),
+        (lambda: box(float("inf")), "beyond infinity"), (lambda: box(upper=-float("inf")), "beyond infinity"),
         (lambda: rate_limit(1.0).at(torch.zeros(1), 2), "end with the 2 numbers"),
     ],
 )  # fmt: skip

@@ -171,9 +171,37 @@ def test_a_row_that_is_not_finite_is_reported_and_leaves_the_others_alone():
     out = layer(torch.zeros(2, 1), raw, return_output=True)
     assert out.status.tolist() == [Status.NONFINITE_INPUT, 0]
     torch.testing.assert_close(out.action[1], torch.tensor([0.5, 0.5]))
-    assert TRIANGLE.violation(torch.zeros(1, 1), out.action[:1].detach()).item() <= 1e-6
+    assert out.action[0].isnan().all()
     (grad,) = torch.autograd.grad(out.action.sum(), raw)
     assert grad[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("head", ["projection", "optnet", "optnet with rows"])
+def test_nan_is_never_turned_into_a_number(head):
+    raw = torch.tensor([[float("nan"), 0.0], [1.0, 1.0]], requires_grad=True)
+    if head == "projection":
+        layer = ActionProjection(TRIANGLE, -1.0, 1.0, penalty=0.1)
+        action = layer(torch.zeros(2, 1), raw)
+    else:
+        rows = 2 if "rows" in head else 0
+        layer = OptNetHead(3, 2, TRIANGLE, -1.0, 1.0, linear=False, n_ineq=rows, penalty=0.1)
+        action = layer(torch.ones(2, 3), torch.zeros(2, 1), raw)
+    assert action[0].isnan().all()
+    assert action[1].isfinite().all()
+    assert layer.failed == 1
+    (grad,) = torch.autograd.grad(action.sum(), raw)
+    assert grad[0].tolist() == [0.0, 0.0]
+
+
+def test_the_fallback_is_near_the_raw_action_and_within_the_action_space():
+    nothing = linear([[0.0, 0.0], [1.0, 0.0]], [-1.0, -0.5])
+    raw = torch.tensor([[0.9, 0.8]], dtype=DOUBLE)
+    action = ActionProjection(nothing, -1.0, 1.0)(NO_OBS, raw)
+    torch.testing.assert_close(action, torch.tensor([[-0.5, 0.8]], dtype=DOUBLE), atol=1e-8, rtol=0)
+    action = ActionProjection(nothing, -1.0, 1.0, fallback=[5.0, -0.3])(NO_OBS, raw)
+    torch.testing.assert_close(action, torch.tensor([[1.0, -0.3]], dtype=DOUBLE))
+    with pytest.raises(ValueError, match=r"fallback: expected shape \(2,\) or \(1, 2\), got \(1,\)"):
+        ActionProjection(nothing, fallback=[5.0])(NO_OBS, raw)
 
 
 @pytest.mark.parametrize("inside", [False, True])
