@@ -1,0 +1,70 @@
+"""The commands imputation, multilabel, synthetic and tables: what they leave behind, and what they say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from icnn_rl.cli import main
+from icnn_rl.supervised.imputation import ImputationModule
+from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, load_table
+
+FACES = "icnn_rl.experiment.commands.imputation.load_faces"
+
+
+@pytest.mark.parametrize("model", ["bundle", "gradient", "twin", "regression"])
+def test_imputation(model, tmp_path, monkeypatch, capsys):
+    right = torch.rand(400, 1, 16, 8)
+    monkeypatch.setattr(FACES, lambda path: torch.cat((right.flip(-1), right), -1))
+    out = tmp_path / "run"
+    options = ["--model", model, "--epochs", "1", "--batch-size", "175", "--rank", "20", "--steps", "2"]
+    sizes = ["--hidden", "2", "--context", "3", "3", "--latent", "4"]
+    assert main(["imputation", *options, *sizes, "--no-progress-bar", "--out", str(out)]) == 0
+    result = json.loads((out / "evaluation.json").read_text())
+    assert 0 < result["test_mse"] < 2e4
+    for name in ("completions.png", "learning_curve.png", "history.csv", "config.yml"):
+        assert (out / name).stat().st_size > 0
+    if model != "regression":
+        assert ImputationModule.load(out / "model.safetensors").convex == (model != "twin")
+    assert "test_mse" in capsys.readouterr().out
+
+
+def test_synthetic(tmp_path):
+    options = ["--epochs", "1", "--points", "20", "--hidden", "4"]
+    assert main(["synthetic", *options, "--no-progress-bar", "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert 0.0 <= result["moons_picnn_test_accuracy"] <= 1.0
+    assert (tmp_path / "run" / "regions.png").stat().st_size > 0
+
+
+def test_tables(tmp_path):
+    options = ["--table", "iris", "--epochs", "2", "--hidden", "4", "--context", "8"]
+    assert main(["tables", *options, "--no-progress-bar", "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert result["rmse_iterative"] < result["rmse_mean"]
+    assert 0 < result["rmse_icnn"] < 2
+
+
+@pytest.mark.parametrize("command", ["imputation", "multilabel"])
+def test_a_missing_file_is_named(command, tmp_path, capsys):
+    assert main([command, "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
+    assert "nowhere: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_imputers_keep_what_is_seen():
+    rows = load_table("iris")
+    assert rows.shape == (150, 4)
+    assert float(rows.min()) == 0.0
+    assert float(rows.max()) == 1.0
+    mask = torch.rand(30, 4) >= 0.3
+    for name in IMPUTERS:
+        filled = impute(name, rows[30:], rows[:30], mask)
+        assert torch.equal(filled[mask], rows[:30][mask])
+        assert np.isfinite(filled.numpy()).all()
+    with pytest.raises(ValueError, match="name: expected one of"):
+        load_table("titanic")
+    assert RandomlyMasked(rows, 0.5)[3][1].shape == (4,)
