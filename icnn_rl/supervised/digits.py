@@ -1,6 +1,6 @@
 """Handwritten digits: a quadratic programme as one layer of a classifier, beside the same net without it.
 
-    FC600 - ReLU - FC10 - ReLU - head - softmax,    head(x) = argmin_z 1/2 z^T Q z - x^T z  s.t.  G z <= h,  or FC10.
+    FC600 - ReLU - FC10 - ReLU - head - softmax,    head(x) = argmin_z 1/2 z^T Q z + (p - x)^T z  s.t.  G z <= h,  or FC10.
 
 References:
     B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017, section 4.3.
@@ -106,7 +106,7 @@ class DigitsModule(SavedModule):
     """A classifier of 28 x 28 images: (B, 784) or (B, 1, 28, 28) -> log-probabilities (B, 10).
 
     Args:
-        head: "optnet", the last layer is a quadratic programme with learned Q, G and h; or "linear".
+        head: "optnet", the last layer is a quadratic programme with learned Q, p, G and h; or "linear".
         hidden: width of the first layer.
         n_ineq: rows of G.
         solver: settings of the quadratic programme.
@@ -127,7 +127,7 @@ class DigitsModule(SavedModule):
             # Q = I would leave a class dead whose ReLU is: Q^-1 has to mix them from the start
             lower = (torch.eye(CLASSES) + 0.5 * torch.randn(CLASSES, CLASSES)).tril()
             Q = lower @ lower.mT + 0.2 * torch.eye(CLASSES)
-            learn = ("Q", "G", "h")
+            learn = ("Q", "p", "G", "h")  # p is what the bias is to a linear layer
             self.head = QPLayer(CLASSES, n_ineq=self.n_ineq, learn=learn, Q=Q, solver=self.solver, throw=False)
         self.solves = SolveCount()
 
