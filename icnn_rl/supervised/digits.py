@@ -1,6 +1,6 @@
 """Handwritten digits: a quadratic programme as one layer of a classifier, beside the same net without it.
 
-    FC600 - ReLU - FC10 - ReLU - head - softmax,    head(x) = argmin_z 1/2 z^T Q z + (p - x)^T z  s.t.  G z <= h,  or FC10.
+    FC600 - ReLU - FC10 - ReLU - head - softmax,    head(x) = FC10, or argmin_z 1/2 z^T Q z + (p - x)^T z, G z <= h.
 
 References:
     B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017, section 4.3.
