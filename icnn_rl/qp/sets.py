@@ -52,7 +52,7 @@ _FAR = 1e4  # likewise distance of the origin from the centre, in radii
 
 class Ellipsoid(NamedTuple):
     """{ y : (y - center)^T M (y - center) <= size }: M (..., n, n) positive definite, center (..., n), size (...)
-    > 0."""
+    > 0. Where row and column of a variable are zero it is a cylinder, and M has to be definite on the others."""
 
     M: Tensor
     center: Tensor
@@ -383,7 +383,7 @@ class ConvexSet:
         M = self.ellipsoid.M
         finite = torch.isfinite(M.detach()).flatten(-2).all(-1)
         wide = torch.where(finite[..., None, None], M.detach(), 0.0).double()
-        eigenvalues = torch.linalg.eigvalsh(0.5 * (wide + wide.mT))
+        eigenvalues = torch.linalg.eigvalsh(_of_its_variables(0.5 * (wide + wide.mT)))
         rounding = M.shape[-1] * torch.finfo(torch.float64).eps
         indefinite = finite & ~(eigenvalues[..., 0] > rounding * eigenvalues[..., -1])
         if not bool(indefinite.any()):
@@ -419,7 +419,7 @@ class ConvexSet:
         if self.ellipsoid is None or transformed():
             return False
         M, center, size = (t.detach() for t in self.ellipsoid)
-        eigenvalues = torch.linalg.eigvalsh(M.nan_to_num(0.0, 0.0, 0.0))
+        eigenvalues = torch.linalg.eigvalsh(_of_its_variables(M.nan_to_num(0.0, 0.0, 0.0)))
         flat = eigenvalues[..., -1] > _FLAT * eigenvalues[..., 0]
         far = (center * _times(M, center)).sum(-1) > _FAR * _FAR * size
         return bool(flat.any() | far.any())
@@ -858,6 +858,13 @@ def row_violation(G: Tensor, h: Tensor, y: Tensor) -> Tensor:
     norm, away = torch.linalg.vector_norm(G, dim=-1), _times(G, y.double()) - h.double()
     zero = torch.where(away > 0, torch.inf, away - torch.inf)  # NaN stays NaN
     return torch.where(norm > 0, away / norm.clamp(min=torch.finfo(torch.float64).tiny), zero).to(y.dtype)
+
+
+def _of_its_variables(M: Tensor) -> Tensor:
+    """M with its mean eigenvalue on the diagonal of the variables that it leaves alone."""
+    unused = (M == 0).all(-1)
+    mean = _trace(M) / (~unused).sum(-1).clamp(min=1)
+    return M + torch.diag_embed(torch.where(unused, mean.unsqueeze(-1), 0.0))
 
 
 def _trace(m: Tensor) -> Tensor:

@@ -162,8 +162,9 @@ class BundleEntropy:
     def _solve_dual(self, problem: Problem, state: BundleState) -> BundleState:
         """New multipliers, and the lower bound they certify. Always in float64: the system is small and badly
         scaled."""
-        used = state.present.flatten(0, -2).any(0).nonzero()  # places that no row has filled cost nothing
-        count = int(used[-1]) + 1
+        places = state.present.shape[-1]
+        used = state.present.reshape(-1, places).any(0).nonzero()  # places that no row has filled cost nothing
+        count = int(used[-1]) + 1 if len(used) else 1
         slopes, offsets = state.slopes[..., :count, :].double(), state.offsets[..., :count].double()
         if count == 1:
             multipliers = torch.ones_like(offsets)

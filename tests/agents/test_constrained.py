@@ -290,7 +290,7 @@ def test_refuses_observations_of_another_shape() -> None:
         check(linear([[1.0, 1.0]], budget_of_frames), (3, 4))
     with pytest.raises(ValueError, match=r"has 8 numbers, the constraint is for obs_size=4"):
         check(BUDGET, (8,), obs_size=4)
-    with pytest.raises(ValueError, match=r"expected 2 weights, one for each action, got 1"):
+    with pytest.raises(ValueError, match=r"expected 2 velocities, one for each action, got 1"):
         check(power_limit(slice(3, 5), 1.0), (4,))
     with pytest.raises(ValueError, match=r"say which part the constraint reads"):
         check_observations(BUDGET, spaces.Dict({"a": spaces.Box(-1, 1, (4,))}), action)

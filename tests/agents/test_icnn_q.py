@@ -250,8 +250,8 @@ def test_one_failed_argmax_is_counted_and_left_out(monkeypatch: pytest.MonkeyPat
     agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK).learn(30)
     maximise = type(agent.critic_target).maximise
 
-    def spoiled(self: Any, energy: Any, solver: Any) -> Any:
-        solution = maximise(self, energy, solver)
+    def spoiled(self: Any, energy: Any, solver: Any, obs: Any) -> Any:
+        solution = maximise(self, energy, solver, obs)
         solution.status[0] = Status.NONFINITE_INPUT
         solution.value[0] = float("nan")
         return solution
@@ -279,7 +279,7 @@ def test_target_is_the_twin_minimum_with_truncation_not_termination() -> None:
     value, usable = agent._next_value(obs)
     with torch.no_grad():
         energy = agent.critic_target.bind(obs)
-        best = agent.critic_target.maximise(energy, ProjectedGradient(tol=1e-7)).value
+        best = agent.critic_target.maximise(energy, ProjectedGradient(tol=1e-7), obs).value
         by_hand = torch.min(*agent.critic_target(obs, best)).squeeze(-1)
     assert usable.all()
     torch.testing.assert_close(value, by_hand, rtol=1e-3, atol=1e-4)
