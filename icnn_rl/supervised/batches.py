@@ -7,6 +7,7 @@ samples' parts stacked along a new first dimension. It is a tuple even where sam
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -14,9 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Data", "batch_of", "batches", "check_data", "epoch_seed"]
+__all__ = ["Batch", "Data", "TensorPairs", "batch_of", "batches", "check_data", "epoch_seed"]
 
 Batch = tuple[Tensor, ...]
+
+
+class TensorPairs:
+    """A data set of pairs that lie in two tensors, ``tensors``, one row a sample."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """What goes in and what is to come out."""
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        given, wanted = self.tensors
+        return given[index], wanted[index]
 
 
 class Data(Protocol):

@@ -33,7 +33,7 @@ from icnn_rl._checks import (
     check_widths,
 )
 from icnn_rl.qp import PrimalDual, solve_qp, total_variation
-from icnn_rl.supervised.batches import Batch
+from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.warm import WarmStarts
@@ -41,7 +41,7 @@ from icnn_rl.supervised.warm import WarmStarts
 __all__ = ["DenoisingDataset", "DenoisingModule", "DenseDenoiser", "TotalVariationLayer", "best_penalty"]
 
 
-class DenoisingDataset:
+class DenoisingDataset(TensorPairs):
     """Noisy signals and clean ones: samples are pairs of float tensors (length,).
 
     Raises:
@@ -93,12 +93,6 @@ class DenoisingDataset:
     def tensors(self) -> tuple[Tensor, Tensor]:
         """(noisy, clean)."""
         return self.noisy, self.clean
-
-    def __len__(self) -> int:
-        return len(self.noisy)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.noisy[index], self.clean[index]
 
     def split(self, fraction: float) -> tuple[Self, Self]:
         """The first ``fraction`` of the samples, and the rest."""

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
 from icnn_rl.qp import PrimalDual, QPLayer
-from icnn_rl.supervised.batches import Batch
+from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.datafiles import Source, find_file
 from icnn_rl.supervised.module import SavedModule
@@ -38,7 +38,7 @@ _FILES = {
 }
 
 
-class DigitsDataset:
+class DigitsDataset(TensorPairs):
     """Images and labels: samples are pairs (784,) float32 in [0, 1] and an int64 digit.
 
     Raises:
@@ -79,12 +79,6 @@ class DigitsDataset:
     def tensors(self) -> tuple[Tensor, Tensor]:
         """(images, labels)."""
         return self.images, self.labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
 
 
 def _read_idx(path: Path, dims: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.qp import PrimalDual, QPLayer
-from icnn_rl.supervised.batches import Batch
+from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.sudoku_boards import check_boards, generate, is_valid, one_hot, read_boards, rules
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-class SudokuDataset:
+class SudokuDataset(TensorPairs):
     """Puzzles and their solutions: samples are pairs of int64 boards (N, N), 0 for a blank.
 
     Args:
@@ -84,12 +84,6 @@ class SudokuDataset:
     def clues(self) -> Tensor:
         """(n,), the number of givens."""
         return (self.puzzles > 0).flatten(1).sum(1)
-
-    def __len__(self) -> int:
-        return len(self.puzzles)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.puzzles[index], self.solutions[index]
 
     def subset(self, index: Tensor | slice) -> Self:
         """The samples at these places, or where a mask is true."""
