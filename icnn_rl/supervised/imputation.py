@@ -244,9 +244,9 @@ class ImputationModule(SavedModule):
     def _adjoint(self, energy: ConvEnergy | EnsembleEnergy) -> Adjoint | None:
         if not torch.is_grad_enabled():
             return None
-        if not self.convex:
-            return Unrolled()
-        return _ADJOINT if energy.smooth or not isinstance(self.solver, BundleEntropy) else DualKKT()
+        if not isinstance(self.solver, BundleEntropy):
+            return Unrolled()  # a few gradient steps stop short of the minimum; this differentiates what they did
+        return _ADJOINT if energy.smooth else DualKKT()
 
     @overload
     def forward(self, images: Tensor, mask: Tensor, return_solution: Literal[False] = ...) -> Tensor: ...

@@ -107,7 +107,8 @@ class SudokuModule(SavedModule):
 
     Args:
         box: n; boards have N = n^2 rows, columns and digits, the programme N^3 variables.
-        n_constraints: rows of A. By default 40 for n = 2, and 4 N^2, the number of the true rules, otherwise.
+        n_constraints: rows of A. By default the rank of the true rules, 40 for n = 2 and 249 for n = 3; their number,
+            4 N^2, with ``init="rules"``.
         q_penalty: q > 0.
         init: "random", A uniform on [0, N^(-3/2)) and z_0 = 1 / N; or "rules", the true A and z_0 = 1 / N.
         learn: whether A and z_0 are parameters. A module that does not learn is the control.
@@ -138,12 +139,13 @@ class SudokuModule(SavedModule):
         self.box, self.size = check_positive_int("box", box), box * box
         self.init, self.learn = check_choice("init", init, ("random", "rules")), learn
         self.q_penalty = check_range("q_penalty", q_penalty, 0.0, float("inf"), open_low=True)
-        default = 40 if box == 2 and init == "random" else 4 * self.size**2
+        true = rules(box)
+        default = len(true) if init == "rules" else int(torch.linalg.matrix_rank(true))
         self.n_constraints = default if n_constraints is None else check_positive_int("n_constraints", n_constraints)
         self.solver = PrimalDual() if solver is None else solver
         n = self.size**3
         if init == "rules":
-            A = rules(box)
+            A = true
             if len(A) != self.n_constraints:
                 raise ValueError(f"n_constraints: the rules are {len(A)} equations, got {n_constraints}. Leave it out.")
         else:
@@ -184,6 +186,27 @@ class SudokuModule(SavedModule):
     def true_rules(self) -> Tensor:
         """What A is to find, (4 N^2, N^3); the space of its rows, not the rows themselves."""
         return rules(self.box).to(self.layer.Q_constant)
+
+    @torch.no_grad()
+    def fit_rules_(self, solutions: Tensor) -> None:
+        """The rules in closed form: A z = b becomes the affine hull of solved boards x, (n, N, N).
+
+        The rows of A are an orthonormal basis of { v : v^T (x - 1 / N) = 0 for every x }.
+
+        Raises:
+            ValueError: the boards are too few to leave n_constraints equations, or the module does not learn.
+        """
+        if not self.learn:
+            raise ValueError("learn: False; a module with constant rules cannot fit them.")
+        boards = one_hot(check_boards("solutions", solutions, self.box)).flatten(1).double()
+        values, vectors = torch.linalg.eigh((boards - 1.0 / self.size).mT @ (boards - 1.0 / self.size))
+        basis = vectors[:, values <= 1e-9 * values[-1]].mT
+        if len(basis) != self.n_constraints:
+            raise ValueError(
+                f"solutions: {len(boards)} boards leave {len(basis)} equations, expected n_constraints = "
+                f"{self.n_constraints}. The hull of all boards leaves as many as the rules' rank; give more boards."
+            )
+        self.layer.A.copy_(basis)
 
     def relaxed(self, puzzles: Tensor) -> Tensor:
         """z >= 0, (B, N, N, N): row, column, digit. Rows that were not solved are counted in ``solves``.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icnn_rl.supervised import fit
-from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule, cell_score, is_valid, score
+from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule, cell_score, is_valid, principal_angles, score
 from icnn_rl.supervised.sudoku_boards import check_boards, one_hot
 
 BOARDS = SudokuDataset.generate(400, box=2, clues=(5, 10), seed=0)
@@ -116,6 +116,28 @@ class TestModule:
                 SudokuModule(**wrong)
         with pytest.raises(ValueError, match="n_constraints: the rules are 64 equations, got 40"):
             SudokuModule(init="rules", n_constraints=40)
+
+    def test_rules_in_closed_form_are_the_true_rules(self):
+        model = SudokuModule(box=2)
+        model.fit_rules_(BOARDS.solutions)
+        assert float(principal_angles(model).max()) < 1e-3
+        gap = (one_hot(BOARDS.solutions).flatten(1) - 0.25) @ model.A.T
+        assert float(gap.detach().abs().max()) < 1e-5
+        control = SudokuModule(box=2, init="rules", learn=False)
+        torch.testing.assert_close(model(BOARDS.puzzles[:20]), control(BOARDS.puzzles[:20]), rtol=0, atol=1e-3)
+
+    def test_rules_in_closed_form_refuse_too_few_boards(self):
+        model = SudokuModule(box=2)
+        before = model.A.detach().clone()
+        with pytest.raises(ValueError, match="solutions: 5 boards leave 59 equations, expected n_constraints = 40"):
+            model.fit_rules_(BOARDS.solutions[:5])
+        assert torch.equal(model.A, before)
+        with pytest.raises(ValueError, match="learn: False"):
+            SudokuModule(box=2, init="rules", learn=False).fit_rules_(BOARDS.solutions)
+
+    def test_as_many_equations_as_the_rules_have_rank(self):
+        assert SudokuModule(box=2).n_constraints == 40
+        assert SudokuModule(box=3).n_constraints == 249
 
     def test_scores(self):
         class Oracle(torch.nn.Module):

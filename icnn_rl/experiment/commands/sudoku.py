@@ -30,9 +30,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--box", type=int, default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
     parser.add_argument(
         "--model",
-        choices=("optnet", "rules", "true-rules", "conv"),
+        choices=("optnet", "hull", "rules", "true-rules", "conv"),
         default="optnet",
-        help="rules: learn from there; true-rules: learn nothing, the control",
+        help="optnet: learn from random numbers; hull: the affine hull of the solved boards, no training; rules: learn "
+        "from there; true-rules: learn nothing, the control",
     )
     parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: 40, or 4 N^2")
     parser.add_argument("--q-penalty", type=float, default=0.1)
@@ -51,7 +52,9 @@ def _run(args: argparse.Namespace) -> None:
         model = _model(args)
         rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
         metrics = {"boards_solved": score, "cells_solved": cell_score}
-        history = [] if args.model == "true-rules" else run.train(model, train, test, metrics, lr=rate)
+        if args.model == "hull":
+            model.fit_rules_(train.solutions)
+        history = [] if args.model in ("hull", "true-rules") else run.train(model, train, test, metrics, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")
     model.eval()
     fresh = test.without(train)
@@ -67,7 +70,7 @@ def _run(args: argparse.Namespace) -> None:
         "cells_solved": float((solved == test.solutions)[test.puzzles == 0].double().mean()),
         "train_cpu_seconds": sum(row["cpu_time"] for row in history),
     }
-    if isinstance(model, SudokuModule) and history:
+    if isinstance(model, SudokuModule) and model.learn:
         cosines = principal_angles(model).cos()
         result["rules_learned"] = f"{int((cosines > 0.99).sum())} of {len(cosines)} directions within 8 degrees"
         _plot_rules(run, model)
@@ -112,7 +115,7 @@ def _is_new(test: SudokuDataset, train: SudokuDataset) -> list[bool]:
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
     if args.model == "conv":
         return ConvNet(args.box)
-    init = "random" if args.model == "optnet" else "rules"
+    init = "random" if args.model in ("optnet", "hull") else "rules"
     return SudokuModule(args.box, args.constraints, args.q_penalty, init=init, learn=args.model != "true-rules")
 
 

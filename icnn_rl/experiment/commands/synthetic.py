@@ -32,8 +32,9 @@ def _run(args: argparse.Namespace) -> None:
     trained = []
     for problem in PROBLEMS:
         with user_errors():
-            x, label = make_problem(problem, args.points, args.seed)
-            test_x, test_label = make_problem(problem, args.points, args.seed + 1000)
+            points, labels = make_problem(problem, 2 * args.points, args.seed)
+        x, test_x = points.split(args.points)
+        label, test_label = labels.split(args.points)
         for network in ("ficnn", "picnn"):
             torch.manual_seed(args.seed)
             model = SyntheticModule(network, args.hidden)
@@ -48,9 +49,7 @@ def _run(args: argparse.Namespace) -> None:
             )
             model.save(run.folder / f"{problem}-{network}.safetensors")
             result[f"{problem}_{network}_train_accuracy"] = _accuracy(model, x, label)
-            # the linear problem's clouds depend on the seed: only its training accuracy says something
-            if problem != "linear":
-                result[f"{problem}_{network}_test_accuracy"] = _accuracy(model, test_x, test_label)
+            result[f"{problem}_{network}_test_accuracy"] = _accuracy(model, test_x, test_label)
             result[f"{problem}_{network}_loss"] = history[-1]["loss"]
             trained.append((f"{problem}, {network.upper()}", model, x, label))
     run.save_figure("regions", picture(trained))
@@ -65,9 +64,10 @@ def _accuracy(model: SyntheticModule, x: Tensor, label: Tensor) -> float:
 def picture(trained: list[tuple[str, SyntheticModule, Tensor, Tensor]]) -> Figure:
     """The probability over the plane, its level 1/2, and the training points."""
     figure, axes = new_figure(len(trained) // 2, 2, (3.2, 2.8))
-    line = torch.linspace(-2.6, 2.6, 80)
-    grid = torch.cartesian_prod(line, line)
     for axis, (title, model, x, label) in zip(axes, trained, strict=True):
+        reach = 1.1 * float(x.abs().max())
+        line = torch.linspace(-reach, reach, 80)
+        grid = torch.cartesian_prod(line, line)
         with torch.no_grad():
             p = model(grid).view(80, 80).mT.numpy()
         axis.contourf(line, line, p, levels=20, cmap="RdBu_r", vmin=0.0, vmax=1.0, alpha=0.8)
