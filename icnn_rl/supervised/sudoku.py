@@ -206,7 +206,7 @@ class SudokuModule(SavedModule):
                 f"solutions: {len(boards)} boards leave {len(basis)} equations, expected n_constraints = "
                 f"{self.n_constraints}. The hull of all boards leaves as many as the rules' rank; give more boards."
             )
-        self.layer.A.copy_(basis)
+        self.A.copy_(basis)
 
     def relaxed(self, puzzles: Tensor) -> Tensor:
         """z >= 0, (B, N, N, N): row, column, digit. Rows that were not solved are counted in ``solves``.

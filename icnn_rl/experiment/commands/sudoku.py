@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace) -> None:
         model = _model(args)
         rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
         metrics = {"boards_solved": score, "cells_solved": cell_score}
-        if args.model == "hull":
+        if args.model == "hull" and isinstance(model, SudokuModule):
             model.fit_rules_(train.solutions)
         history = [] if args.model in ("hull", "true-rules") else run.train(model, train, test, metrics, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")

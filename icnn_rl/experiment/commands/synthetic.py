@@ -33,8 +33,8 @@ def _run(args: argparse.Namespace) -> None:
     for problem in PROBLEMS:
         with user_errors():
             points, labels = make_problem(problem, 2 * args.points, args.seed)
-        x, test_x = points.split(args.points)
-        label, test_label = labels.split(args.points)
+        x, test_x = torch.split(points, args.points)
+        label, test_label = torch.split(labels, args.points)
         for network in ("ficnn", "picnn"):
             torch.manual_seed(args.seed)
             model = SyntheticModule(network, args.hidden)
