@@ -615,7 +615,7 @@ def test_a_resumed_run_keeps_its_constraint_and_its_counts(tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("constraint", "message"),
     [
-        (["power_limt:max_power=1"], "power_limit"),
+        (["power_limt:max_power=1"], "--constraint: unknown name 'power_limt'. Did you mean 'power_limit'"),
         (["box:lowr=1"], "lower"),
         (["missing.yml"], "missing.yml: no such file"),
         (["none", "box:lower=-1"], "none: together with others"),

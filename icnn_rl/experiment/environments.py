@@ -73,7 +73,7 @@ def make_single_env(env_id: str, constraint: Any, **options: Any) -> gym.Env[Any
         ) from error
     except ValueError as error:
         env.close()
-        raise UserError(f"--constraint: {error}") from error
+        raise UserError(f"--constraint: {str(error).removeprefix('constraint: ')}") from error
 
 
 def _projection(env: Any) -> ProjectAction | None:
