@@ -25,7 +25,6 @@ from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.sudoku_boards import check_boards, generate, is_valid, one_hot, read_boards, rules
-from icnn_rl.supervised.warm import WarmStarts
 
 __all__ = [
     "ConvNet",
@@ -163,7 +162,7 @@ class SudokuModule(SavedModule):
             solver=self.solver,
             throw=False,
         )
-        self.solves, self.warm = SolveCount(), WarmStarts()
+        self.solves = SolveCount()
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -217,11 +216,8 @@ class SudokuModule(SavedModule):
         boards = check_boards("puzzles", puzzles, self.box).to(self.layer.Q_constant.device)
         flat = boards.reshape(-1, self.size, self.size)
         p = -one_hot(flat).flatten(1).to(self.layer.Q_constant.dtype)
-        known = self.warm.get(flat) if self.training else None
         A = None if self._sparse is None else self._sparse.to(p)
-        z, solution = self.layer(p, A=A, warm_start=known, return_solution=True)
-        if self.training:
-            self.warm.put(flat, solution.warm_start)
+        z, solution = self.layer(p, A=A, return_solution=True)
         self.solves.add(solution.status)
         relaxed: Tensor = z.reshape(*boards.shape, self.size)
         return relaxed
