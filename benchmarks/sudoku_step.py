@@ -61,8 +61,7 @@ def seconds(function: Callable[[], None], rounds: int) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print("| boards | batch | equations | qpth | ours | qpth / ours |
-|---|---|---|---|---|---|")
+    print("| boards | batch | equations | qpth | ours | qpth / ours |\n|---|---|---|---|---|---|")
     for box, batch, n_constraints, clues, rounds in (
         (2, 150, 40, (4, 8), (7, 15)),
         (3, 8, 249, (30, 40), (2, 7)),
