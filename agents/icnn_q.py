@@ -229,8 +229,8 @@ class ICNNQ(OffPolicyAlgorithm):
 
     With Q_e = -f_e, e = 1 .. E, every f_e convex in the action, and target networks marked by ':
 
-        a*(s)  = argmax_a  mean_e Q_e(s, a)                                  a convex programme, solved for the whole
-        batch a'     = clip( a*'(s') + clip( N(0, target_policy_noise), +-target_noise_clip ), -1, 1 )
+        a*(s)  = argmax_a  mean_e Q_e(s, a)              a convex programme, solved for the whole batch
+        a'     = clip( a*'(s') + clip( N(0, target_policy_noise), +-target_noise_clip ), -1, 1 )
         target = r + gamma (1 - terminated) min_e Q'_e(s', a')
         loss   = sum_e mean_batch ( Q_e(s, a) - target )^2
 
@@ -255,12 +255,11 @@ class ICNNQ(OffPolicyAlgorithm):
 
     Raises:
         ValueError: the action space is unbounded or has a fixed coordinate, an observation, action or reward is not
-        finite. FloatingPointError: the critic's loss is no longer finite. The weights are those of the last sound
-        update.
+            finite.
+        FloatingPointError: the critic's loss is no longer finite. The weights are those of the last sound update.
 
     Example:
-        >>> agent = ICNNQ("MlpPolicy", "Pendulum-v1").learn(10_000)                                             #
-        doctest: +SKIP
+        >>> agent = ICNNQ("MlpPolicy", "Pendulum-v1").learn(10_000)  # doctest: +SKIP
 
     References:
         Amos, Xu, Kolter, Input Convex Neural Networks, ICML 2017; Fujimoto, van Hoof, Meger, Addressing Function
