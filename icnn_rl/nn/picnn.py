@@ -35,9 +35,10 @@ class PICNN(ConvexNetwork):
     The context path u_0 = x, u_{i+1} = g~( norm( W~_i u_i + b~_i ) ) ends in u, from which every gate and offset of the
     convex path is read; with z_0 absent and layers i = 0 .. k-1,
 
-        z_{i+1} = g( W_i^(z) ( z_i * [W_i^(zu) u + b_i^(z)]_+ ) + W_i^(y) ( y * (W_i^(yu) u + b_i^(y)) ) + W_i^(u) u +
-        b_i ) f(x, y) = w^(z) . ( z_k * [W_k^(zu) u + b_k^(z)]_+ ) + (W_k^(yu) u + b_k^(y)) . y + W_k^(u) u + b_k + 1/2
-        sum_j q_j(x) y_j^2
+        z_{i+1} = g( W_i^(z) ( z_i * [W_i^(zu) u + b_i^(z)]_+ ) + W_i^(y) ( y * (W_i^(yu) u + b_i^(y)) )
+                     + W_i^(u) u + b_i )
+        f(x, y) = w^(z) . ( z_k * [W_k^(zu) u + b_k^(z)]_+ ) + (W_k^(yu) u + b_k^(y)) . y + W_k^(u) u + b_k
+                  + 1/2 sum_j q_j(x) y_j^2
 
     with W^(z) >= 0 elementwise, [.]_+ a non-negative gate, g convex and non-decreasing, q >= strong_convexity.
 
@@ -68,7 +69,7 @@ class PICNN(ConvexNetwork):
 
     Raises:
         ValueError: a wrong width, an activation that is not convex and non-decreasing, tensors of the wrong shape or
-        dtype.
+            dtype.
 
     Example:
         >>> f = PICNN(x_features=17, y_features=6, context=(256, 256), hidden=(64, 64))
