@@ -133,7 +133,8 @@ class ConcaveCritic(BasePolicy):
         """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback."""
         start = energy.start()
         problem = Problem(energy, self.action_set(obs), start)
-        solution = solve(problem, solver, approach(problem, start))
+        near = approach(problem, start, compiled=getattr(solver, "compiled", False))
+        solution = solve(problem, solver, near)
         if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
             return solution
         instead = torch.where(empty.unsqueeze(-1), self.limits(obs, solution.value), solution.value)

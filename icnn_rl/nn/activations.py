@@ -32,6 +32,7 @@ class ConvexActivation:
         jet: x -> (g(x), g'(x), g''(x)), elementwise; at a kink any element of the subdifferential, g'' = 0.
         smooth: whether g is twice differentiable.
         blurred: (x, v) -> the jet of g averaged over a spread of variance v around x, nearly; None: not known.
+        square_width: w^2 where g is (x + sqrt(x^2 + w^2)) / 2, which compiled code knows; None: another function.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ConvexActivation:
     jet: Callable[[Tensor], Jet]
     smooth: bool
     blurred: Callable[[Tensor, Tensor], Jet] | None = None
+    square_width: float | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by name, or by the user's own function: the closures inside cannot be."""
@@ -74,7 +76,7 @@ def _squareplus(width: float) -> ConvexActivation:
         slope = (x * inverse).mul_(0.5).add_(0.5)
         return slope / inverse, slope, inverse.pow(3).mul_(0.5 * square)
 
-    return ConvexActivation("squareplus", value, jet, smooth=True, blurred=blurred)
+    return ConvexActivation("squareplus", value, jet, smooth=True, blurred=blurred, square_width=width * width)
 
 
 def _leaky_relu(slope: float) -> ConvexActivation:

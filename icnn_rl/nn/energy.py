@@ -62,6 +62,20 @@ class _Head(NamedTuple):
     quadratic: Tensor
 
 
+class OneLayer(NamedTuple):
+    """f where it is one layer of squareplus units: what compiled code needs to know of it. E members, B rows (1 where a
+    tensor does not depend on the row)."""
+
+    passthrough: Tensor  # (E, h, n)
+    y_gate: Tensor | None  # (E, B, n)
+    offset: Tensor  # (E, B, h)
+    out_weight: Tensor  # (E, B, h), summed over members
+    linear: Tensor  # (B, n)
+    constant: Tensor  # (B,)
+    quadratic: Tensor  # (B, n)
+    square_width: float
+
+
 Part = TypeVar("Part")
 
 
@@ -162,6 +176,17 @@ class EnsembleEnergy:
             return None
         spreads = (variance if one.y_gate is None else variance * one.y_gate.square() for one in self.layers)
         return [torch.matmul(s, one.passthrough.square().mT) for s, one in zip(spreads, self.layers, strict=True)]
+
+    def one_layer(self) -> OneLayer | None:
+        """f in the form that compiled code knows, if it has it."""
+        width = self.activation.square_width
+        if width is None or len(self.layers) != 1 or not (self.reduction == "mean" or self.squeeze):
+            return None
+        first, head = self.layers[0], self._head
+        linear, constant, quadratic = (term.squeeze(0) if self.squeeze else term for term in head[1:])
+        return OneLayer(
+            first.passthrough, first.y_gate, first.offset, head.out_weight, linear, constant, quadratic, width
+        )
 
     def start(self) -> Tensor:
         """(B, n) of zeros: a starting point of the right shape, dtype and device."""

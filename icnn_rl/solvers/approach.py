@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._box_qp import box_qp
 from icnn_rl.solvers.base import Problem
 
@@ -18,7 +19,7 @@ _MODEL_SOLVES = 2
 
 
 @torch.no_grad()
-def approach(problem: Problem, y: Tensor) -> Tensor:
+def approach(problem: Problem, y: Tensor, *, compiled: bool = True) -> Tensor:
     """A better start than ``y``: a Newton step each on f averaged over the domain, over a third and over a tenth of it.
 
     Newton's method loses its steps where f bends sharply beside its path: the Hessian knows of no bend before a step
@@ -26,8 +27,11 @@ def approach(problem: Problem, y: Tensor) -> Tensor:
     step is judged, so a stage costs half of a step of the solver; what comes out is a start and no more.
 
     The energy has to know its averages, see :meth:`icnn_rl.nn.EnsembleEnergy.blur`; with others, and where a bound is
-    missing, the start is ``y`` itself, as it is for rows that are not finite.
+    missing, the start is ``y`` itself, as it is for rows that are not finite. ``compiled``: as for
+    :class:`icnn_rl.solvers.ProjectedNewton`.
     """
+    if compiled and _compiled.fits(problem, y):
+        return _compiled.approach(problem, y)
     energy: Any = problem.energy
     if not (problem.finite and hasattr(energy, "blur")):
         return y

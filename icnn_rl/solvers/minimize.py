@@ -10,12 +10,14 @@ from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_same_kind
 from icnn_rl.solution import Solution, SolveError, Status
+from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
 from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.domain import Unconstrained
 from icnn_rl.solvers.gradient import ProjectedGradient
+from icnn_rl.solvers.newton import ProjectedNewton
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
 __all__ = ["minimize"]
@@ -145,6 +147,8 @@ def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
 
     Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
     """
+    if isinstance(solver, ProjectedNewton) and solver.compiled and _compiled.fits(problem, y0):
+        return _compiled.newton(problem, y0, solver)
     problem, start, excluded = problem.start(y0)
     everything, whole = problem, solver.init(problem, start)
     progress = solver.progress(problem, whole)

@@ -60,6 +60,9 @@ class ProjectedNewton:
             float64 1e-12.
         max_steps: steps per row at most.
         model_solves: linear solves per step for the model's active set.
+        compiled: on a bounded box, run one hidden layer of squareplus units through compiled code where numba is
+            installed (extra ``fast``): the same steps, certificates and statuses up to rounding. Other energies, and
+            devices, go through torch in any case.
 
     References:
         D. Bertsekas, Projected Newton methods for optimization problems with simple constraints, SIAM J. Control 20,
@@ -70,6 +73,7 @@ class ProjectedNewton:
     tol: float = 1e-6
     max_steps: int = 50
     model_solves: int = 3
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         check_range("ProjectedNewton.tol", self.tol, 0.0, 1.0, open_low=True)

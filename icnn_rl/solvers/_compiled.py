@@ -1,0 +1,82 @@
+"""Which problems go to the compiled kernel, :mod:`icnn_rl.solvers._newton_kernel`, and how. Without numba none does."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icnn_rl.qp._compiled import available
+from icnn_rl.solution import Solution
+from icnn_rl.solvers.base import Problem
+from icnn_rl.solvers.newton import ProjectedNewton
+
+#: Variables and units of the largest problems: the Hessian is summed in the first and second cache.
+_LARGEST = 32, 1024
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@functools.cache
+def _kernel() -> ModuleType:
+    """Importing numba takes a second: not before it is needed."""
+    return importlib.import_module("icnn_rl.solvers._newton_kernel")
+
+
+def fits(problem: Problem, y: Tensor) -> bool:
+    """Whether f over the box is for the kernel: one layer of squareplus units, finite bounds, on the CPU, and numba
+    installed."""
+    if problem.region is not None or not problem.finite or y.dim() != 2 or y.device.type != "cpu" or not available():
+        return False
+    form = _one_layer(problem)
+    if form is None or y.dtype != form.offset.dtype or y.shape[0] == 0:
+        return False
+    units, n = form.offset.shape[0] * form.offset.shape[2], form.passthrough.shape[2]
+    batch = max(form.offset.shape[1], form.linear.shape[0])
+    return n <= _LARGEST[0] and units <= _LARGEST[1] and batch in (1, y.shape[0])
+
+
+def approach(problem: Problem, y: Tensor) -> Tensor:
+    """:func:`icnn_rl.solvers.approach.approach`, for problems that fit."""
+    near = y.new_empty(y.shape)
+    _kernel().approach(*_data(problem, y), near.numpy())
+    return near
+
+
+def newton(problem: Problem, y: Tensor, solver: ProjectedNewton) -> Solution:
+    """``solver`` run from ``y``, for problems that fit."""
+    batch = len(y)
+    reals, integers = y.new_empty(3, batch), torch.empty(2, batch, dtype=torch.int64)
+    solution = Solution(
+        y.new_empty(y.shape), reals[0], reals[1], status=integers[0], num_steps=integers[1], residual=reals[2]
+    )
+    parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
+    found = _kernel().Found(*(part.numpy() for part in parts))
+    _kernel().newton(*_data(problem, y), float(solver.tol), int(solver.max_steps), int(solver.model_solves), found)
+    return solution
+
+
+def _one_layer(problem: Problem) -> Any:
+    """The energy's :class:`icnn_rl.nn.energy.OneLayer`, or None."""
+    form = getattr(problem.energy, "one_layer", None)
+    return None if form is None else form()
+
+
+def _data(problem: Problem, y: Tensor) -> tuple[Any, Array, Array, Array]:
+    """f, the bounds and the starting points as the kernel takes them."""
+    form = _one_layer(problem)
+    members, _, n = form.passthrough.shape
+    gates = form.offset.new_ones(members, 1, n) if form.y_gate is None else form.y_gate
+    tensors = (form.passthrough.mT, gates, form.offset, form.out_weight, form.linear, form.constant, form.quadratic)
+    energies = _kernel().Energies(*map(_array, tensors), form.square_width)
+    lower, upper = (b.expand(y.shape if b.dim() == 2 else (1, n)) for b in (problem.lower, problem.upper))
+    return energies, _array(lower), _array(upper), _array(y)
+
+
+def _array(t: Tensor) -> Array:
+    return np.ascontiguousarray(t.detach().numpy())
