@@ -93,7 +93,7 @@ def _report_by_clues(run: Run, model: SudokuModule | ConvNet, test: SudokuDatase
             )
         axis.set(xlabel="givens", title=what.replace("_", " "), ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="lower right")
     run.save_figure("clues", figure)
 
 
