@@ -20,8 +20,8 @@ from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Solution, Status
-from icnn_rl.solvers import Box, Problem, Solver, solve
-from icnn_rl.solvers.approach import approach
+from icnn_rl.solvers import Box, Problem, Solver
+from icnn_rl.solvers.bounds_first import solve_bounds_first
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 
@@ -129,16 +129,26 @@ class ConcaveCritic(BasePolicy):
         like = torch.zeros(batch, self.action_dim, dtype=torch.float64, device=self.device)
         return self.limits.actions.at(obs, like)
 
-    def maximise(self, energy: BoundCritic, solver: Solver, obs: PyTorchObs) -> Solution:
-        """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback."""
+    def maximise(
+        self, energy: BoundCritic, solver: Solver, obs: PyTorchObs, allowed: Box | ConvexSet | None = None
+    ) -> Solution:
+        """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback.
+        ``allowed``: :meth:`action_set`, where the caller has it."""
         start = energy.start()
-        problem = Problem(energy, self.action_set(obs), start)
-        near = approach(problem, start, compiled=getattr(solver, "compiled", False))
-        solution = solve(problem, solver, near)
+        allowed = self.action_set(obs) if allowed is None else allowed
+        solution = solve_bounds_first(Problem(energy, allowed, start), solver, start)
         if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
             return solution
-        instead = torch.where(empty.unsqueeze(-1), self.limits(obs, solution.value), solution.value)
+        instead = torch.where(empty.unsqueeze(-1), self.nearest(obs, solution.value, allowed), solution.value)
         return dataclasses.replace(solution, value=instead)
+
+    def nearest(self, obs: PyTorchObs, actions: Tensor, allowed: Box | ConvexSet) -> Tensor:
+        """The allowed actions nearest to these, all scaled."""
+        if self.limits is None:
+            return actions
+        assert isinstance(allowed, ConvexSet)
+        moved: Tensor = self.limits(obs, actions, within=allowed)
+        return moved
 
     def greedy(self, obs: PyTorchObs) -> Greedy:
         """The greedy actions, scaled to [-1, 1]; failures are counted."""

@@ -425,10 +425,11 @@ class ICNNQ(OffPolicyAlgorithm):
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
         with torch.inference_mode():
             energy = self.critic_target.bind(next_obs)
-            solution = self.critic_target.maximise(energy, self.policy.solver, next_obs)
+            allowed = self.critic_target.action_set(next_obs)
+            solution = self.critic_target.maximise(energy, self.policy.solver, next_obs, allowed)
             action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
-            if self.critic_target.limits is not None and self.target_policy_noise > 0:
-                action = self.critic_target.limits(next_obs, action)
+            if self.target_policy_noise > 0:
+                action = self.critic_target.nearest(next_obs, action, allowed)
             # where no action is allowed the fallback is taken, as the environment's wrapper does
             empty = solution.status == Status.PRIMAL_INFEASIBLE
             value, usable = -energy.member_values(action).amax(0), ~solution.failed | empty

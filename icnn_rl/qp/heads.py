@@ -227,17 +227,39 @@ class ActionProjection(_Counting):
         super().__init__(FeasibleActions(constraint, low, high, scaled=scaled, fallback=fallback), penalty)
 
     @overload
-    def forward(self, obs: Observation | None, action: Tensor, *, return_output: Literal[False] = False) -> Tensor: ...
+    def forward(
+        self,
+        obs: Observation | None,
+        action: Tensor,
+        *,
+        within: ConvexSet | None = None,
+        return_output: Literal[False] = False,
+    ) -> Tensor: ...
 
     @overload
-    def forward(self, obs: Observation | None, action: Tensor, *, return_output: Literal[True]) -> HeadOutput: ...
+    def forward(
+        self,
+        obs: Observation | None,
+        action: Tensor,
+        *,
+        within: ConvexSet | None = None,
+        return_output: Literal[True],
+    ) -> HeadOutput: ...
 
-    def forward(self, obs: Observation | None, action: Tensor, *, return_output: bool = False) -> Tensor | HeadOutput:
+    def forward(
+        self,
+        obs: Observation | None,
+        action: Tensor,
+        *,
+        within: ConvexSet | None = None,
+        return_output: bool = False,
+    ) -> Tensor | HeadOutput:
         """
         Args:
             obs: (B, d), or the mapping that the constraint reads from; in the environment's units. None where the
                 constraint does not depend on it.
             action: raw, (B, n).
+            within: ``self.actions.at(obs, action.double())``, where the caller has it already.
             return_output: return the :class:`HeadOutput`.
 
         Raises:
@@ -247,7 +269,7 @@ class ActionProjection(_Counting):
         if action.dim() != 2:
             raise ValueError(f"action: expected shape (B, n), got {tuple(action.shape)}.")
         wide = action.double()
-        found = self.actions.at(obs, wide)
+        found = self.actions.at(obs, wide) if within is None else within
         with torch.no_grad():
             outside = ~(self.actions.violation(found, obs, wide) <= 0)  # NaN is outside
         index = outside.nonzero().squeeze(-1)

@@ -250,8 +250,8 @@ def test_one_failed_argmax_is_counted_and_left_out(monkeypatch: pytest.MonkeyPat
     agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK).learn(30)
     maximise = type(agent.critic_target).maximise
 
-    def spoiled(self: Any, energy: Any, solver: Any, obs: Any) -> Any:
-        solution = maximise(self, energy, solver, obs)
+    def spoiled(self: Any, energy: Any, solver: Any, *rest: Any) -> Any:
+        solution = maximise(self, energy, solver, *rest)
         solution.status[0] = Status.NONFINITE_INPUT
         solution.value[0] = float("nan")
         return solution
