@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from icnn_rl.experiment import commands as supervised
+from icnn_rl.experiment import commands as further_commands
 from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import evaluate
-from icnn_rl.experiment.files import write_text
 from icnn_rl.experiment.plotting import plot_runs
-from icnn_rl.experiment.training import load_model, resume_run, train_run
+from icnn_rl.experiment.training import final_evaluation, load_model, resume_run, train_run
 from icnn_rl.experiment.video import record
 
 __all__ = ["main"]
@@ -44,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # no space, no permission: the text names the file
         print(f"error: {error}. What was saved before is untouched.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; a run goes on from its last checkpoint with: icnn-rl rl --resume RUN", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        how = str(interrupt) or "a run goes on from its last checkpoint with: icnn-rl rl --resume RUN"
+        print(f"stopped; {how}", file=sys.stderr)
         return 130
     return 0
 
@@ -127,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("folders", type=Path, nargs="+", metavar="RUN")
     plot.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture")
     plot.set_defaults(run=_run_plot)
-    supervised.register(commands)
+    further_commands.register(commands)
     return parser
 
 
@@ -197,27 +195,12 @@ def _free_folder(wanted: Path) -> Path:
 
 
 def _report(folder: Path, which: str, episodes: int) -> None:
-    """Evaluate, print, and write RUN/evaluation_MODEL.json."""
-    config, model = load_model(folder, which)
-    returns, lengths = evaluate(model, config.env, episodes, config.constraint)
-    summary = {
-        "agent": config.agent,
-        "env": config.env,
-        "seed": config.seed,
-        "timesteps": model.num_timesteps,
-        "episodes": episodes,
-        "mean": float(returns.mean()),
-        "std": float(returns.std()),
-        "min": float(returns.min()),
-        "max": float(returns.max()),
-        "mean_length": float(lengths.mean()),
-        "returns": [float(value) for value in returns],
-    }
-    write_text(folder / f"evaluation_{which}.json", json.dumps(summary, indent=1) + "\n")
+    """Evaluate, keep the numbers and print them."""
+    found = final_evaluation(folder, which, episodes)
     print(
-        f"{which} after {model.num_timesteps} steps: return {returns.mean():.1f} ± {returns.std():.1f} over "
+        f"{which} after {found['timesteps']} steps: return {found['mean']:.1f} ± {found['std']:.1f} over "
         f"{episodes} episodes "
-        f"(lowest {returns.min():.1f}, highest {returns.max():.1f}, length {lengths.mean():.0f})"
+        f"(lowest {found['min']:.1f}, highest {found['max']:.1f}, length {found['mean_length']:.0f})"
     )
 
 

@@ -100,8 +100,8 @@ class Config:
         return cls(**{name: data[name] for name in names if name in data})
 
 
-def resolve_settings(agent: str, env: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of the agent, then those for the environment, then ``overrides``; all keys checked.
+def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the agent, then those for the environment, then ``overrides`` in turn; all keys checked.
 
     Raises:
         UserError: an unknown key, with the nearest known ones, or a value of the wrong kind.
@@ -109,7 +109,7 @@ def resolve_settings(agent: str, env: str, overrides: Mapping[str, Any]) -> dict
     source = importlib.resources.files("icnn_rl.agents") / "configs" / f"{agent}.yml"
     table = yaml.safe_load(source.read_text()) or {}
     settings: dict[str, Any] = {}
-    for layer in (table.get("default") or {}, table.get(env) or {}, overrides):
+    for layer in (table.get("default") or {}, table.get(env) or {}, *overrides):
         settings = _merge(settings, _numbers(layer))
     check_settings(agent, settings)
     return _whole_numbers(AGENTS[agent], settings)

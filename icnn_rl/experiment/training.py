@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import datetime
+import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
     HumanOutputFormat,
@@ -30,15 +33,22 @@ from icnn_rl.experiment.checkpoint import (
 from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, versions
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import EvaluationCallback
+from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
 from icnn_rl.experiment.files import write_file, write_text
 from icnn_rl.experiment.safety import ConstraintCallback
 
-__all__ = ["load_model", "resume_run", "train_run"]
+__all__ = ["final_evaluation", "load_model", "resume_run", "train_run"]
 
 
-def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: bool = False) -> BaseAlgorithm:
-    """Train from the start. ``folder`` must not hold a run already.
+def train_run(
+    config: Config,
+    folder: Path,
+    *,
+    verbose: int = 0,
+    progress_bar: bool = False,
+    callbacks: Sequence[BaseCallback] = (),
+) -> BaseAlgorithm:
+    """Train from the start. ``folder`` must not hold a run already; ``callbacks`` come after those of the run.
 
     Leaves: config.yml, progress.csv, tb/ (TensorBoard), eval.csv, checkpoints/, best_model.zip, model.zip.
 
@@ -47,7 +57,8 @@ def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: b
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
-    if folder.exists() and any(folder.iterdir()):
+    # hidden: what a kill has left of a file that was being written
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
         raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
     env = make_env(config.env, config.n_envs, config.seed, config.constraint)
@@ -59,12 +70,14 @@ def train_run(config: Config, folder: Path, *, verbose: int = 0, progress_bar: b
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_text(folder / "config.yml", config.to_yaml(extra))
-        return _learn(model, config, folder, verbose, progress_bar)
+        return _learn(model, config, folder, verbose, progress_bar, callbacks)
     finally:
         env.close()
 
 
-def resume_run(folder: Path, *, verbose: int = 0, progress_bar: bool = False) -> BaseAlgorithm:
+def resume_run(
+    folder: Path, *, verbose: int = 0, progress_bar: bool = False, callbacks: Sequence[BaseCallback] = ()
+) -> BaseAlgorithm:
     """Go on from the last checkpoint up to the run's number of steps; from the start if there is none yet.
 
     Raises:
@@ -89,12 +102,19 @@ def resume_run(folder: Path, *, verbose: int = 0, progress_bar: bool = False) ->
         else:
             model = build_agent(config, env, None)
             print(f"{folder}: stopped before its first checkpoint, starting again from step 0")
-        return _learn(model, config, folder, verbose, progress_bar)
+        return _learn(model, config, folder, verbose, progress_bar, callbacks)
     finally:
         env.close()
 
 
-def _learn(model: BaseAlgorithm, config: Config, folder: Path, verbose: int, progress_bar: bool) -> BaseAlgorithm:
+def _learn(
+    model: BaseAlgorithm,
+    config: Config,
+    folder: Path,
+    verbose: int,
+    progress_bar: bool,
+    further: Sequence[BaseCallback],
+) -> BaseAlgorithm:
     model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
     try:
         callbacks = CallbackList(
@@ -102,6 +122,7 @@ def _learn(model: BaseAlgorithm, config: Config, folder: Path, verbose: int, pro
                 EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
                 CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
                 ConstraintCallback(folder, config.checkpoint_freq),
+                *further,
             ]
         )
         remaining = config.timesteps - model.num_timesteps
@@ -165,3 +186,32 @@ def load_model(folder: Path, which: str = "model") -> tuple[Config, BaseAlgorith
             f"{path}: cannot be read ({type(error).__name__}: {error}). It is damaged or from an incompatible version."
         ) from error
     return config, model
+
+
+def final_evaluation(folder: Path, which: str, episodes: int) -> dict[str, Any]:
+    """Evaluate a run's model over ``episodes`` deterministic episodes; also written to RUN/evaluation_MODEL.json.
+
+    Returns:
+        agent, env, seed, timesteps of the model, episodes, mean_length, and of the returns: mean, std, min, max and
+        all of them.
+
+    Raises:
+        UserError: as :func:`load_model`.
+    """
+    config, model = load_model(folder, which)
+    returns, lengths = evaluate(model, config.env, episodes, config.constraint)
+    summary = {
+        "agent": config.agent,
+        "env": config.env,
+        "seed": config.seed,
+        "timesteps": model.num_timesteps,
+        "episodes": episodes,
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "mean_length": float(lengths.mean()),
+        "returns": [float(value) for value in returns],
+    }
+    write_text(folder / f"evaluation_{which}.json", json.dumps(summary, indent=1) + "\n")
+    return summary

@@ -1,15 +1,25 @@
-"""The commands of the supervised experiments: one module each, with ``register(commands)``."""
+"""The commands of sweeps and of the supervised experiments: one module each, with ``register(commands)``."""
 
 from __future__ import annotations
 
 import argparse
 
-from icnn_rl.experiment.commands import denoising, digits, imputation, multilabel, sudoku, synthetic, tables
+from icnn_rl.experiment.commands import (
+    denoising,
+    digits,
+    imputation,
+    multilabel,
+   
+    sudoku,
+    sweep,
+    synthetic,
+    tables,
+)
 
 __all__ = ["register"]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add every supervised experiment to a command line."""
-    for module in (sudoku, denoising, digits, imputation, multilabel, synthetic, tables):
+    """Add them all to a command line."""
+    for module in (sweep, sudoku, denoising, digits, imputation, multilabel, synthetic, tables):
         module.register(commands)

@@ -1,0 +1,271 @@
+"""Sweeps: what they consist of, and jobs that are killed, fail, are done or belong to another sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from icnn_rl.experiment.config import resolve_settings
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.evaluation import read_evaluations
+from icnn_rl.experiment.jobs import JobError, check_folder, is_finished, read_progress, run_job
+from icnn_rl.experiment.pools import local_pool
+from icnn_rl.experiment.running import draw, run_jobs
+from icnn_rl.experiment.sweep import make_jobs, read_sweep, read_sweep_file
+
+ROOT = Path(__file__).resolve().parents[2]
+_PLAIN = {"agents": "icnn,td3", "envs": "Pendulum-v1,InvertedPendulum-v5", "seeds": "0-2", "timesteps": 1000}
+
+
+def _jobs(**options):
+    return {job.name: job for job in make_jobs(read_sweep({**_PLAIN, **options}), Path("out"))}
+
+
+# what a sweep consists of
+
+
+def test_every_combination_is_a_job_and_first_seeds_come_first():
+    names = list(_jobs())
+    assert len(names) == len(set(names)) == 2 * 2 * 3
+    assert names[:4] == [
+        f"{env}-{agent}-s0" for env in ("Pendulum-v1", "InvertedPendulum-v5") for agent in ("icnn", "td3")
+    ]
+    config = _jobs()["Pendulum-v1-td3-s2"].config
+    assert (config.agent, config.env, config.seed, config.timesteps) == ("td3", "Pendulum-v1", 2, 1000)
+    assert (config.eval_freq, config.checkpoint_freq, config.device) == (100, 100, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [("3", [3]), (7, [7]), ("0-3", [0, 1, 2, 3]), ("5,0-1,1", [5, 0, 1]), ([2, "4-5"], [2, 4, 5])]
+)
+def test_seeds(given, seeds):
+    assert read_sweep({**_PLAIN, "seeds": given}).seeds == seeds
+
+
+@pytest.mark.parametrize("given", [["1000", "InvertedPendulum-v5=300"], {"default": 1000, "InvertedPendulum-v5": 300}])
+def test_steps_by_environment(given):
+    jobs = _jobs(timesteps=given)
+    assert jobs["Pendulum-v1-icnn-s0"].config.timesteps == 1000
+    assert jobs["InvertedPendulum-v5-icnn-s0"].config.timesteps == 300
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "timesteps", "icnn", "td3"),
+    [("tenth", 2000, 200, 200), ("tenth", 300_000, 10_000, 10_000), ("own", 2000, None, 1000), ("70", 2000, 70, 70)],
+)
+def test_warm_up_is_the_same_for_all_unless_said(warm_up, timesteps, icnn, td3):
+    jobs = _jobs(warm_up=warm_up, timesteps=timesteps, agents="icnn,td3,ppo")
+    assert jobs["Pendulum-v1-icnn-s0"].config.settings.get("learning_starts") == icnn
+    assert jobs["Pendulum-v1-td3-s0"].config.settings["learning_starts"] == td3
+    assert "learning_starts" not in jobs["Pendulum-v1-ppo-s0"].config.settings
+
+
+def test_the_explicit_tenth_is_the_agents_own_rule():
+    from icnn_rl.agents import ICNNQ
+
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1")
+    agent._setup_learn(2000, None)
+    assert agent.learning_starts == _jobs(timesteps=2000)["Pendulum-v1-icnn-s0"].config.settings["learning_starts"]
+
+
+def test_settings_of_all_agents_and_of_one_win_over_the_warm_up():
+    jobs = _jobs(settings=["learning_starts=50", "td3:learning_starts=60", "td3:learning_rate=3e-4", "tau=0.01"])
+    icnn, td3 = (jobs[f"Pendulum-v1-{agent}-s0"].config.settings for agent in ("icnn", "td3"))
+    assert icnn == {"learning_starts": 50, "tau": 0.01}
+    assert (td3["learning_starts"], td3["learning_rate"], td3["tau"]) == (60, 3e-4, 0.01)
+
+
+def test_a_file_says_the_same_and_what_is_written_is_read_again(tmp_path):
+    sweep = read_sweep({**_PLAIN, "settings": ["td3:tau=0.01"], "warm_up": 70})
+    (tmp_path / "a.yml").write_text(sweep.to_yaml())
+    assert read_sweep(read_sweep_file(tmp_path / "a.yml")) == sweep
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"agents": "icnn,td4"}, "agent 'td4': unknown; expected some of ddpg, icnn"),
+        ({"envs": "Pendulum-v9"}, "--envs Pendulum-v9: "),
+        ({"seeds": "3-1"}, "--seeds 3-1: expected integers"),
+        ({"seeds": None}, "--seeds: missing"),
+        ({"timesteps": {"Pendulum-v1": 10}}, "--timesteps: none for InvertedPendulum-v5"),
+        ({"timesteps": "many"}, "timesteps: expected an integer >= 1, got 'many'"),
+        ({"warm_up": "half"}, "--warm-up: expected tenth, own or a number"),
+        ({"settings": {"tau": 1}}, "settings: expected agent: {key: value}"),
+        ({"eval_freq": 0}, "eval_freq: expected an integer >= 1, got 0"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(UserError) as caught:
+        read_sweep({**_PLAIN, **options})
+    assert message in str(caught.value)
+
+
+def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
+    (tmp_path / "a.yml").write_text("agent: icnn\n")
+    with pytest.raises(UserError, match=r"a.yml: agent is no option of a sweep. Known: agents"):
+        read_sweep_file(tmp_path / "a.yml")
+
+
+# running
+
+
+def _job(folder, agent="td3", timesteps=300, **settings):
+    small = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "batch_size": 8, **settings}
+    given = {"envs": "Pendulum-v1", "agents": agent, "seeds": 0, "timesteps": timesteps, "eval_episodes": 1}
+    (job,) = make_jobs(read_sweep({**given, "checkpoint_freq": 50, "final_episodes": 1}), folder)
+    settings = resolve_settings(agent, "Pendulum-v1", small)
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, settings=settings))
+
+
+def _steps(job):
+    return [row.timesteps for row in read_evaluations(job.folder / "eval.csv")]
+
+
+def test_a_killed_job_is_resumed_and_a_failing_one_stops_nobody(tmp_path):
+    killed, fine = _job(tmp_path, timesteps=1500), _job(tmp_path, "ddpg")
+    wrong = _job(tmp_path, "sac", ent_coef="nonsense")
+    seen = []
+
+    def show(states):
+        Console(quiet=True).print(draw(states))
+        seen.extend(state.state for state in states)
+        checkpoints = list((killed.folder / "checkpoints").glob("step_*"))
+        (child,) = [p for p in multiprocessing.active_children() if p.name == killed.name] or [None]
+        if checkpoints and child and not victims:
+            victims.append(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+
+    victims = []
+    with local_pool(2) as submit:
+        states = run_jobs([killed, wrong, fine], submit, 2, show)
+    assert [state.state for state in states] == ["done", "failed", "done"]
+    assert victims
+    assert [state.attempts for state in states] == [1, 0, 0]
+    assert "nonsense" in states[1].reason
+    assert {"waiting", "running"} <= set(seen)
+    assert _steps(killed) == list(range(150, 1501, 150))
+    assert "going on from step" in killed.beside("log").read_text()
+    assert read_progress(killed).timesteps == 1500
+
+    before = {path: path.read_bytes() for job in (killed, fine) for path in job.folder.rglob("*") if path.is_file()}
+    again = run_jobs([killed, fine], _never, 2, lambda states: None)
+    assert [state.state for state in again] == ["done", "done"]
+    assert all(path.read_bytes() == contents for path, contents in before.items())
+
+
+def _never(job):
+    raise AssertionError(f"{job.name} was started")
+
+
+def test_a_job_that_breaks_off_is_tried_again_so_often_and_no_more(tmp_path):
+    starts = []
+
+    def submit(job):
+        starts.append(job.name)
+        future = Future()
+        future.set_exception(JobError("no luck") if "td3" in job.name else UserError("never"))
+        return future
+
+    states = run_jobs([_job(tmp_path), _job(tmp_path, "sac")], submit, 2, lambda states: None)
+    assert sorted(starts) == ["Pendulum-v1-sac-s0"] + ["Pendulum-v1-td3-s0"] * 3
+    assert [(state.state, state.reason) for state in states] == [("failed", "no luck"), ("failed", "never")]
+
+
+def test_a_job_in_this_process_takes_up_what_it_finds(tmp_path):
+    whole, parts = _job(tmp_path / "a"), _job(tmp_path / "b")
+    run_job(whole)
+    assert is_finished(whole)
+    run_job(parts)
+    (parts.folder / "evaluation_model.json").unlink()  # killed before the last evaluation
+    (parts.folder / ".config-x.yml").touch()
+    run_job(parts)
+    assert (parts.folder / "evaluation_model.json").read_text() == (whole.folder / "evaluation_model.json").read_text()
+    assert _steps(whole) == list(range(30, 301, 30))
+    log = whole.beside("log").read_text()
+    run_job(whole)
+    assert whole.beside("log").read_text() == log
+
+
+def test_a_folder_with_other_settings_is_refused_before_anything_starts(tmp_path):
+    job = _job(tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.yml").write_text(job.config.to_yaml({"started": "now"}))
+    check_folder(job)
+    other = dataclasses.replace(job, config=dataclasses.replace(job.config, timesteps=400))
+    with pytest.raises(UserError, match="holds a run with other settings: timesteps 300 there, 400 wanted"):
+        run_jobs([other], _never, 0, lambda states: None)
+
+
+def test_an_exception_is_kept_with_its_traceback(tmp_path, monkeypatch):
+    from icnn_rl.experiment import jobs
+
+    def fail(*args, **options):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(jobs, "train_run", fail)
+    job = _job(tmp_path)
+    with pytest.raises(JobError, match=r"ZeroDivisionError: by zero. Its log: .*td3-s0.log"):
+        run_job(job)
+    assert "Traceback" in job.beside("log").read_text()
+
+
+def test_two_processes_never_train_into_one_folder(tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    from icnn_rl.experiment import jobs
+
+    monkeypatch.setattr(jobs, "_LOCK_PATIENCE", 0.05)
+    job = _job(tmp_path)
+    job.beside("lock").parent.mkdir(parents=True)
+    with FileLock(job.beside("lock")), pytest.raises(JobError, match="another process is at work in it"):
+        run_job(job)
+    assert not job.folder.exists()
+
+
+def test_the_command_is_interrupted_and_goes_on(tmp_path):
+    given = _job(tmp_path, timesteps=100_000)
+    sweep = {
+        "agents": "td3",
+        "envs": "Pendulum-v1",
+        "seeds": [0, 1],
+        "timesteps": 100_000,
+        "settings": {"td3": given.config.settings},
+        "checkpoint_freq": 50,
+        "eval_episodes": 1,
+    }
+    (tmp_path / "sweep.yml").write_text(yaml.safe_dump(sweep))
+    command = [sys.executable, str(ROOT / "train.py"), "sweep", "sweep.yml", "--out", "out", "--workers", "1"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    checkpoints = tmp_path / "out" / "Pendulum-v1-td3-s0" / "checkpoints"
+    while not list(checkpoints.glob("step_*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # to the parent only: it must end its children itself
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (130, "stopped; the same command goes on from the last checkpoints.\n")
+    done = sorted(checkpoints.iterdir())
+    time.sleep(0.5)
+    assert sorted(checkpoints.iterdir()) == done
+    assert not (tmp_path / "out" / "Pendulum-v1-td3-s1").exists()
