@@ -9,7 +9,7 @@ from icnn_rl.experiment.commands import (
     digits,
     imputation,
     multilabel,
-   
+    report,
     sudoku,
     sweep,
     synthetic,
@@ -21,5 +21,5 @@ __all__ = ["register"]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add them all to a command line."""
-    for module in (sweep, sudoku, denoising, digits, imputation, multilabel, synthetic, tables):
+    for module in (sweep, report, sudoku, denoising, digits, imputation, multilabel, synthetic, tables):
         module.register(commands)

@@ -1,0 +1,403 @@
+"""Reports on finished runs: tables with intervals, learning curves, every evaluation as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from icnn_rl.experiment.config import Config
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
+from icnn_rl.experiment.files import write_file, write_text
+
+__all__ = [
+    "FinishedRun",
+    "find_runs",
+    "improvement",
+    "interquartile_mean",
+    "interval",
+    "read_reported",
+    "read_runs",
+    "write_report",
+]
+
+Array: TypeAlias = NDArray[np.float64]
+Task: TypeAlias = tuple[str, int, int]  # environment, steps, episodes of the final evaluation
+
+_LEVEL = 0.95
+_BOOTSTRAP_SEED = 0
+_COLUMNS = ("env", "agent", "seed", "kind", *EvalRow._fields)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run with its configuration, its evaluations while training, and that of its last model."""
+
+    folder: Path
+    config: Config
+    evaluations: list[EvalRow]
+    final: EvalRow
+
+    @property
+    def task(self) -> Task:
+        """What runs must share to be compared."""
+        return self.config.env, self.final.timesteps, self.final.episodes
+
+
+# reading
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders among and below ``paths``, each once.
+
+    Raises:
+        UserError: a path holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        folders = [path] if (path / "config.yml").is_file() else [file.parent for file in path.rglob("config.yml")]
+        if not folders:
+            raise UserError(f"{path}: no run folder there. Expected runs of icnn-rl rl, or the folder of a sweep.")
+        found.update(dict.fromkeys(sorted(folders)))
+    return list(found)
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
+    """The finished runs, and the folders of those without a final evaluation.
+
+    Raises:
+        UserError: a folder is not a run, or a file of it is damaged.
+    """
+    finished, unfinished = [], []
+    for folder in folders:
+        config = Config.load(folder / "config.yml")
+        path = folder / "evaluation_model.json"
+        if not path.is_file():
+            unfinished.append(folder)
+            continue
+        try:
+            summary = json.loads(path.read_text())
+            final = EvalRow(**{name: summary[name] for name in EvalRow._fields})
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{path}: not a final evaluation ({error!r}). Write it anew: icnn-rl eval {folder}."
+            ) from error
+        finished.append(FinishedRun(folder, config, read_evaluations(folder / "eval.csv"), final))
+    return finished, unfinished
+
+
+def read_reported(path: Path) -> dict[str, dict[str, float]]:
+    """Returns that others have reported, by source and environment.
+
+    Args:
+        path: YAML, ``source: {environment: return}``, or CSV with the columns source, env, return.
+
+    Raises:
+        UserError: the file is missing or has another form.
+    """
+    try:
+        if path.suffix == ".csv":
+            table: dict[str, dict[str, float]] = defaultdict(dict)
+            with path.open(newline="") as stream:
+                for row in csv.DictReader(stream):
+                    table[row["source"]][row["env"]] = float(row["return"])
+            return dict(table)
+        data = yaml.safe_load(path.read_text())
+        return {str(source): {str(env): float(value) for env, value in row.items()} for source, row in data.items()}
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--reported {path}: expected YAML, source: {{environment: return}}, or CSV with the columns source, env, "
+            f"return ({error!r})."
+        ) from error
+
+
+# numbers
+
+
+def interquartile_mean(scores: Array) -> float:
+    """Mean of the middle half of (n,) scores, by rliable; the mean where n < 4, since nothing is cut off then.
+
+    References:
+        Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021.
+    """
+    return float(_rliable().aggregate_iqm(scores[:, None]))
+
+
+def improvement(x: Sequence[Array], y: Sequence[Array]) -> float:
+    """Probability that a run of X is better than one of Y, mean over tasks, by rliable; ties count half.
+
+    Args:
+        x, y: for every task the scores (n,) of the runs; n may differ.
+    """
+    return float(
+        np.mean([_rliable().probability_of_improvement(a[:, None], b[:, None]) for a, b in zip(x, y, strict=True)])
+    )
+
+
+def interval(samples: Sequence[Array], statistic: Callable[..., Array], resamples: int) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval, every sample drawn from itself (stratified); None where a sample is single.
+
+    rliable's own bootstrap, the same in substance, needs pandas < 3 and calls the statistic once a draw: 30 s for
+    a probability of improvement.
+
+    Args:
+        samples: (n_i,) scores each.
+        statistic: of ``len(samples)`` arrays (..., n_i) and ``axis=-1``, giving (...,).
+        resamples: draws.
+    """
+    if min(len(sample) for sample in samples) < 2:
+        return None
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        batch=1000,
+        vectorized=True,
+        confidence_level=_LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(_BOOTSTRAP_SEED),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def trimmed(scores: Array, axis: int = -1) -> Array:
+    """:func:`interquartile_mean` along an axis."""
+    from scipy.stats import trim_mean
+
+    return np.asarray(trim_mean(scores, 0.25, axis=axis))
+
+
+def wins(*samples: Array, axis: int = -1) -> Array:
+    """:func:`improvement` of the first half of the samples over the second, along the last axis."""
+    half = len(samples) // 2
+    shares = [
+        (1.0 + np.sign(x[..., :, None] - y[..., None, :]).mean((-2, -1))) / 2.0
+        for x, y in zip(samples[:half], samples[half:], strict=True)
+    ]
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def _rliable() -> Any:
+    try:
+        from rliable import metrics
+    except ImportError as error:
+        raise UserError(
+            'icnn-rl report: needs rliable and SciPy. Install them with: pip install "icnn-rl[report]".'
+        ) from error
+    return metrics
+
+
+# the report
+
+
+def write_report(
+    runs: Sequence[FinishedRun],
+    unfinished: Sequence[Path],
+    out: Path,
+    reported: Mapping[str, Mapping[str, float]],
+    resamples: int = 2000,
+) -> str:
+    """Write ``out``/report.md, evaluations.csv, and curves-ENV-STEPS.png and .svg; returns the text of the report.
+
+    Args:
+        runs: finished; those of one agent on one task are a group.
+        unfinished: named in the report.
+        out: folder.
+        reported: figures from elsewhere, by source and environment.
+        resamples: draws of a bootstrap.
+
+    Raises:
+        UserError: no finished run; runs of a group differ in settings; rliable is missing.
+    """
+    if not runs:
+        raise UserError(f"none of {len(unfinished)} runs is finished: there is nothing to report yet.")
+    groups = _groups(runs)
+    sections = [
+        "# Report\n",
+        _final_table(groups, reported, resamples),
+        _improvement_table(groups, resamples),
+        _curves(runs, out, resamples),
+        _unfinished(unfinished),
+    ]
+    text = "\n".join(section for section in sections if section)
+    write_text(out / "evaluations.csv", _evaluations(runs))
+    write_text(out / "report.md", text)
+    return text
+
+
+def _groups(runs: Sequence[FinishedRun]) -> dict[Task, dict[str, list[FinishedRun]]]:
+    """By task, then agent; runs in the order of their seeds."""
+    groups: dict[Task, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.task, run.config.agent, run.config.seed)):
+        group = groups[run.task][run.config.agent]
+        group.append(run)
+        _check_alike(group[0], run)
+    return groups
+
+
+def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
+    for name in ("settings", "constraint", "n_envs"):
+        one, other = getattr(first.config, name), getattr(run.config, name)
+        if one != other:
+            raise UserError(
+                f"{run.folder}: {name} {other} differ from {one} of {first.folder}, the same agent on the same task. "
+                "Their mean would say nothing; report them apart."
+            )
+    if run is not first and run.config.seed == first.config.seed:
+        raise UserError(f"{run.folder} and {first.folder}: the same seed twice. Leave one of them out.")
+
+
+def _scores(group: Sequence[FinishedRun]) -> Array:
+    return np.array([run.final.mean for run in group])
+
+
+def _final_table(
+    groups: Mapping[Task, Mapping[str, Sequence[FinishedRun]]],
+    reported: Mapping[str, Mapping[str, float]],
+    resamples: int,
+) -> str:
+    heads = ["environment", "agent", "steps", "episodes", "runs", "mean", "interquartile mean"]
+    heads += ["seed: mean ± std over episodes", *(f"reported: {source}" for source in reported)]
+    rows = []
+    for (env, steps, episodes), agents in groups.items():
+        for agent, group in agents.items():
+            scores = _scores(group)
+            each = "; ".join(f"{run.config.seed}: {run.final.mean:.1f} ± {run.final.std:.1f}" for run in group)
+            mean = _with_interval(scores.mean(), interval([scores], np.mean, resamples))
+            middle = _with_interval(interquartile_mean(scores), interval([scores], trimmed, resamples))
+            figures = [f"{source[env]:g}" if env in source else "-" for source in reported.values()]
+            few = len(scores) < 4
+            rows.append([env, agent, steps, episodes, len(scores), mean, "-" if few else middle, each, *figures])
+    notes = [
+        "Return of the last model, deterministic episodes from fixed starts; mean over runs with its "
+        f"95 % bootstrap interval ({resamples} resamples of runs)."
+    ]
+    sizes = [len(group) for agents in groups.values() for group in agents.values()]
+    if min(sizes) == 1:
+        notes.append("A single run has no interval.")
+    if min(sizes) < 4:
+        notes.append("With fewer than four runs the interquartile mean is the mean.")
+    if any(1 < size < 5 for size in sizes):
+        notes.append(
+            "Intervals from fewer than five runs are too narrow: a bootstrap cannot go beyond what it has seen."
+        )
+    if reported:
+        notes.append("Columns marked reported are figures from elsewhere, not measured here.")
+    return "\n".join(["## Return after training\n", *notes, "", _markdown(heads, rows)])
+
+
+def _improvement_table(groups: Mapping[Task, Mapping[str, Sequence[FinishedRun]]], resamples: int) -> str:
+    agents = sorted({agent for group in groups.values() for agent in group})
+    rows = []
+    for x, y in itertools.combinations(agents, 2):
+        tasks = [task for task, group in groups.items() if x in group and y in group]
+        for name, chosen in [(task[0] + f", {task[1]} steps", [task]) for task in tasks] + [("all tasks", tasks)]:
+            if not chosen or (name == "all tasks" and len(tasks) == 1):
+                continue
+            first, second = ([_scores(groups[task][agent]) for task in chosen] for agent in (x, y))
+            value = improvement(first, second)
+            found = interval([*first, *second], wins, resamples)
+            counts = "; ".join(f"{len(a)}, {len(b)}" for a, b in zip(first, second, strict=True))
+            rows.append([f"{x} > {y}", name, counts, _with_interval(value, found, ".2f")])
+    if not rows:
+        return ""
+    note = "Probability that a run of the first agent ends higher than one of the second, ties counted half, mean over "
+    note += "tasks, with its 95 % bootstrap interval; none where an agent has a single run."
+    return "\n".join(
+        ["## Probability of improvement\n", note, "", _markdown(["agents", "task", "runs", "probability"], rows)]
+    )
+
+
+def _with_interval(value: float, found: tuple[float, float] | None, form: str = ".1f") -> str:
+    return f"{value:{form}}" + ("" if found is None else f" [{found[0]:{form}}, {found[1]:{form}}]")
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _unfinished(folders: Sequence[Path]) -> str:
+    names = "".join(f"- {folder.name}\n" for folder in folders)
+    return f"## Not finished, left out\n\n{names}" if folders else ""
+
+
+def _evaluations(runs: Sequence[FinishedRun]) -> str:
+    """Every evaluation of every run: those while training, and the final one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for run in sorted(runs, key=lambda run: (run.config.env, run.config.agent, run.config.seed)):
+        who = (run.config.env, run.config.agent, run.config.seed)
+        writer.writerows((*who, "training", *row) for row in run.evaluations)
+        writer.writerow((*who, "final", *run.final))
+    return text.getvalue()
+
+
+# learning curves
+
+
+def _curves(runs: Sequence[FinishedRun], out: Path, resamples: int) -> str:
+    """A picture for every environment and number of steps, as PNG and SVG; returns the section that shows them."""
+    pictures: dict[tuple[str, int], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.task, run.config.agent, run.config.seed)):
+        pictures[run.config.env, run.final.timesteps][run.config.agent].append(run)
+    lines = [
+        "## Learning curves\n",
+        "Mean over runs of the evaluations while training, with its 95 % bootstrap band.\n",
+    ]
+    for (env, steps), agents in pictures.items():
+        figure = _figure(env, agents, resamples)
+        name = f"curves-{env.replace('/', '_').replace(':', '_')}-{steps}"
+        for ending in ("png", "svg"):
+            _save(figure, out / f"{name}.{ending}")
+        lines.append(f"![{env}]({name}.png)\n")
+    return "\n".join(lines)
+
+
+def _figure(env: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: int) -> Figure:
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for agent, group in agents.items():
+        steps, means = shared_steps([run.evaluations for run in group])
+        label = f"{agent} ({len(group)} runs)" if len(group) > 1 else f"{agent} (1 run, no band)"
+        (line,) = axis.plot(steps, means.mean(0), marker="o", markersize=3, label=label)
+        bounds = [interval([column], np.mean, resamples) for column in means.T]
+        if len(group) > 1 and bounds:
+            low, high = np.array(bounds, dtype=float).T
+            axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axis.set_title(env)
+    axis.set_xlabel("environment steps")
+    axis.set_ylabel("return of an evaluation episode")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best", fontsize="small")
+    return figure
+
+
+def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[Array, Array]:
+    """Steps at which all runs were evaluated, (k,), and the means there, (runs, k)."""
+    tables = [{row.timesteps: row.mean for row in run} for run in runs]
+    steps = sorted(set.intersection(*(set(table) for table in tables)))
+    return np.array(steps, dtype=float), np.array([[table[step] for step in steps] for table in tables])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    ending = path.suffix[1:]
+    metadata = {"Date": None} if ending == "svg" else {}
+    write_file(path, lambda temporary: figure.savefig(temporary, dpi=120, format=ending, metadata=metadata))

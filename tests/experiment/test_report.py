@@ -1,0 +1,255 @@
+"""Reports: numbers against loops that are obviously right and against rliable, files on the kept results."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.evaluation import EvalRow, write_evaluations
+from icnn_rl.experiment.report import (
+    find_runs,
+    improvement,
+    interquartile_mean,
+    interval,
+    read_reported,
+    read_runs,
+    shared_steps,
+    trimmed,
+    wins,
+    write_report,
+)
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+metrics = pytest.importorskip("rliable.metrics", reason="needs the extra report")
+
+
+def _rows(text, title):
+    """Cells of the table under a heading, without its head."""
+    section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+@pytest.fixture
+def make_run(make_config, tmp_path):
+    """make_run("td3", 3, 10.0): a finished run of seed 3 that ends at 10."""
+
+    def make(agent, seed, mean, env="InvertedPendulum-v5", **given):
+        folder = tmp_path / "runs" / f"{env}-{agent}-s{seed}"
+        folder.mkdir(parents=True)
+        config = dataclasses.replace(make_config(agent, seed=seed, **given), env=env)
+        (folder / "config.yml").write_text(config.to_yaml({}))
+        write_evaluations(folder / "eval.csv", [EvalRow(step, mean * step / 80, 0.5, 5, 9.0) for step in (40, 80)])
+        final = EvalRow(80, mean, 1.0, 5, 10.0)._asdict() | {"agent": agent, "returns": []}
+        (folder / "evaluation_model.json").write_text(json.dumps(final))
+        return folder
+
+    return make
+
+
+# numbers
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 11])
+def test_interquartile_mean_is_that_of_the_sorted_middle(n):
+    scores = np.random.default_rng(n).normal(size=n)
+    cut = n // 4
+    assert interquartile_mean(scores) == pytest.approx(np.sort(scores)[cut : n - cut].mean())
+    assert trimmed(np.stack([scores, -scores])) == pytest.approx(
+        [interquartile_mean(scores), -interquartile_mean(scores)]
+    )
+
+
+def test_improvement_counts_pairs():
+    draw = np.random.default_rng(0)
+    x = [draw.integers(0, 4, n).astype(float) for n in (3, 5)]
+    y = [draw.integers(0, 4, n).astype(float) for n in (4, 2)]
+    pairs = [
+        [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(*task)]
+        for task in zip(x, y, strict=True)
+    ]
+    expected = np.mean([np.mean(task) for task in pairs])
+    assert improvement(x, y) == pytest.approx(expected)
+    assert float(wins(*x, *y)) == pytest.approx(expected)
+    stacked = wins(*(np.stack([part, part]) for part in (*x, *y)))
+    assert stacked == pytest.approx([expected, expected])
+
+
+def test_the_interval_is_that_of_a_bootstrap_by_hand():
+    scores = np.random.default_rng(1).normal(10.0, 3.0, size=12)
+    draw = np.random.default_rng(2)
+    means = [draw.choice(scores, size=12).mean() for _ in range(20_000)]
+    assert interval([scores], np.mean, 20_000) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.06)
+
+
+def test_the_interval_of_an_improvement_draws_every_group_from_itself():
+    draw = np.random.default_rng(3)
+    x, y = draw.normal(0.5, 1.0, size=8), draw.normal(0.0, 1.0, size=6)
+    shares = [np.mean(draw.choice(x, size=8)[:, None] > draw.choice(y, size=6)[None, :]) for _ in range(20_000)]
+    assert interval([x, y], wins, 20_000) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.03)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of arch, on which rliable's bootstrap stands
+def test_the_interval_is_rliables():
+    library = pytest.importorskip(
+        "rliable.library", reason="rliable's bootstrap needs pandas < 3", exc_type=(ImportError, TypeError)
+    )
+    scores = np.random.default_rng(4).normal(size=(10, 1))
+    _, theirs = library.get_interval_estimates(
+        {"a": scores}, metrics.aggregate_iqm, reps=5000, random_state=np.random.RandomState(0)
+    )
+    assert interval([scores[:, 0]], trimmed, 5000) == pytest.approx(theirs["a"][:, 0], abs=0.05)
+
+
+def test_a_single_run_has_no_interval():
+    assert interval([np.array([1.0])], np.mean, 100) is None
+    assert interval([np.array([1.0, 2.0]), np.array([1.0])], wins, 100) is None
+
+
+def test_equal_runs_have_an_interval_of_no_width():
+    assert interval([np.full(3, 1000.0)], np.mean, 100) == (1000.0, 1000.0)
+
+
+def test_shared_steps():
+    steps, means = shared_steps(
+        [[EvalRow(s, s * k, 0, 1, 1) for s in given] for k, given in ((1, (1, 2, 3)), (2, (2, 3)))]
+    )
+    assert steps.tolist() == [2, 3]
+    assert means.tolist() == [[2, 3], [4, 6]]
+
+
+# the kept results
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    runs, unfinished = read_runs(find_runs(sorted(RESULTS.glob("*-v?-*-s?"))))
+    text = write_report(runs, unfinished, out, {"paper": {"HalfCheetah-v5": 3823.0}}, 500)
+    return out, text, runs
+
+
+def test_the_table_holds_every_group(kept):
+    _, text, runs = kept
+    rows = {(row[0], row[1]): row for row in _rows(text, "Return after training")}
+    assert sum(int(row[4]) for row in rows.values()) == len(runs)
+    for (env, agent), row in rows.items():
+        means = [
+            json.loads((folder / "evaluation_model.json").read_text())["mean"]
+            for folder in RESULTS.glob(f"{env}-{agent}-s?")
+        ]
+        assert int(row[4]) == len(means)
+        assert float(row[5].split()[0]) == pytest.approx(np.mean(means), abs=0.05)
+        assert ("[" in row[5]) == (len(means) > 1)
+        assert row[-1] == ("3823" if env == "HalfCheetah-v5" else "-")
+    assert "reported: paper" in text
+    assert "A single run has no interval" in text
+    assert "figures from elsewhere, not measured here" in text
+
+
+def test_the_page_shows_the_same_numbers(kept):
+    page = (RESULTS.parent / "results.md").read_text()
+    for row in _rows(kept[1], "Return after training"):
+        assert f"| {row[0]} | {row[1]} | {row[2]} | {row[3]} | {row[4]} | {row[5].split()[0]} " in page
+
+
+def test_the_csv_holds_every_evaluation(kept):
+    out, _, runs = kept
+    with (out / "evaluations.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == sum(len(run.evaluations) + 1 for run in runs)
+    (final,) = [
+        row
+        for row in rows
+        if (row["env"], row["agent"], row["seed"], row["kind"]) == ("Hopper-v5", "icnn", "0", "final")
+    ]
+    assert float(final["mean"]) == pytest.approx(2979.2, abs=0.05)
+
+
+def test_pictures_of_every_task(kept):
+    out, text, _ = kept
+    envs = {row[0] for row in _rows(text, "Return after training")}
+    assert len(list(out.glob("curves-*.png"))) == len(list(out.glob("curves-*.svg"))) == len(envs)
+    assert (out / "curves-HalfCheetah-v5-100000.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (out / "curves-HalfCheetah-v5-100000.svg").read_text()
+    assert "](curves-HalfCheetah-v5-100000.png)" in text
+
+
+# made-up runs
+
+
+def test_a_sweep_folder_with_an_unfinished_run(make_run, tmp_path):
+    for seed, mean in enumerate([1.0, 2.0, 3.0, 4.0]):
+        make_run("td3", seed, mean)
+        make_run("sac", seed, mean + (10.0 if seed else -10.0))
+        make_run("td3", seed, 7.0, env="Pendulum-v1")
+        make_run("sac", seed, 7.0, env="Pendulum-v1")
+    (make_run("sac", 4, 0.0) / "evaluation_model.json").unlink()
+    runs, unfinished = read_runs(find_runs([tmp_path / "runs"]))
+    text = write_report(runs, unfinished, tmp_path / "report", {}, 200)
+    assert "## Not finished, left out\n\n- InvertedPendulum-v5-sac-s4\n" in text
+    (_, td3, *_) = _rows(text, "Return after training")
+    assert td3[1] == "td3"
+    assert td3[6].startswith("2.5 [")  # the middle two
+    rows = {row[1]: row for row in _rows(text, "Probability of improvement")}
+    assert rows["InvertedPendulum-v5, 80 steps"][3].startswith("0.75 [")
+    assert rows["Pendulum-v1, 80 steps"][3] == "0.50 [0.50, 0.50]"
+    assert float(rows["all tasks"][3].split()[0]) == pytest.approx((0.75 + 0.5) / 2, abs=0.006)
+
+
+def test_unlike_runs_are_not_averaged(make_run):
+    folders = [make_run("td3", 0, 1.0), make_run("td3", 1, 2.0, learning_rate=0.5)]
+    runs, _ = read_runs(folders)
+    with pytest.raises(UserError, match=r"settings .*differ from .*Their mean would say nothing"):
+        write_report(runs, [], folders[0].parent, {}, 100)
+
+
+def test_one_seed_counts_once(make_run, tmp_path):
+    runs, _ = read_runs([make_run("td3", 0, 1.0)])
+    with pytest.raises(UserError, match="the same seed twice"):
+        write_report([*runs, dataclasses.replace(runs[0], folder=tmp_path)], [], tmp_path / "report", {}, 100)
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(UserError, match="no run folder there"):
+        find_runs([tmp_path])
+    with pytest.raises(UserError, match="none of 1 runs is finished"):
+        write_report([], [tmp_path], tmp_path, {}, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.yml", "paper, table 2:\n  Hopper-v5: 3000\n"),
+        ("a.csv", 'source,env,return\n"paper, table 2",Hopper-v5,3000\n'),
+    ],
+)
+def test_reported_figures(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    assert read_reported(tmp_path / name) == {"paper, table 2": {"Hopper-v5": 3000.0}}
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.yml", "paper: 3"), ("a.csv", "source,env\na,b\n"), ("a.yml", "[")])
+def test_a_wrong_file_of_figures_is_explained(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=r"a.(yml|csv): expected YAML, source: \{environment: return\}, or CSV"):
+        read_reported(tmp_path / name)
+
+
+def test_the_command(make_run, tmp_path, capsys):
+    from icnn_rl.cli import main
+
+    make_run("td3", 0, 1.0)
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "50"]) == 0
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert printed.rstrip() == (tmp_path / "out" / "report.md").read_text().rstrip()
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path), "--reported", str(tmp_path / "no.yml")]) == 1
+    assert "no.yml: expected YAML" in capsys.readouterr().err
