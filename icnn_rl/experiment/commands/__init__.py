@@ -14,6 +14,7 @@ from icnn_rl.experiment.commands import (
     sweep,
     synthetic,
     tables,
+    zoo,
 )
 
 __all__ = ["register"]
@@ -21,5 +22,5 @@ __all__ = ["register"]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add them all to a command line."""
-    for module in (sweep, report, sudoku, denoising, digits, imputation, multilabel, synthetic, tables):
+    for module in (sweep, report, sudoku, denoising, digits, imputation, multilabel, synthetic, tables, zoo):
         module.register(commands)
