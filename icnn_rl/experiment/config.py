@@ -37,7 +37,7 @@ from icnn_rl.experiment.environments import NO_CONSTRAINT, constraint_of
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.nn import PICNN
 
-__all__ = ["AGENTS", "Config", "build_agent", "parse_overrides", "resolve_settings", "versions"]
+__all__ = ["AGENTS", "Config", "build_agent", "merge_settings", "parse_overrides", "resolve_settings", "versions"]
 
 AGENTS: dict[str, type[BaseAlgorithm]] = {"icnn": ICNNQ, "naf": NAF, "ddpg": DDPG, "td3": TD3, "sac": SAC, "ppo": PPO}
 
@@ -110,7 +110,7 @@ def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dic
     table = yaml.safe_load(source.read_text()) or {}
     settings: dict[str, Any] = {}
     for layer in (table.get("default") or {}, table.get(env) or {}, *overrides):
-        settings = _merge(settings, _numbers(layer))
+        settings = merge_settings(settings, _numbers(layer))
     check_settings(agent, settings)
     return _whole_numbers(AGENTS[agent], settings)
 
@@ -133,7 +133,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
         value = _numbers(value)
         for part in reversed(key.split(".")):
             value = {part: value}
-        result = _merge(result, value)
+        result = merge_settings(result, value)
     return result
 
 
@@ -151,11 +151,12 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``layer`` over it, mappings key by key; both stay as they are."""
     merged = deepcopy(dict(base))
     for key, value in layer.items():
         both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both_maps else deepcopy(value)
+        merged[key] = merge_settings(merged[key], value) if both_maps else deepcopy(value)
     return merged
 
 

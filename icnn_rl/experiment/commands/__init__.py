@@ -14,6 +14,7 @@ from icnn_rl.experiment.commands import (
     sweep,
     synthetic,
     tables,
+    tune,
     zoo,
 )
 
@@ -22,5 +23,5 @@ __all__ = ["register"]
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add them all to a command line."""
-    for module in (sweep, report, sudoku, denoising, digits, imputation, multilabel, synthetic, tables, zoo):
+    for module in (sweep, report, sudoku, denoising, digits, imputation, multilabel, synthetic, tables, tune, zoo):
         module.register(commands)

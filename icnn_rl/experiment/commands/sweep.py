@@ -14,12 +14,12 @@ from icnn_rl.experiment.commands.run import _positive_int
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import write_text
-from icnn_rl.experiment.jobs import check_folder
+from icnn_rl.experiment.jobs import Job, check_folder
 from icnn_rl.experiment.pools import Submit, local_pool, ray_pool
 from icnn_rl.experiment.running import JobState, draw, run_jobs
 from icnn_rl.experiment.sweep import make_jobs, read_sweep, read_sweep_file
 
-__all__ = ["add_backend", "open_pool", "register"]
+__all__ = ["add_backend", "open_pool", "register", "run_shown"]
 
 _OPTIONS = (
     "agents",
@@ -102,25 +102,31 @@ def _run(args: argparse.Namespace) -> None:
     for job in jobs:
         check_folder(job)
     write_text(args.out / "sweep.yml", sweep.to_yaml())
+    with open_pool(args) as submit:
+        states = run_shown(jobs, submit, args.retries)
+    _report_failures(states, args.out)
+
+
+def run_shown(jobs: Sequence[Job], submit: Submit, retries: int) -> list[JobState]:
+    """:func:`icnn_rl.experiment.running.run_jobs` under a live table."""
     try:
-        with open_pool(args) as submit, Live(auto_refresh=False, transient=True) as live:
-            states = run_jobs(jobs, submit, args.retries, _Screen(live))
+        with Live(auto_refresh=False, transient=True) as live:
+            return run_jobs(jobs, submit, retries, _Screen(live))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from the last checkpoints.") from None
-    _report_failures(states, args.out)
 
 
 class _Screen:
     """The live table, and a line for every job that ends, which stays."""
 
     def __init__(self, live: Live) -> None:
-        self.live, self.told = live, dict[str, str]()
+        self.live, self.told = live, dict[Path, str]()
 
     def __call__(self, states: Sequence[JobState]) -> None:
         for state in states:
             news = f"{state.state} {state.reason}" if state.state in ("done", "failed") else state.reason
-            if news and self.told.get(state.job.name) != news:
-                self.told[state.job.name] = news
+            if news and self.told.get(state.job.folder) != news:
+                self.told[state.job.folder] = news
                 self.live.console.print(
                     f"{state.job.name}: {_line(state)}", markup=False, highlight=False, soft_wrap=True
                 )

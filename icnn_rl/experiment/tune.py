@@ -1,0 +1,167 @@
+"""Search for constructor arguments with Optuna; a trial is one job a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from icnn_rl.experiment.config import merge_settings, parse_overrides
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.jobs import Job
+from icnn_rl.experiment.running import JobState
+from icnn_rl.experiment.sweep import Sweep, make_jobs
+
+__all__ = ["make_trial_jobs", "open_study", "read_space", "search", "suggest"]
+
+_AGAIN = "again"  # marks a trial that was broken off before, which has failed there
+_REASON = "reason"
+
+
+def read_space(path: Path) -> dict[str, dict[str, Any]]:
+    """A search space from YAML: key of a setting to ``{low, high, log}`` or ``{choices}``.
+
+    Numbers are integers where both ends are. Choices may be anything that YAML can say.
+
+    Raises:
+        UserError: the file is missing or has another form; names the key.
+    """
+    try:
+        space = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as a YAML file of a search space ({error}).") from error
+    if not isinstance(space, dict) or not space:
+        raise UserError(f"{path}: expected a search space, key: {{low: .., high: ..}}, got {space!r}.")
+    return {str(key): _range(key, given) for key, given in space.items()}
+
+
+def _range(key: str, given: Any) -> dict[str, Any]:
+    wrong = UserError(
+        f"{key}: expected {{low: a, high: b}} with a < b, log: true if wanted, or {{choices: [..]}}, got {given!r}."
+    )
+    if not isinstance(given, Mapping):
+        raise wrong
+    if set(given) == {"choices"} and isinstance(given["choices"], list) and given["choices"]:
+        return dict(given)
+    if not {"low", "high"} <= set(given) <= {"low", "high", "log"}:
+        raise wrong
+    try:  # YAML reads 1e-4 as a text
+        low, high = (value if isinstance(value, int) else float(value) for value in (given["low"], given["high"]))
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not low < high or (given.get("log") and low <= 0):
+        raise wrong
+    return {"low": low, "high": high, "log": bool(given.get("log"))}
+
+
+def open_study(path: Path, seed: int) -> Any:
+    """The optuna.Study kept in a journal file, new or as it was left; what was running then is tried first.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise UserError('icnn-rl tune: needs Optuna. Install it with: pip install "icnn-rl[tune]".') from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
+        study_name="icnn-rl tune",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=seed + _count(path)),
+    )
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={_AGAIN: True})
+    return study
+
+
+def _count(path: Path) -> int:
+    """A resumed search must not draw the numbers of its beginning again."""
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of an optuna.Trial, nested: "policy_kwargs.hidden" becomes {"policy_kwargs": {"hidden": ..}}."""
+    items = []
+    for key, given in space.items():
+        if "choices" in given:
+            value = json.loads(trial.suggest_categorical(key, [json.dumps(choice) for choice in given["choices"]]))
+        elif isinstance(given["low"], int) and isinstance(given["high"], int):
+            value = trial.suggest_int(key, given["low"], given["high"], log=given["log"])
+        else:
+            value = trial.suggest_float(key, given["low"], given["high"], log=given["log"])
+        items.append(f"{key}={json.dumps(value)}")
+    return parse_overrides(items)
+
+
+def make_trial_jobs(sweep: Sweep, settings: Mapping[str, Any], out: Path) -> list[Job]:
+    """The jobs of a sweep with these settings of its agent, in a folder named after them: the same settings, the same
+    runs."""
+    (agent,) = sweep.agents
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    own = merge_settings(sweep.settings.get(agent, {}), settings)
+    tried = dataclasses.replace(sweep, settings={**sweep.settings, agent: own})
+    return make_jobs(tried, out / "trials" / name)
+
+
+def search(
+    study: Any,
+    space: Mapping[str, Mapping[str, Any]],
+    make: Callable[[Mapping[str, Any]], list[Job]],
+    run: Callable[[Sequence[Job]], Sequence[JobState]],
+    *,
+    trials: int,
+    batch: int,
+) -> None:
+    """Ask for ``batch`` trials, run their jobs, tell the mean of their last returns; until ``trials`` have ended.
+
+    Args:
+        study: from :func:`open_study`.
+        space: from :func:`read_space`.
+        make: settings to jobs.
+        run: jobs to their states, all done or failed. A trial with a failed job has failed.
+        trials: of the whole study, those before included.
+        batch: trials at a time.
+    """
+    while (left := trials - _ended(study)) > 0:
+        asked = [study.ask() for _ in range(min(batch, left))]
+        wanted = [make(suggest(trial, space)) for trial in asked]
+        found = {
+            state.job.folder: state
+            for state in run(list({job.folder: job for jobs in wanted for job in jobs}.values()))
+        }
+        for trial, jobs in zip(asked, wanted, strict=True):
+            _tell(study, trial, [found[job.folder] for job in jobs])
+
+
+def _ended(study: Any) -> int:
+    """Trials that have ended, those that were broken off and queued again not counted."""
+    trials = study.get_trials()
+    broken_off = sum(_AGAIN in trial.user_attrs for trial in trials)
+    return sum(bool(trial.state.is_finished()) for trial in trials) - broken_off
+
+
+def _tell(study: Any, trial: Any, states: Sequence[JobState]) -> None:
+    from optuna.trial import TrialState
+
+    failed = [state for state in states if state.state == "failed"]
+    if failed:
+        trial.set_user_attr(_REASON, failed[0].reason)
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    study.tell(trial, float(np.mean([_last_return(state.job) for state in states])))
+
+
+def _last_return(job: Job) -> float:
+    return float(json.loads((job.folder / "evaluation_model.json").read_text())["mean"])

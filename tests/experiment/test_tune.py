@@ -1,0 +1,126 @@
+"""The search: against a known optimum, without training; what it does after a kill."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.jobs import Progress
+from icnn_rl.experiment.running import JobState
+from icnn_rl.experiment.sweep import read_sweep
+from icnn_rl.experiment.tune import make_trial_jobs, open_study, read_space, search, suggest
+
+optuna = pytest.importorskip("optuna", reason="needs the extra tune")
+
+_SPACE = (
+    "tau: {low: 1e-3, high: 1, log: true}\nn_steps: {low: 1, high: 3}\npolicy_kwargs.hidden: {choices: [[4], [4, 4]]}\n"
+)
+
+
+@pytest.fixture
+def space(tmp_path):
+    (tmp_path / "space.yml").write_text(_SPACE)
+    return read_space(tmp_path / "space.yml")
+
+
+@pytest.fixture
+def make(tmp_path):
+    options = {"agents": "icnn", "envs": "Pendulum-v1", "seeds": "0-1", "timesteps": 100}
+    sweep = read_sweep({**options, "settings": ["gamma=0.9", "icnn:policy_kwargs.context=[8]"]})
+    return lambda settings: make_trial_jobs(sweep, settings, tmp_path)
+
+
+def _score(settings, seed):
+    """Best at tau = 0.1 and two layers; n_steps = 3 always fails."""
+    return -abs(settings["tau"] - 0.1) + len(settings["policy_kwargs"]["hidden"]) + 0.1 * seed
+
+
+def _train(jobs):
+    """In place of training: writes the return."""
+    states = []
+    for job in jobs:
+        failed = job.config.settings["n_steps"] == 3
+        states.append(JobState(job, "failed" if failed else "done", Progress(100, 0.0, None), reason="three steps"))
+        if not failed:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            mean = _score(job.config.settings, job.config.seed)
+            (job.folder / "evaluation_model.json").write_text(json.dumps({"mean": mean}))
+    return states
+
+
+def test_the_search_finds_the_best_and_counts_failures(space, make, tmp_path):
+    study = open_study(tmp_path / "study.log", 0)
+    search(study, space, make, _train, trials=30, batch=4)
+    trials = study.get_trials()
+    assert len(trials) == 30
+    for trial in trials:
+        settings = suggest(optuna.trial.FixedTrial(trial.params), space)
+        if settings["n_steps"] == 3:
+            assert (trial.value, trial.user_attrs["reason"]) == (None, "three steps")
+        else:
+            assert trial.value == pytest.approx(_score(settings, 0.5))
+    assert study.best_value == max(trial.value for trial in trials if trial.value is not None)
+    assert study.best_value > 1.9
+
+
+def test_a_killed_search_tries_what_was_running_again_and_does_no_more_than_asked(space, make, tmp_path):
+    search(open_study(tmp_path / "study.log", 0), space, make, _train, trials=4, batch=2)
+
+    def die(jobs):
+        running.extend(jobs)
+        raise KeyboardInterrupt
+
+    running = []
+    with pytest.raises(KeyboardInterrupt):
+        search(open_study(tmp_path / "study.log", 0), space, make, die, trials=8, batch=2)
+    seen = []
+    study = open_study(tmp_path / "study.log", 0)
+    search(study, space, make, lambda jobs: seen.extend(jobs) or _train(jobs), trials=8, batch=2)
+    assert [job.folder for job in seen[:4]] == [job.folder for job in running]  # two trials of two seeds
+    assert len(study.get_trials()) == 4 + 2 + 4
+    before = len(seen)
+    search(study, space, make, lambda jobs: seen.extend(jobs) or _train(jobs), trials=8, batch=2)
+    assert len(seen) == before
+
+
+def test_a_trial_keeps_the_settings_that_are_not_searched(make):
+    jobs = make({"tau": 0.5, "policy_kwargs": {"hidden": [4]}})
+    assert [job.config.seed for job in jobs] == [0, 1]
+    settings = jobs[0].config.settings
+    assert (settings["tau"], settings["gamma"]) == (0.5, 0.9)
+    assert settings["policy_kwargs"] == {"context": [8], "hidden": [4]}
+    assert make({"tau": 0.5, "policy_kwargs": {"hidden": [4]}}) == jobs
+    assert make({"tau": 0.4, "policy_kwargs": {"hidden": [4]}})[0].folder != jobs[0].folder
+
+
+def test_the_kinds_of_ranges(space):
+    settings = suggest(optuna.trial.FixedTrial({"tau": 0.01, "n_steps": 2, "policy_kwargs.hidden": "[4, 4]"}), space)
+    assert settings == {"tau": 0.01, "n_steps": 2, "policy_kwargs": {"hidden": [4, 4]}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tau: 3",
+        "tau: {low: 1}",
+        "tau: {low: 2, high: 1}",
+        "tau: {low: 0, high: 1, log: true}",
+        "tau: {low: a, high: b}",
+        "tau: {low: 1, high: 2, step: 1}",
+        "tau: {choices: []}",
+    ],
+)
+def test_a_wrong_range_is_named(text, tmp_path):
+    (tmp_path / "space.yml").write_text(text)
+    with pytest.raises(UserError, match=r"^tau: expected \{low: a, high: b\} with a < b"):
+        read_space(tmp_path / "space.yml")
+
+
+def test_a_wrong_file_is_named(tmp_path):
+    (tmp_path / "space.yml").write_text("[1]")
+    with pytest.raises(UserError, match=r"space.yml: expected a search space"):
+        read_space(tmp_path / "space.yml")
+    with pytest.raises(UserError, match=r"none.yml: cannot be read"):
+        read_space(tmp_path / "none.yml")
