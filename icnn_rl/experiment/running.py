@@ -105,7 +105,8 @@ def draw(states: Sequence[JobState], rows: int = 30) -> Group:
         table.add_row(*_row(state))
     counts = {name: sum(state.state == name for state in states) for name in _ORDER}
     line = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return Group(table, Text(f"{len(states)} jobs: {line}; {_time(_total_left(states))} left"))
+    left = _total_left(states)
+    return Group(table, Text(f"{len(states)} jobs: {line}" + ("" if left is None else f"; {_time(left)} left")))
 
 
 def _row(state: JobState) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import multiprocessing
 import os
 import signal
@@ -19,9 +20,9 @@ from rich.console import Console
 from icnn_rl.experiment.config import resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
-from icnn_rl.experiment.jobs import JobError, check_folder, is_finished, read_progress, run_job
+from icnn_rl.experiment.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
 from icnn_rl.experiment.pools import local_pool
-from icnn_rl.experiment.running import draw, run_jobs
+from icnn_rl.experiment.running import JobState, draw, run_jobs
 from icnn_rl.experiment.sweep import make_jobs, read_sweep, read_sweep_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,6 +168,21 @@ def test_a_killed_job_is_resumed_and_a_failing_one_stops_nobody(tmp_path):
 
 def _never(job):
     raise AssertionError(f"{job.name} was started")
+
+
+def test_the_table_shows_those_at_work_first_and_the_time_left(tmp_path):
+    jobs = [_job(tmp_path, agent, timesteps=1000) for agent in ("td3", "sac", "ddpg")]
+    states = [
+        JobState(jobs[0], "done", Progress(1000, 0.0, 5.0)),
+        JobState(jobs[1], "running", Progress(400, 10.0, None), attempts=1),
+        JobState(jobs[2], "waiting", Progress(0, 0.0, None)),
+    ]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(draw(states, rows=2))
+    _, running, waiting, counts = (line.split() for line in console.export_text().splitlines())
+    assert running == ["Pendulum-v1-sac-s0", "running", "(try", "2)", "400", "/", "1000", "10", "0:01:00"]
+    assert waiting == ["Pendulum-v1-ddpg-s0", "waiting", "0", "/", "1000"]
+    assert counts == ["3", "jobs:", "1", "running,", "0", "failed,", "1", "waiting,", "1", "done;", "0:02:40", "left"]
 
 
 def test_a_job_that_breaks_off_is_tried_again_so_often_and_no_more(tmp_path):
