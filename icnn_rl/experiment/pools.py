@@ -68,7 +68,7 @@ def ray_pool(address: str | None = None, gpus: float = 0.0) -> Iterator[Submit]:
     if ours:
         try:
             ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--ray-address {address}: {error}") from error
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_job)
     running: list[Any] = []
