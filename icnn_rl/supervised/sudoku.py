@@ -301,6 +301,9 @@ class ConvNet(SavedModule):
         widths = (self.size, *self.channels)
         layers = [part for a, b in pairwise(widths) for part in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU())]
         self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], self.size, 3, padding=1))
+        for layer in layers[::2]:  # torch's own start fades out over ten layers of ReLU
+            assert isinstance(layer, nn.Conv2d)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def arguments(self) -> dict[str, Any]:
         return {"box": self.box, "channels": self.channels}

@@ -36,6 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "from there; true-rules: learn nothing, the control",
     )
     parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: 40, or 4 N^2")
+    parser.add_argument("--channels", type=int, default=512, help="of each of conv's ten hidden layers")
     parser.add_argument("--q-penalty", type=float, default=0.1)
     parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
     parser.add_argument("--boards", type=int, default=10_000, help="how many to generate")
@@ -114,7 +115,7 @@ def _is_new(test: SudokuDataset, train: SudokuDataset) -> list[bool]:
 
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
     if args.model == "conv":
-        return ConvNet(args.box)
+        return ConvNet(args.box, (args.channels,) * 10)
     init = "random" if args.model in ("optnet", "hull") else "rules"
     return SudokuModule(args.box, args.constraints, args.q_penalty, init=init, learn=args.model != "true-rules")
 
