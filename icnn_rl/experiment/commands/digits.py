@@ -18,6 +18,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--head", choices=("optnet", "linear"), default="optnet", help="last layer")
     parser.add_argument("--hidden", type=int, default=600)
     parser.add_argument("--inequalities", type=int, default=20, help="of the quadratic programme")
+    parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=True, help="linear, to 0")
     parser.add_argument("--data", default=None, help="folder with MNIST's four idx files; None: ICNN_RL_DATA, or fetch")
 
 
@@ -26,7 +27,8 @@ def _run(args: argparse.Namespace) -> None:
         train, test = (DigitsDataset.load(part, args.data) for part in ("train", "test"))
         run = Run(args)
         model = DigitsModule(args.head, args.hidden, args.inequalities)
-        history = run.train(model, train, test, {"accuracy": accuracy})
+        rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
+        history = run.train(model, train, test, {"accuracy": accuracy}, lr=rate)
     guess = torch.cat([model.predict(images) for images in torch.split(test.images, 1000)])
     _plot_wrong(run, test, guess)
     seconds = [row["cpu_time"] for row in history]
