@@ -550,6 +550,11 @@ class ICNNQ(OffPolicyAlgorithm):
             progress_bar=progress_bar,
         )
 
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """As SB3's. Copies: the tensors of stacked agents are rows of larger ones, which would all be saved."""
+        parameters = super().get_parameters()
+        return {**parameters, "policy": {name: part.clone() for name, part in parameters["policy"].items()}}
+
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),

@@ -85,6 +85,12 @@ class Problem:
         other.region = None if self.region is None else self.region.rows(index)
         return other
 
+    def of(self, energy: EnergyFunction) -> Problem:
+        """The same domain with another energy; no number is looked at, so that nothing waits for a device."""
+        other = copy.copy(self)
+        other.energy, other.curvature, other._strict = energy, _energy.curvature_of(energy), False
+        return other
+
     def start(self, y: Tensor) -> tuple[Problem, Tensor, Tensor | None]:
         """Points of the domain to begin from, and the problem with a harmless set in place of those that are empty or
         not finite; the status (...) of the rows tells these, None: there are none."""

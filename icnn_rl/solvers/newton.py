@@ -11,6 +11,7 @@ from torch import Tensor
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solvers._box_qp import box_qp, times
+from icnn_rl.solvers._questions import some
 from icnn_rl.solvers.base import Problem, Progress
 from icnn_rl.solvers.region import Region
 
@@ -165,7 +166,7 @@ def _take(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     """The new state, at once where every row's step was good."""
     as_promised = (move.actual >= _GOOD * move.predicted) & (move.predicted > old.noise)
     good = as_promised | (new.gap <= old.enough) & (move.actual >= 0)  # false for NaN
-    return new if bool(good.all()) else _judge(old, new, move)
+    return _judge(old, new, move) if some(~good) else new
 
 
 def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
@@ -174,7 +175,7 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     accept = move.actual >= _ACCEPT * move.predicted
     negligible = move.predicted <= noise
     lost = stalled = old.stalled  # all false: rows that stalled are not stepped
-    if bool(negligible.any()):
+    if some(negligible):
         lost = negligible & (move.predicted < _sure_decrease(old.grad, move) - noise)
         accept = accept & ~lost
         # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
@@ -188,7 +189,7 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     mended = old.hessian + factor[..., None, None] * (d.unsqueeze(-1) * d.unsqueeze(-2))
     stuck = ~(accept | corrected)
     damping = torch.where(accept, new.damping, old.damping)
-    if bool(stuck.any()):
+    if some(stuck):
         damping = torch.where(stuck, old.damping + _HARDER * _needed(lost, slope, move), damping)
     row = accept.unsqueeze(-1)
     return old._replace(

@@ -1,0 +1,419 @@
+"""Many ICNNQ learners in one process: their networks side by side in one ensemble, one batched update for all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import MaybeCallback
+from torch import Tensor
+
+from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
+from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, _finite_obs
+from icnn_rl.agents.stackable import check_stackable
+from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
+from icnn_rl.nn import PICNN
+from icnn_rl.nn.groups import GroupMeans
+from icnn_rl.solution import Solution
+from icnn_rl.solvers import Problem, ProjectedNewton, solve
+from icnn_rl.solvers._questions import no_questions
+from icnn_rl.solvers.approach import approach
+from icnn_rl.solvers.fixed import solve_fixed
+
+__all__ = ["StackedICNNQ"]
+
+#: Updates between two looks at whether every loss is finite, where no episode ends.
+_CHECK_EVERY = 100
+
+Row = TypeVar("Row")
+
+
+class StackedICNNQ(Generic[Row]):
+    """S learners :class:`ICNNQ`, one for each seed or row of settings, updated together.
+
+    Networks of E members each become one network of S E members; batches, solves and losses carry S in front. The sum
+    of the S losses has for gradient with respect to one learner's weights the gradient of its own loss, and Adam works
+    number by number: every learner goes the way it would have gone alone. Alone means: its own environment, replay
+    buffer and random streams, for the initial weights, warm-up actions, exploration, replay and target noise. Rounding
+    differs, and grows with time as in any two runs of a chaotic system.
+
+    The learners are ordinary agents. While they are stacked their weights are rows of the stack's tensors, so that they
+    may be evaluated and saved at any time; their replay buffers and the process's random generators are brought up to
+    date by :meth:`lone` and :meth:`unstack`.
+
+    Learners may differ in learning_rate, gamma, tau, exploration noise, target_policy_noise, target_noise_clip, Adam's
+    arguments, and seed; they must share network, solver, batch size and all other settings.
+
+    Args:
+        make: row -> a new agent with an environment of its own; its seed belongs into its constructor.
+        rows: what ``make`` is called with: seeds, or anything else.
+        fixed_steps: take all steps of the solver for every batch, with finished rows frozen, instead of asking after
+            each step whether there is anything left to do. The update then never waits for the device. None: on CUDA.
+        cuda_graph: capture the update in a CUDA graph and replay it. Needs a CUDA device.
+
+    Attributes:
+        agents: the learners, in the order of ``rows``.
+
+    Raises:
+        ValueError: agents that cannot be stacked: see :func:`icnn_rl.agents.stackable.check_stackable`.
+
+    Example:
+        >>> stack = StackedICNNQ(lambda seed: ICNNQ("MlpPolicy", "Pendulum-v1", seed=seed), range(3))
+        >>> agents = stack.learn(10_000).unstack()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Row], ICNNQ],
+        rows: Sequence[Row],
+        *,
+        fixed_steps: bool | None = None,
+        cuda_graph: bool = False,
+    ) -> None:
+        self.agents: list[ICNNQ] = []
+        self._streams: list[Streams] = []
+        for row in rows:
+            agent = make(row)
+            self.agents.append(agent)
+            self._streams.append(Streams(agent.device))  # before the next one seeds the generators anew
+        check_stackable(self.agents)
+        first = self.agents[0]
+        self.device = first.device
+        if cuda_graph and self.device.type != "cuda":
+            raise ValueError(f"cuda_graph: needs agents on a CUDA device, got {self.device}. Leave it out.")
+        self._fixed = self.device.type == "cuda" if fixed_steps is None else fixed_steps or cuda_graph
+        self._solver, self._act_solver = first.policy.solver, first.policy.act_solver
+        buffers = [agent.replay_buffer for agent in self.agents]
+        self.replay = StackedReplay(buffers, self.device)  # type: ignore[arg-type]  # checked above
+        self._stack_networks()
+        self._prepare_update()
+        self._capture = _CapturedUpdate(self._update) if cuda_graph else None
+
+    def __len__(self) -> int:
+        return len(self.agents)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps of each learner so far."""
+        return self.agents[0].num_timesteps
+
+    # setting up
+
+    def _stack_networks(self) -> None:
+        """One network of S E members each for critics and targets; the agents' weights become rows of its tensors."""
+        self.net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
+        self.target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
+        self._members = self.agents[0].critic.net.ensemble or 1
+        self._weights, self._target_weights = list(self.net.parameters()), list(self.target.parameters())
+
+    def _prepare_update(self) -> None:
+        """Everything that an update reads beside weights and transitions, at fixed addresses."""
+        count, batch, n = len(self), self.agents[0].batch_size, self.agents[0].critic.action_dim
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([getattr(agent, name) for agent in self.agents], dtype=torch.float32)
+
+        self._gamma = column("gamma").unsqueeze(-1).to(self.device)
+        self._tau = column("tau").to(self.device)
+        self._rate = torch.zeros_like(self._tau)
+        self._smoothing = column("target_policy_noise")[:, None, None].to(self.device)
+        self._clip = column("target_noise_clip")[:, None, None].to(self.device)
+        self._index = torch.zeros(count, batch, dtype=torch.int64, device=self.device)
+        self._noise = torch.zeros(count, batch, n, device=self.device)
+        self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
+        self._sound_updates = torch.zeros(count, dtype=torch.int64, device=self.device)
+        self._skip = torch.zeros(count, device=self.device)
+        self._sums = torch.zeros(count, 1 + len(SOLVER_KEYS), device=self.device)
+        self._logged = [self.agents[0]._n_updates] * count
+        self._first_update = self.agents[0]._n_updates
+        # a box with no question left to ask: its bounds are looked at here, once
+        start = torch.zeros(count, 1, n, device=self.device)
+        self._problem = Problem(lambda y: y.sum(-1), ACTION_BOX, start)
+        for agent, skip in zip(self.agents, self._skip, strict=True):
+            agent.critic.optimizer.found_inf = skip  # type: ignore[attr-defined]  # Adam's own: 1 leaves all as it is
+
+    # learning
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callbacks: Sequence[MaybeCallback] | None = None,
+        log_interval: int = 4,
+        tb_log_name: str = "ICNNQ",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> StackedICNNQ[Row]:
+        """``total_timesteps`` steps of every learner, each with its callback; the first one shows the progress bar.
+
+        Each learner logs to its own logger. A callback that stops its learner stops them all.
+
+        Raises:
+            ValueError: an observation or reward is not finite; the number of callbacks is wrong.
+            FloatingPointError: a learner's loss is not finite. Its weights are those of its last sound update.
+        """
+        wanted = [None] * len(self) if callbacks is None else list(callbacks)
+        if len(wanted) != len(self):
+            raise ValueError(f"callbacks: expected {len(self)}, one for each agent, got {len(wanted)}.")
+        own: list[BaseCallback] = []
+        for i, (agent, callback) in enumerate(zip(self.agents, wanted, strict=True)):
+            total, prepared = agent._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar and i == 0
+            )
+            prepared.on_training_start(locals(), globals())
+            own.append(prepared)
+        first, going = self.agents[0], True
+        while going and self.num_timesteps < total:
+            for callback in own:
+                callback.on_rollout_start()
+            for _ in range(first.train_freq.frequency):  # type: ignore[union-attr]  # made so by SB3
+                going = going and self._step(own, log_interval)
+            for callback in own:
+                callback.on_rollout_end()
+            if going and self.num_timesteps > first.learning_starts:
+                self.train(first.gradient_steps if first.gradient_steps >= 0 else first.train_freq.frequency)  # type: ignore[union-attr]
+        self._check_sound()
+        for callback in own:
+            callback.on_training_end()
+        return self
+
+    def _step(self, callbacks: list[BaseCallback], log_interval: int | None) -> bool:
+        """One step of every environment, as SB3's collect_rollouts does it; False where a callback stops."""
+        actions, scaled = self._explore()
+        for agent, action in zip(self.agents, actions, strict=True):
+            agent.env.step_async(action[None])  # type: ignore[union-attr]  # checked: there is one
+        results = [agent.env.step_wait() for agent in self.agents]  # type: ignore[union-attr]
+        going = True
+        for agent, callback, (new_obs, rewards, dones, infos) in zip(self.agents, callbacks, results, strict=True):
+            agent.num_timesteps += 1
+            callback.update_locals({"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
+            going = callback.on_step() and going
+        if not going:
+            return False
+        for i, (agent, (new_obs, rewards, dones, infos)) in enumerate(zip(self.agents, results, strict=True)):
+            agent._update_info_buffer(infos, dones)
+            slot: Any = self.replay.slot(i)
+            agent._store_transition(slot, scaled[i : i + 1], new_obs, rewards, dones, infos)
+            agent._update_current_progress_remaining(agent.num_timesteps, agent._total_timesteps)
+        self.replay.commit()
+        for i, (agent, (_, _, dones, _)) in enumerate(zip(self.agents, results, strict=True)):
+            if dones[0]:
+                agent._episode_num += 1
+                if log_interval is not None and agent._episode_num % log_interval == 0:
+                    self._log(i)
+                    agent.dump_logs()
+        return True
+
+    def _explore(self) -> tuple[np.ndarray, np.ndarray]:
+        """Actions in the environment's units and scaled to [-1, 1], noise included: (S, ...), (S, ...)."""
+        policy, shape = self.agents[0].policy, self.agents[0]._action_shape
+        if self.num_timesteps < self.agents[0].learning_starts:
+            wanted = np.stack([agent.action_space.sample() for agent in self.agents])
+        else:
+            wanted = policy.unscale_action(self._greedy().reshape(-1, *shape))
+        scaled = policy.scale_action(wanted)
+        for own, agent, streams in zip(scaled, self.agents, self._streams, strict=True):
+            noise = agent.action_noise
+            if isinstance(noise, NormalActionNoise):
+                drawn = streams.numpy.normal(noise._mu, noise._sigma).astype(noise._dtype)
+                own[...] = np.clip(own + drawn, -1, 1)
+        return policy.unscale_action(scaled), scaled
+
+    def _greedy(self) -> np.ndarray:
+        """Every learner's greedy action for its own last observation, scaled: (S, n)."""
+        obs = np.stack([np.ravel(_finite_obs(agent._last_obs)) for agent in self.agents])
+        with torch.inference_mode():
+            x = to_device(torch.from_numpy(obs.astype(np.float32)), self.device).unsqueeze(1)
+            solution = self._maximise(GroupMeans(self.net.bind(self._per_member(x)), len(self)), self._act_solver)
+            both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
+        for agent, failed in zip(self.agents, both[:, -1], strict=True):
+            agent.critic.act_failed += int(failed)
+        return both[:, :-1]
+
+    def train(self, gradient_steps: int) -> None:
+        """``gradient_steps`` updates of every learner."""
+        for i, agent in enumerate(self.agents):
+            agent._update_learning_rate(agent.critic.optimizer)
+            if self._capture is not None:
+                self._capture.fix_learning_rate(i, agent.critic.optimizer)
+        for _ in range(gradient_steps):
+            self._draw()
+            if self._capture is None:
+                self._update()
+            else:
+                self._capture()
+            for agent in self.agents:
+                agent._n_updates += 1
+            if self.agents[0]._n_updates % _CHECK_EVERY == 0:
+                self._check_sound()
+
+    def _draw(self) -> None:
+        """The update's random numbers, each from its learner's own streams, in the order of a lone learner."""
+        batch, first = self._index.shape[1], self.agents[0]
+        index = np.stack([streams.numpy.randint(0, len(self.replay), size=batch) for streams in self._streams])
+        self._index.copy_(to_device(torch.from_numpy(index), self.device))
+        for own, agent, streams in zip(self._noise, self.agents, self._streams, strict=True):
+            if agent.target_policy_noise > 0:
+                own.normal_(generator=streams.torch)
+        moves = (first._n_updates + 1) % first.policy_delay == 0
+        torch.mul(self._tau, float(moves), out=self._rate)
+
+    def _update(self) -> None:
+        """One update of every learner. Nothing here waits for the device where the solver's steps are fixed."""
+        data = self.replay.gather(self._index)
+        next_value, usable, numbers = self._next_value(data.next_obs)
+        target = data.rewards + (1.0 - data.ended) * self._gamma * next_value
+        energies = GroupMeans(self.net.bind(self._per_member(data.obs)), len(self)).member_values(data.actions)
+        losses = stacked_bellman_loss(energies, target, usable)
+        # laid out as the weights are: fused Adam reads memory in order
+        gradients = [part.contiguous() for part in torch.autograd.grad(losses.sum(), self._weights)]
+        self._sound.logical_and_(losses.detach().isfinite())
+        self._skip.copy_(~self._sound)
+        for i, agent in enumerate(self.agents):
+            for parameter, gradient in zip(agent.critic.net.parameters(), gradients, strict=True):
+                parameter.grad = self._own(gradient, i)
+            agent.critic.optimizer.step()
+        with torch.no_grad():
+            self.net.project_()
+            rate = (self._rate * self._sound).repeat_interleave(self._members)[:, None, None]
+            for slow, fast in zip(self._target_weights, self._weights, strict=True):
+                slow.lerp_(fast, rate)
+            self._sums.add_(torch.cat((losses.detach().unsqueeze(-1), numbers), -1))
+            self._sound_updates.add_(self._sound)
+
+    @torch.no_grad()
+    def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """min_e Q'_e(s', a') (S, B), which rows have one (S, B), and the solver's numbers, means over B (S, 5)."""
+        energy = GroupMeans(self.target.bind(self._per_member(next_obs)), len(self))
+        solution = self._maximise(energy, self._solver)
+        noise = (self._smoothing * self._noise).clamp(-self._clip, self._clip)
+        action = (solution.value + noise).clamp(-1.0, 1.0)
+        usable = ~solution.failed
+        empty = torch.zeros_like(solution.gap)
+        numbers = torch.stack(
+            (solution.num_steps.float(), solution.gap, solution.success.float(), (~usable).float(), empty), -1
+        )
+        return -energy.member_values(action).amax(1), usable, numbers.nanmean(1)
+
+    def _maximise(self, energy: GroupMeans, solver: Any) -> Solution:
+        """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
+        problem, start = self._problem.of(energy), energy.start()
+        if not self._fixed:
+            return solve(problem, solver, approach(problem, start))
+        assert isinstance(solver, ProjectedNewton)
+        with no_questions():
+            return solve_fixed(problem, solver, approach(problem, start))
+
+    def _per_member(self, x: Tensor) -> Tensor:
+        """Every learner's rows to each of its members: (S, B, o) -> (S E, B, o)."""
+        return x.unsqueeze(1).expand(-1, self._members, -1, -1).flatten(0, 1)
+
+    def _own(self, stacked: Tensor, i: int) -> Tensor:
+        """One learner's rows of a tensor (S E, ...)."""
+        return stacked[i * self._members : (i + 1) * self._members]
+
+    # reading off
+
+    def _check_sound(self) -> None:
+        sound, done = self._sound.tolist(), self._sound_updates.tolist()
+        broken = [f"agent {i} at update {self._first_update + done[i]}" for i, fine in enumerate(sound) if not fine]
+        if broken:
+            raise FloatingPointError(
+                f"critic loss is not finite: {', '.join(broken)}. The weights are those of the last sound update. "
+                "Lower learning_rate, or scale the rewards."
+            )
+
+    def _log(self, i: int) -> None:
+        """Means over the updates since the last time, into the learner's logger."""
+        self._check_sound()
+        agent = self.agents[i]
+        updates, self._logged[i] = agent._n_updates - self._logged[i], agent._n_updates
+        if updates == 0:
+            return
+        means = (self._sums[i] / updates).tolist()
+        self._sums[i].zero_()
+        for name, mean in zip(("train/critic_loss", *(f"solver/{key}" for key in SOLVER_KEYS)), means, strict=True):
+            agent.logger.record(name, mean)
+        agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
+        agent.logger.record("solver/act_failed", agent.critic.act_failed)
+
+    @contextlib.contextmanager
+    def lone(self, i: int) -> Iterator[ICNNQ]:
+        """Learner ``i`` as if it were alone: its replay buffer filled, the process's random generators those of its
+        streams, which go on from where they are left. For checkpoints, and for going on without the others."""
+        agent = self.agents[i]
+        self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
+        with self._streams[i].installed():
+            yield agent
+
+    def unstack(self) -> list[ICNNQ]:
+        """The learners as ordinary agents with weights of their own and filled replay buffers. The stack is left
+        behind: it must not learn any further."""
+        for i, agent in enumerate(self.agents):
+            self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]
+            for parameter in (*agent.critic.net.parameters(), *agent.critic_target.net.parameters()):
+                parameter.data = parameter.data.clone()
+                parameter.grad = None
+            optimizer = agent.critic.optimizer
+            del optimizer.found_inf  # type: ignore[attr-defined]
+            for group in optimizer.param_groups:
+                group["lr"], group["capturable"] = float(group["lr"]), False
+        return self.agents
+
+
+def stacked_bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
+    """Every learner's :func:`icnn_rl.agents.icnn_q.bellman_loss`: (S, E, B), (S, B), (S, B) -> (S,)."""
+    error = torch.where(usable.unsqueeze(1), energies + target.unsqueeze(1), 0.0)
+    return (error * error).sum((1, 2)) / usable.sum(-1).clamp(min=1)
+
+
+def _stacked(critics: list[ICNNCritic]) -> PICNN:
+    """One network with the members of all critics, whose weights become rows of its tensors."""
+    first = critics[0]
+    members = first.net.ensemble or 1
+    settings = {**first.picnn_kwargs, "ensemble": len(critics) * members}
+    whole = PICNN(first.features_dim, first.action_dim, **settings).to(first.device)
+    for parameter, *parts in zip(whole.parameters(), *(one.net.parameters() for one in critics), strict=True):
+        parameter.data = torch.cat([part.data for part in parts])
+        for i, part in enumerate(parts):
+            part.data = parameter.data[i * members : (i + 1) * members]
+    return whole
+
+
+class _CapturedUpdate:
+    """An update as a CUDA graph. The first calls run it as it is, on a stream of their own, which allocates what it
+    keeps; the next one captures it, and from then on it is replayed."""
+
+    _WARM_UP = 3
+
+    def __init__(self, update: Callable[[], None]) -> None:
+        self._update, self._calls = update, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._rates: dict[int, Tensor] = {}
+
+    def fix_learning_rate(self, i: int, optimizer: torch.optim.Optimizer) -> None:
+        """Put the learning rate, a new number, where the graph reads it."""
+        for group in optimizer.param_groups:
+            device = group["params"][0].device
+            rate = self._rates.setdefault(i, torch.zeros((), device=device))
+            rate.fill_(group["lr"])
+            group["lr"], group["capturable"] = rate, True
+
+    def __call__(self) -> None:
+        if self._graph is None and self._calls < self._WARM_UP:
+            self._calls += 1
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                self._update()
+            here.wait_stream(aside)
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._update()
+        self._graph.replay()

@@ -1,0 +1,40 @@
+"""A fixed number of steps: the same operations for every batch, so that they can be captured in a CUDA graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from icnn_rl.solution import Solution
+from icnn_rl.solvers._questions import no_questions
+from icnn_rl.solvers.base import Problem
+from icnn_rl.solvers.minimize import _freeze, _report, _solved
+from icnn_rl.solvers.newton import ProjectedNewton
+
+__all__ = ["solve_fixed"]
+
+
+@torch.no_grad()
+def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor) -> Solution:
+    """As :func:`icnn_rl.solvers.solve` on a finite box, with all ``max_steps`` steps done for every row.
+
+    Rows that are done are frozen by a mask instead of ending the loop or leaving the batch: each goes the way it would
+    have gone, and nothing is asked of the device on the way.
+
+    Raises:
+        ValueError: the domain is not a box with finite bounds.
+    """
+    if problem.region is not None or not problem.finite:
+        raise ValueError("problem: a fixed number of steps is for boxes with finite bounds; use solve() for others.")
+    with no_questions():
+        state = solver.init(problem, problem.project(y0))
+        progress = solver.progress(problem, state)
+        sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
+        num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
+        active = sound & ~_solved(progress, solver.tol)
+        for _ in range(solver.max_steps):
+            state = _freeze(active, solver.step(problem, state), state)
+            progress = solver.progress(problem, state)
+            num_steps += active
+            active = active & ~(_solved(progress, solver.tol) | progress.stalled)
+        return _report(solver, state, progress, sound, num_steps)
