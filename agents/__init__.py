@@ -15,6 +15,7 @@ from icnn_rl.agents.buffers import (
 from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
 from icnn_rl.agents.icnn_q import ICNNQ, Greedy, ICNNQPolicy
 from icnn_rl.agents.naf import NAF, NAFPolicy
+from icnn_rl.agents.stacked import StackedICNNQ
 
 __all__ = [
     "ICNNQ",
@@ -28,4 +29,5 @@ __all__ = [
     "Greedy",
     "ICNNQPolicy",
     "NAFPolicy",
+    "StackedICNNQ",
 ]

@@ -108,7 +108,7 @@ class StackedICNNQ(Generic[Row]):
         """One network of S E members each for critics and targets; the agents' weights become rows of its tensors."""
         self.net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
         self.target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
-        self._members = self.agents[0].critic.net.ensemble or 1
+        self._members = self.net.ensemble // len(self) if self.net.ensemble else 1
         self._weights, self._target_weights = list(self.net.parameters()), list(self.target.parameters())
 
     def _prepare_update(self) -> None:
@@ -176,8 +176,8 @@ class StackedICNNQ(Generic[Row]):
                 callback.on_rollout_end()
             if going and self.num_timesteps > first.learning_starts:
                 self.train(first.gradient_steps if first.gradient_steps >= 0 else first.train_freq.frequency)  # type: ignore[union-attr]
-        self._check_sound()
-        for callback in own:
+        for i, callback in enumerate(own):
+            self._log(i)
             callback.on_training_end()
         return self
 
@@ -406,7 +406,7 @@ class _CapturedUpdate:
     def __call__(self) -> None:
         if self._graph is None and self._calls < self._WARM_UP:
             self._calls += 1
-            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 self._update()

@@ -79,7 +79,7 @@ class StackedReplay:
         first = buffers[0]
         assert isinstance(first.observation_space, spaces.Box)
         o, n = int(np.prod(first.observation_space.shape)), first.action_dim
-        self._widths = (o, o, n, 1, 1, 1)
+        self._widths = [o, o, n, 1, 1, 1]
         self.capacity, self.pos, self.full = first.buffer_size, first.pos, first.full
         self.rows = torch.zeros(len(buffers), self.capacity, sum(self._widths), device=device)
         self._next = np.zeros((len(buffers), sum(self._widths)), dtype=np.float32)
@@ -106,12 +106,12 @@ class StackedReplay:
         """The transitions at ``index`` (S, B), int64."""
         offsets = torch.arange(0, self.rows.shape[0] * self.capacity, self.capacity, device=index.device)
         chosen = self.rows.flatten(0, 1)[index + offsets.unsqueeze(-1)]
-        obs, next_obs, actions, rewards, dones, timeouts = chosen.split(self._widths, dim=-1)
+        obs, next_obs, actions, rewards, dones, timeouts = torch.split(chosen, self._widths, dim=-1)
         return Batch(obs, next_obs, actions, rewards.squeeze(-1), (dones * (1.0 - timeouts)).squeeze(-1))
 
     def write_to(self, buffer: ReplayBuffer, seed: int) -> None:
         """Bring an agent's own buffer up to date."""
-        parts = self.rows[seed, : len(self)].cpu().split(self._widths, dim=-1)
+        parts = torch.split(self.rows[seed, : len(self)].cpu(), self._widths, dim=-1)
         for array, part in zip(_arrays(buffer), parts, strict=True):
             array[: len(self)] = part.numpy().reshape(array[: len(self)].shape)
         buffer.pos, buffer.full = self.pos, self.full

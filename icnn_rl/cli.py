@@ -7,12 +7,14 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from icnn_rl.experiment import commands as further_commands
 from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.plotting import plot_runs
+from icnn_rl.experiment.stacking import train_stacked
 from icnn_rl.experiment.training import final_evaluation, load_model, resume_run, train_run
 from icnn_rl.experiment.video import record
 
@@ -70,6 +72,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--timesteps", type=_positive, default=_DEMO_TIMESTEPS, help="environment steps, all copies together"
     )
     rl.add_argument("--seed", type=_non_negative, default=0, help="seed of nets, environments and exploration")
+    rl.add_argument(
+        "--seeds",
+        type=_seeds,
+        default=None,
+        metavar="0-9",
+        help="instead of --seed: several, e.g. 0-9 or 0,3,7-9, each into a folder of its own",
+    )
+    rl.add_argument(
+        "--stacked",
+        action="store_true",
+        help="train the --seeds together, as one batch; otherwise one after the other",
+    )
     rl.add_argument("--n-envs", type=_positive, default=1, help="copies of the environment")
     rl.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, auto")
     rl.add_argument("--out", type=Path, default=None, help="run folder; None: runs/AGENT-ENV-sSEED, numbered if taken")
@@ -147,40 +161,81 @@ def _at_least(least: int, text: str) -> int:
     return value
 
 
+def _seeds(text: str) -> list[int]:
+    """ "0-2,5" -> [0, 1, 2, 5]."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise argparse.ArgumentTypeError(f"expected seeds such as 0-9 or 0,3,7-9, got {text}")
+        found += range(int(first), int(last if dash else first) + 1)
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"a seed comes twice in {text}")
+    return found
+
+
 def _run_rl(args: argparse.Namespace) -> None:
     options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
     if args.resume is not None:
-        folder = args.resume
         _refuse_settings(args)
-        resume_run(folder, **options)
+        resume_run(args.resume, **options)
+        folders = [args.resume]
     else:
-        config = Config(
-            agent=args.agent,
-            env=args.env,
-            timesteps=args.timesteps,
-            seed=args.seed,
-            n_envs=args.n_envs,
-            device=args.device,
-            eval_freq=args.eval_freq or max(args.timesteps // 10, 1),
-            eval_episodes=args.eval_episodes,
-            checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
-            settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
-            constraint=read_constraints(args.constraint),
-        )
-        folder = args.out or _free_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{args.seed}")
+        folders = _train_anew(args, options)
+    for folder in folders:
+        _report(folder, "model", args.final_episodes)
+        picture = folder / "learning_curve.png"
+        if (folder / "eval.csv").is_file():
+            plot_runs([folder], picture)
+            print(f"learning curve: {picture}")
+
+
+def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> list[Path]:
+    """Train every seed that was asked for; the run folders."""
+    if args.seeds is None and args.stacked:
+        raise UserError("--stacked: trains several seeds together; give them with --seeds, for instance --seeds 0-9.")
+    if args.seeds is not None and args.seed != 0:
+        raise UserError("--seed and --seeds: give one of them.")
+    configs = [_config(args, seed) for seed in args.seeds or [args.seed]]
+    folders = [_folder(args, config.seed) for config in configs]
+    for config, folder in zip(configs, folders, strict=True):
         print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
-        train_run(config, folder, **options)
-    _report(folder, "model", args.final_episodes)
-    picture = folder / "learning_curve.png"
-    if (folder / "eval.csv").is_file():
-        plot_runs([folder], picture)
-        print(f"learning curve: {picture}")
+    if args.stacked:
+        train_stacked(configs, folders, **options)
+    else:
+        for config, folder in zip(configs, folders, strict=True):
+            train_run(config, folder, **options)
+    return folders
+
+
+def _config(args: argparse.Namespace, seed: int) -> Config:
+    return Config(
+        agent=args.agent,
+        env=args.env,
+        timesteps=args.timesteps,
+        seed=seed,
+        n_envs=args.n_envs,
+        device=args.device,
+        eval_freq=args.eval_freq or max(args.timesteps // 10, 1),
+        eval_episodes=args.eval_episodes,
+        checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
+        settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
+        constraint=read_constraints(args.constraint),
+    )
+
+
+def _folder(args: argparse.Namespace, seed: int) -> Path:
+    """--out, with the seed where there are several; a free one where it is not given."""
+    if args.out is None:
+        return _free_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{seed}")
+    out: Path = args.out
+    return out if args.seeds is None else out.with_name(f"{out.name}-s{seed}")
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:
     """A resumed run keeps its settings; one given beside --resume would be ignored in silence."""
     plain = build_parser().parse_args(["rl"])
-    settings = {f.name for f in dataclasses.fields(Config)} - {"settings"} | {"out", "overrides"}
+    settings = {f.name for f in dataclasses.fields(Config)} - {"settings"} | {"out", "overrides", "seeds", "stacked"}
     given = sorted(name for name in settings if getattr(args, name) != getattr(plain, name))
     if given:
         options = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in given)

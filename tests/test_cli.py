@@ -346,6 +346,73 @@ def test_plot_of_several_runs(finished, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+# several seeds
+
+
+def test_stacked_seeds_leave_the_folders_of_lone_runs_and_are_resumed_alone(tmp_path, capsys):
+    settings = ["--eval-freq", "25", "--checkpoint-freq", "30"]
+    stacked, lone = tmp_path / "stacked", tmp_path / "lone"
+    code, out, err = run(rl("icnn", stacked, *settings, "--seeds", "1-2", "--stacked", env="Pendulum-v1"), capsys)
+    assert (code, err) == (0, "")
+    assert f"icnn on Pendulum-v1: 60 steps, seed 2, into {stacked}-s2\n" in out
+    assert run(rl("icnn", lone, *settings, "--seeds", "2", env="Pendulum-v1"), capsys)[0] == 0
+    both = [Path(f"{folder}-s2") for folder in (stacked, lone)]
+
+    def means():
+        return [json.loads((folder / "evaluation_model.json").read_text())["mean"] for folder in both]
+
+    names = [{path.name for path in folder.rglob("*") if "tfevents" not in path.name} for folder in both]
+    assert names[0] == names[1]
+    assert means()[0] == pytest.approx(means()[1], rel=1e-3)
+    assert [evaluation_steps(folder) for folder in both] == [[25, 50], [25, 50]]
+    rows = [progress(folder)[-1] for folder in both]
+    assert rows[0].keys() == rows[1].keys()
+    configs = [yaml.safe_load((folder / "config.yml").read_text()) for folder in both]
+    assert configs[0].pop("stacked_seeds") == [1, 2]
+    assert {**configs[0], "started": None} == {**configs[1], "started": None}
+
+    finished_means = means()
+    for folder in both:
+        shutil.rmtree(folder / "checkpoints" / "step_000000060")
+        (folder / "model.zip").unlink()
+        code, text, _ = run(["rl", "--resume", folder, "--final-episodes", 2], capsys)
+        assert code == 0
+        assert "going on from step 30 of 60" in text
+    assert means()[0] == pytest.approx(means()[1], rel=1e-3)
+    assert means()[0] != finished_means[0]  # the interrupted episode is dropped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stacked"], "--stacked: trains several seeds together; give them with --seeds"),
+        (["--seeds", "0-1", "--seed", "3"], "--seed and --seeds: give one of them."),
+        (["--seeds", "0-1", "--stacked", "--agent", "td3"], "--stacked: agent 'td3' cannot be stacked; only icnn can."),
+        (["--seeds", "0-1", "--stacked"], "--stacked: n_steps: stacked learning needs 1-step returns, agent 0 has 3."),
+        (
+            ["--seeds", "0-1", "--stacked", "--env", "Pendulum-v1", "--n-envs", "2"],
+            "--stacked: n_envs: stacked learning needs one environment for each agent, agent 0 has 2.",
+        ),
+        (
+            ["--seeds", "0-1", "--stacked", "--env", "Pendulum-v1", "--constraint", "box:lower=-0.5,upper=0.5"],
+            "--stacked: constraint: stacked learning needs none",
+        ),
+    ],
+)
+def test_what_cannot_be_stacked_is_named_and_leaves_no_folder(arguments, message, tmp_path, capsys):
+    err = fails(["rl", "--out", tmp_path / "run", *arguments], capsys)
+    assert err.startswith(f"error: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stacking_leaves_occupied_folders_alone(tmp_path, capsys):
+    (tmp_path / "run-s1").mkdir()
+    (tmp_path / "run-s1" / "notes.txt").write_text("mine")
+    err = fails(rl("icnn", tmp_path / "run", "--seeds", "0-1", "--stacked", env="Pendulum-v1"), capsys)
+    assert err.startswith(f"error: --out {tmp_path / 'run-s1'}: not empty.")
+    assert [path.name for path in tmp_path.iterdir()] == ["run-s1"]
+
+
 # what goes wrong
 
 
@@ -478,6 +545,8 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
         (["rl", "--timesteps", "0"], "argument --timesteps: expected an integer >= 1, got 0"),
         (["rl", "--timesteps", "many"], "argument --timesteps: expected an integer >= 1, got many"),
         (["rl", "--seed", "-1"], "argument --seed: expected an integer >= 0, got -1"),
+        (["rl", "--seeds", "3-1"], "argument --seeds: expected seeds such as 0-9 or 0,3,7-9, got 3-1"),
+        (["rl", "--seeds", "1,0-2"], "argument --seeds: a seed comes twice in 1,0-2"),
         (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
         (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn"),
         (["plot"], "the following arguments are required: RUN"),

@@ -6,6 +6,7 @@ import pickle
 import random
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,13 @@ def _restore_random_states(states: dict[str, Any], model: BaseAlgorithm, env: Ve
 
 
 class CheckpointCallback(BaseCallback):
-    """Save a checkpoint every ``every`` environment steps."""
+    """Save a checkpoint every ``every`` environment steps, with ``save``."""
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(
+        self, folder: Path, every: int, save: Callable[[BaseAlgorithm, Path], object] = save_checkpoint
+    ) -> None:
         super().__init__()
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.save = folder, every, save
         self._next = 0
 
     def _on_training_start(self) -> None:
@@ -142,5 +145,5 @@ class CheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         # between rollouts: the last transition is stored and its update done
         if self.num_timesteps >= self._next:
-            save_checkpoint(self.model, self.folder)
+            self.save(self.model, self.folder)
             self._next = (self.num_timesteps // self.every + 1) * self.every

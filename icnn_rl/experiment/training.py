@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +56,39 @@ def train_run(
     Raises:
         UserError: the folder holds something, the environment or a setting is wrong.
     """
+    check_free(folder)
+    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+    try:
+        model = build_agent(config, env, None)
+        write_config(config, folder)
+        return _learn(model, config, folder, verbose, progress_bar, callbacks)
+    finally:
+        env.close()
+
+
+def check_free(folder: Path) -> None:
+    """Whether a run may be put into ``folder``.
+
+    Raises:
+        UserError: it holds something, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
     # hidden: what a kill has left of a file that was being written
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
         raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
-    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
-    try:
-        model = build_agent(config, env, None)
-        extra = {
-            "versions": versions(),
-            "revision": revision(),
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        write_text(folder / "config.yml", config.to_yaml(extra))
-        return _learn(model, config, folder, verbose, progress_bar, callbacks)
-    finally:
-        env.close()
+
+
+def write_config(config: Config, folder: Path, **more: Any) -> None:
+    """The run's config.yml: settings, versions, revision, time, and ``more``."""
+    extra = {
+        "versions": versions(),
+        "revision": revision(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **more,
+    }
+    write_text(folder / "config.yml", config.to_yaml(extra))
 
 
 def resume_run(
@@ -115,31 +131,52 @@ def _learn(
     progress_bar: bool,
     further: Sequence[BaseCallback],
 ) -> BaseAlgorithm:
-    model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
+    open_log(model, folder, verbose)
     try:
-        callbacks = CallbackList(
-            [
-                EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
-                CheckpointCallback(folder / "checkpoints", config.checkpoint_freq),
-                ConstraintCallback(folder, config.checkpoint_freq),
-                *further,
-            ]
-        )
         remaining = config.timesteps - model.num_timesteps
         if remaining > 0:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", category=UserWarning, message=".*experimental.*")  # tqdm.rich
+            callbacks = CallbackList([*run_callbacks(config, folder), *further])
+            with quiet_progress_bar():
                 try:
                     model.learn(remaining, callback=callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
                 except (ValueError, FloatingPointError) as error:
                     raise UserError(f"{folder}: training stopped at step {model.num_timesteps}. {error}") from error
             save_checkpoint(model, folder / "checkpoints")
-        write_file(folder / "model.zip", model.save)
-        model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
-        model.logger.dump(model.num_timesteps)
+        save_model(model, folder)
     finally:
         model.logger.close()
     return model
+
+
+def open_log(model: BaseAlgorithm, folder: Path, verbose: int) -> None:
+    """Log into progress.csv and tb/ of the run folder."""
+    model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
+
+
+def run_callbacks(
+    config: Config, folder: Path, save: Callable[[BaseAlgorithm, Path], object] = save_checkpoint
+) -> list[BaseCallback]:
+    """What a run does beside learning: evaluations, checkpoints written by ``save``, and the count of violations."""
+    return [
+        EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
+        CheckpointCallback(folder / "checkpoints", config.checkpoint_freq, save),
+        ConstraintCallback(folder, config.checkpoint_freq),
+    ]
+
+
+def save_model(model: BaseAlgorithm, folder: Path) -> None:
+    """model.zip, and the last row of the log."""
+    write_file(folder / "model.zip", model.save)
+    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+    model.logger.dump(model.num_timesteps)
+
+
+@contextlib.contextmanager
+def quiet_progress_bar() -> Iterator[None]:
+    """Without the warning that tqdm.rich is experimental."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*experimental.*")
+        yield
 
 
 def _log_writers(folder: Path, done: int, verbose: int) -> list[KVWriter]:

@@ -53,7 +53,7 @@ class GroupMeans:
 
     def member_values(self, y: Tensor) -> Tensor:
         """(S, E, B): every member's value."""
-        return self.members.member_values(self._spread(y)).unflatten(0, (self.groups, -1))
+        return self._grouped(self.members.member_values(self._spread(y)))
 
     def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """f (S, B) and its gradient (S, B, n)."""
@@ -81,4 +81,8 @@ class GroupMeans:
 
     def _mean(self, parts: Tensor) -> Tensor:
         """(S E, ...) -> (S, ...)."""
-        return parts.unflatten(0, (self.groups, -1)).mean(1)
+        return self._grouped(parts).mean(1)
+
+    def _grouped(self, parts: Tensor) -> Tensor:
+        """(S E, ...) -> (S, E, ...)."""
+        return parts.reshape(self.groups, -1, *parts.shape[1:])

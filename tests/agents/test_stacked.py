@@ -1,0 +1,335 @@
+"""Stacked learners: each goes the way it would have gone alone, and is an ordinary agent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents.icnn_q import bellman_loss
+from icnn_rl.agents.stacked import StackedICNNQ, stacked_bellman_loss
+from icnn_rl.qp.constraints import box
+from icnn_rl.solvers import ProjectedGradient
+
+SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
+WARM_UP = 20
+ROWS = (
+    {"seed": 0},
+    {"seed": 1, "learning_rate": 3e-4, "tau": 0.02, "target_policy_noise": 0.0},
+    {"seed": 2, "learning_rate": lambda left: 1e-3 * left, "gamma": 0.9, "target_noise_clip": 0.1},
+    {"seed": 2, "exploration_noise": 0.0, "target_policy_noise": 0.3},
+)
+
+
+def make(row: dict[str, Any], env: Any = "Pendulum-v1") -> ICNNQ:
+    settings = {"learning_starts": WARM_UP, "batch_size": 16, "buffer_size": 300, "policy_kwargs": SMALL, **row}
+    return ICNNQ("MlpPolicy", env, device="cpu", **settings)
+
+
+def make_seed(seed: int) -> ICNNQ:
+    return make({"seed": seed})
+
+
+def largest_difference(one: ICNNQ, other: ICNNQ) -> float:
+    pairs = zip(one.policy.parameters(), other.policy.parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Weights(BaseCallback):
+    """Keeps a copy of the weights as they are after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+        self.kept: list[torch.Tensor] = []
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.after + 1:  # between the update after the wanted step and the next one
+            self.kept = [p.detach().clone() for p in self.model.policy.parameters()]
+        return True
+
+
+@pytest.fixture(scope="module")
+def lone_runs() -> list[tuple[ICNNQ, Weights]]:
+    """Three learners after 100 updates, and their weights after 20."""
+    early = [Weights(WARM_UP + 20) for _ in range(3)]
+    return [(make_seed(seed).learn(WARM_UP + 100, callback), callback) for seed, callback in enumerate(early)]
+
+
+@pytest.mark.parametrize("fixed_steps", [False, True])
+def test_every_learner_goes_the_way_of_a_lone_one(fixed_steps: bool, lone_runs: list[tuple[ICNNQ, Weights]]) -> None:
+    lone, early = zip(*lone_runs, strict=True)
+    also_early = [Weights(WARM_UP + 20) for _ in range(3)]
+    stack = StackedICNNQ(make_seed, range(3), fixed_steps=fixed_steps).learn(WARM_UP + 100, also_early)
+    for one, other in zip(early, also_early, strict=True):
+        assert one.kept
+        for p, q in zip(one.kept, other.kept, strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+    for one, agent in zip(lone, stack.unstack(), strict=True):
+        assert agent._n_updates == one._n_updates == 100
+        assert largest_difference(one, agent) < 1e-4
+        assert agent.replay_buffer is not None
+        assert one.replay_buffer is not None
+        for part in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+            mine, theirs = getattr(agent.replay_buffer, part), getattr(one.replay_buffer, part)
+            np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_rows_may_differ_in_what_the_update_keeps_apart() -> None:
+    lone = [make(row).learn(WARM_UP + 50) for row in ROWS]
+    for one, agent in zip(lone, StackedICNNQ(make, ROWS).learn(WARM_UP + 50).unstack(), strict=True):
+        assert largest_difference(one, agent) < 1e-4
+    assert all(largest_difference(lone[0], other) > 1e-3 for other in lone[1:])
+
+
+def test_several_steps_and_updates_at_a_time_delayed_targets_and_a_buffer_that_is_full() -> None:
+    settings = {"train_freq": 4, "gradient_steps": 2, "policy_delay": 2, "buffer_size": 30}
+    lone = make({"seed": 0, **settings}).learn(60)
+    stack = StackedICNNQ(make, [{"seed": 0, **settings}, {"seed": 1, **settings}]).learn(60)
+    assert largest_difference(lone, stack.agents[0]) < 1e-4
+    assert stack.agents[0]._n_updates == lone._n_updates
+    (agent, _) = stack.unstack()
+    assert agent.replay_buffer is not None
+    assert agent.replay_buffer.full
+
+
+def test_learning_in_two_parts_and_with_environments_in_processes() -> None:
+    def in_process(seed: int) -> ICNNQ:
+        return make({"seed": seed}, SubprocVecEnv([functools.partial(gym.make, "Pendulum-v1")]))
+
+    lone = make_seed(1).learn(WARM_UP + 10).learn(10, reset_num_timesteps=False)
+    stack = StackedICNNQ(in_process, [0, 1]).learn(WARM_UP + 10).learn(10, reset_num_timesteps=False)
+    assert largest_difference(lone, stack.agents[1]) < 1e-4
+    for agent in stack.unstack():
+        assert agent.env is not None
+        agent.env.close()
+
+
+def test_a_learner_goes_on_alone_as_if_it_always_had(tmp_path: Any) -> None:
+    lone = make_seed(1).learn(WARM_UP + 10)
+    stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 10)
+    stack.unstack()
+    with stack.lone(1) as agent:
+        agent.learn(10, reset_num_timesteps=False)
+    torch.manual_seed(5)
+    again = make_seed(1).learn(WARM_UP + 10)
+    again.learn(10, reset_num_timesteps=False)
+    assert lone._n_updates == 10
+    assert largest_difference(again, agent) < 1e-4
+
+
+def test_lone_leaves_the_processs_generators_alone() -> None:
+    stack = StackedICNNQ(make_seed, [0, 1])
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    expected = np.random.RandomState(3).rand(2)
+    with stack.lone(0):
+        own = np.random.rand()  # noqa: NPY002
+        np.testing.assert_equal(own, np.random.RandomState(0).rand())
+    assert np.random.rand() == expected[0]  # noqa: NPY002
+    assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(3))
+
+
+def test_saving_while_stacked_saves_one_learner_and_no_more(tmp_path: Any) -> None:
+    stack = StackedICNNQ(make_seed, range(8)).learn(WARM_UP + 5)
+    stack.agents[3].save(tmp_path / "stacked.zip")
+    make_seed(3).learn(WARM_UP + 5).save(tmp_path / "lone.zip")
+    sizes = [(tmp_path / f"{name}.zip").stat().st_size for name in ("stacked", "lone")]
+    assert sizes[0] < 1.1 * sizes[1]
+    loaded = ICNNQ.load(tmp_path / "stacked.zip", env=gym.make("Pendulum-v1"), device="cpu")
+    obs = np.ones((5, 3), np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs)[0], stack.agents[3].predict(obs)[0])
+    loaded.learn(WARM_UP + 5)
+    assert largest_difference(loaded, stack.agents[3]) > 0
+
+
+def test_unstacked_agents_have_weights_of_their_own() -> None:
+    one, other = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 2).unstack()
+    before = [p.detach().clone() for p in other.policy.parameters()]
+    one.learn(5, reset_num_timesteps=False)
+    assert all(torch.equal(p, q) for p, q in zip(before, other.policy.parameters(), strict=True))
+    assert all(p.untyped_storage().nbytes() == p.nbytes for p in one.policy.parameters())
+
+
+def test_the_loss_is_every_learners_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    energies, target = torch.randn(3, 2, 7, generator=generator), torch.randn(3, 7, generator=generator)
+    usable = torch.rand(3, 7, generator=generator) < 0.6
+    usable[1] = False
+    losses = stacked_bellman_loss(energies, target, usable)
+    for own, *parts in zip(losses, energies, target, usable, strict=True):
+        torch.testing.assert_close(own, bellman_loss(*parts))
+
+
+def test_the_log_tells_what_a_lone_learners_tells() -> None:
+    lone, stack = make_seed(1).learn(WARM_UP + 10), StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 10)
+    expected, got = lone.logger.name_to_value, stack.agents[1].logger.name_to_value
+    assert expected.keys() == got.keys()
+    assert all(got[name] == pytest.approx(value, rel=1e-3, abs=1e-6) for name, value in expected.items())
+
+
+# numbers that are not finite
+
+
+def test_a_loss_that_is_not_finite_stops_the_learner_and_spares_its_weights_and_the_others() -> None:
+    stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 5)
+    untouched = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 5)
+    before = [p.detach().clone() for p in stack.agents[1].policy.parameters()]
+    stack.replay.rows[1, :, -3] = 3e38  # the rewards
+    for one in (stack, untouched):
+        one.train(3)
+    assert all(torch.equal(p, q) for p, q in zip(before, stack.agents[1].policy.parameters(), strict=True))
+    assert largest_difference(stack.agents[0], untouched.agents[0]) == 0
+    with pytest.raises(FloatingPointError, match="critic loss is not finite: agent 1 at update 5"):
+        stack._log(0)
+    with pytest.raises(FloatingPointError, match="agent 1 at update 5"):
+        stack.learn(1, reset_num_timesteps=False)
+
+
+class Sick(gym.Env[np.ndarray, np.ndarray]):
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), np.nan, False, False, {}
+
+
+def test_a_reward_that_is_not_finite_is_named() -> None:
+    stack = StackedICNNQ(lambda seed: make({"seed": seed}, Sick()), [0, 1])
+    with pytest.raises(ValueError, match="reward: the environment returned"):
+        stack.learn(5)
+
+
+# nothing waits for the device
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would make the host wait for a device."""
+
+    WAITS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select", "_unique2", "item")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.WAITS:
+            raise AssertionError(f"{name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_update_with_fixed_steps_never_waits_for_the_device() -> None:
+    stack = StackedICNNQ(make_seed, [0, 1], fixed_steps=True).learn(WARM_UP + 3)
+    stack._draw()
+    with NoWaiting():
+        stack._update()
+    asking = StackedICNNQ(make_seed, [0, 1], fixed_steps=False).learn(WARM_UP + 3)
+    asking._draw()
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        asking._update()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_on_a_cuda_device_the_learners_go_the_same_way(cuda_graph: bool) -> None:
+    def on_device(seed: int) -> ICNNQ:
+        settings: dict[str, Any] = {"learning_starts": WARM_UP, "batch_size": 16, "buffer_size": 300}
+        return ICNNQ("MlpPolicy", "Pendulum-v1", seed=seed, device="cuda", policy_kwargs=SMALL, **settings)
+
+    lone = [on_device(seed).learn(WARM_UP + 20) for seed in range(2)]
+    stack = StackedICNNQ(on_device, range(2), cuda_graph=cuda_graph).learn(WARM_UP + 20)
+    for one, agent in zip(lone, stack.unstack(), strict=True):
+        assert largest_difference(one, agent) < 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_cuda_device_the_update_does_not_synchronise() -> None:
+    stack = StackedICNNQ(lambda seed: ICNNQ("MlpPolicy", "Pendulum-v1", seed=seed, device="cuda"), range(2))
+    stack.learn(100)
+    stack._draw()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stack._update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# what cannot be stacked
+
+
+def _normalised(seed: int) -> ICNNQ:
+    return make({"seed": seed}, VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")])))
+
+
+def _constrained(seed: int) -> ICNNQ:
+    return make({"seed": seed, "policy_kwargs": {**SMALL, "constraint": box(-0.5, 0.5)}})
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda seed: TD3("MlpPolicy", "Pendulum-v1"), "agent: .* needs ICNNQ, agent 0 has TD3"),
+        (lambda seed: NAF("MlpPolicy", "Pendulum-v1"), "agent: .* needs ICNNQ, agent 0 has NAF"),
+        (_normalised, "env: .* without VecNormalize"),
+        (_constrained, "constraint: .* needs none"),
+        (lambda seed: make({"n_steps": 3}), "n_steps: .* needs 1-step returns, agent 0 has 3"),
+        (
+            lambda seed: make({}, DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)),
+            "n_envs: .* one environment for each agent, agent 0 has 2",
+        ),
+        (
+            lambda seed: make({"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))}),
+            "action_noise: .* needs NormalActionNoise",
+        ),
+        (
+            lambda seed: make({"policy_kwargs": {**SMALL, "optimizer_class": torch.optim.SGD}}),
+            "optimizer_class: .* needs Adam, fused, agent 0 has SGD",
+        ),
+        (
+            lambda seed: make({"policy_kwargs": {**SMALL, "solver": ProjectedGradient()}}),
+            "solver: .* needs ProjectedNewton",
+        ),
+        (lambda seed: make({"train_freq": (1, "episode")}), "train_freq: .* needs a number of steps"),
+        (lambda seed: make({"batch_size": 16 + seed}), "batch_size: must be the same.* agent 0 has 16, agent 1 has 17"),
+        (
+            lambda seed: make({"policy_kwargs": {**SMALL, "hidden": (8 + seed,)}}),
+            r"policy_kwargs \(the network\): must be the same",
+        ),
+        (lambda seed: make({"learning_starts": 5 if seed else None}), "learning_starts: must be the same"),
+    ],
+)
+def test_what_cannot_be_stacked_is_named(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StackedICNNQ(build, [0, 1])
+
+
+def test_wrong_arguments_are_named() -> None:
+    env = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
+    with pytest.raises(ValueError, match="env: two stacked agents share one"):
+        StackedICNNQ(lambda seed: make({"seed": seed}, env), [0, 1])
+    with pytest.raises(ValueError, match="rows: expected at least one"):
+        StackedICNNQ(make_seed, [])
+    with pytest.raises(ValueError, match="callbacks: expected 2, one for each agent, got 1"):
+        StackedICNNQ(make_seed, [0, 1]).learn(5, [None])
+    with pytest.raises(ValueError, match="cuda_graph: needs agents on a CUDA device, got cpu"):
+        StackedICNNQ(make_seed, [0, 1], cuda_graph=True)
