@@ -20,7 +20,7 @@ from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution
-from icnn_rl.solvers import Problem, ProjectedNewton, solve
+from icnn_rl.solvers import Problem, solve
 from icnn_rl.solvers._questions import no_questions
 from icnn_rl.solvers.approach import approach
 from icnn_rl.solvers.fixed import solve_fixed
@@ -228,7 +228,9 @@ class StackedICNNQ(Generic[Row]):
         obs = np.stack([np.ravel(_finite_obs(agent._last_obs)) for agent in self.agents])
         with torch.inference_mode():
             x = to_device(torch.from_numpy(obs.astype(np.float32)), self.device).unsqueeze(1)
-            solution = self._maximise(GroupMeans(self.net.bind(self._per_member(x)), len(self)), self._act_solver)
+            energy = GroupMeans(self.net.bind(self._per_member(x)), len(self))
+            # the environments wait for the actions: asking whether there is anything left to do costs nothing more
+            solution = self._maximise(energy, self._act_solver, fixed_steps=False)
             both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
         for agent, failed in zip(self.agents, both[:, -1], strict=True):
             agent.critic.act_failed += int(failed)
@@ -289,7 +291,7 @@ class StackedICNNQ(Generic[Row]):
     def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """min_e Q'_e(s', a') (S, B), which rows have one (S, B), and the solver's numbers, means over B (S, 5)."""
         energy = GroupMeans(self.target.bind(self._per_member(next_obs)), len(self))
-        solution = self._maximise(energy, self._solver)
+        solution = self._maximise(energy, self._solver, fixed_steps=self._fixed)
         noise = (self._smoothing * self._noise).clamp(-self._clip, self._clip)
         action = (solution.value + noise).clamp(-1.0, 1.0)
         usable = ~solution.failed
@@ -299,12 +301,11 @@ class StackedICNNQ(Generic[Row]):
         )
         return -energy.member_values(action).amax(1), usable, numbers.nanmean(1)
 
-    def _maximise(self, energy: GroupMeans, solver: Any) -> Solution:
+    def _maximise(self, energy: GroupMeans, solver: Any, fixed_steps: bool) -> Solution:
         """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
         problem, start = self._problem.of(energy), energy.start()
-        if not self._fixed:
+        if not fixed_steps:
             return solve(problem, solver, approach(problem, start))
-        assert isinstance(solver, ProjectedNewton)
         with no_questions():
             return solve_fixed(problem, solver, approach(problem, start))
 
