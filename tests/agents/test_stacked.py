@@ -125,17 +125,22 @@ def test_learning_in_two_parts_and_with_environments_in_processes() -> None:
         agent.env.close()
 
 
-def test_a_learner_goes_on_alone_as_if_it_always_had(tmp_path: Any) -> None:
-    lone = make_seed(1).learn(WARM_UP + 10)
+def test_learners_that_have_learned_alone_go_on_together() -> None:
+    lone = make_seed(1).learn(WARM_UP + 10).learn(10, reset_num_timesteps=False)
+    stack = StackedICNNQ(lambda seed: make_seed(seed).learn(WARM_UP + 10), [0, 1])
+    stack.learn(10, reset_num_timesteps=False)
+    assert stack.agents[1]._n_updates == lone._n_updates == 20
+    assert largest_difference(lone, stack.agents[1]) < 1e-4
+
+
+def test_a_learner_goes_on_alone_as_if_it_always_had() -> None:
     stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 10)
     stack.unstack()
     with stack.lone(1) as agent:
         agent.learn(10, reset_num_timesteps=False)
-    torch.manual_seed(5)
-    again = make_seed(1).learn(WARM_UP + 10)
-    again.learn(10, reset_num_timesteps=False)
-    assert lone._n_updates == 10
-    assert largest_difference(again, agent) < 1e-4
+    lone = make_seed(1).learn(WARM_UP + 10).learn(10, reset_num_timesteps=False)
+    assert agent._n_updates == lone._n_updates == 20
+    assert largest_difference(lone, agent) < 1e-4
 
 
 def test_lone_leaves_the_processs_generators_alone() -> None:
