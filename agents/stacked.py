@@ -90,6 +90,7 @@ class StackedICNNQ(Generic[Row]):
         self._solver, self._act_solver = first.policy.solver, first.policy.act_solver
         buffers = [agent.replay_buffer for agent in self.agents]
         self.replay = StackedReplay(buffers, self.device)  # type: ignore[arg-type]  # checked above
+        self._left = False
         self._stack_networks()
         self._prepare_update()
         self._capture = _CapturedUpdate(self._update) if cuda_graph else None
@@ -155,7 +156,10 @@ class StackedICNNQ(Generic[Row]):
         Raises:
             ValueError: an observation or reward is not finite; the number of callbacks is wrong.
             FloatingPointError: a learner's loss is not finite. Its weights are those of its last sound update.
+            RuntimeError: the learners have left the stack.
         """
+        if self._left:
+            raise RuntimeError("learn: the learners have left this stack, see unstack(). Stack them anew.")
         wanted = [None] * len(self) if callbacks is None else list(callbacks)
         if len(wanted) != len(self):
             raise ValueError(f"callbacks: expected {len(self)}, one for each agent, got {len(wanted)}.")
@@ -347,13 +351,17 @@ class StackedICNNQ(Generic[Row]):
         """Learner ``i`` as if it were alone: its replay buffer filled, the process's random generators those of its
         streams, which go on from where they are left. For checkpoints, and for going on without the others."""
         agent = self.agents[i]
-        self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
+        if not self._left:
+            self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
         with self._streams[i].installed():
             yield agent
 
     def unstack(self) -> list[ICNNQ]:
-        """The learners as ordinary agents with weights of their own and filled replay buffers. The stack is left
-        behind: it must not learn any further."""
+        """The learners as ordinary agents with weights of their own and filled replay buffers. They have left the stack
+        then, which cannot learn any further; their random streams stay with :meth:`lone`."""
+        if self._left:
+            return self.agents
+        self._left = True
         for i, agent in enumerate(self.agents):
             self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]
             for parameter in (*agent.critic.net.parameters(), *agent.critic_target.net.parameters()):

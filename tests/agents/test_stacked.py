@@ -136,9 +136,12 @@ def test_learners_that_have_learned_alone_go_on_together() -> None:
 def test_a_learner_goes_on_alone_as_if_it_always_had() -> None:
     stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 10)
     stack.unstack()
-    with stack.lone(1) as agent:
-        agent.learn(10, reset_num_timesteps=False)
-    lone = make_seed(1).learn(WARM_UP + 10).learn(10, reset_num_timesteps=False)
+    for _ in range(2):
+        with stack.lone(1) as agent:
+            agent.learn(5, reset_num_timesteps=False)
+    lone = make_seed(1).learn(WARM_UP + 10)
+    for _ in range(2):
+        lone.learn(5, reset_num_timesteps=False)
     assert agent._n_updates == lone._n_updates == 20
     assert largest_difference(lone, agent) < 1e-4
 
@@ -169,7 +172,11 @@ def test_saving_while_stacked_saves_one_learner_and_no_more(tmp_path: Any) -> No
 
 
 def test_unstacked_agents_have_weights_of_their_own() -> None:
-    one, other = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 2).unstack()
+    stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 2)
+    one, other = stack.unstack()
+    assert stack.unstack() == [one, other]
+    with pytest.raises(RuntimeError, match="the learners have left this stack"):
+        stack.learn(1)
     before = [p.detach().clone() for p in other.policy.parameters()]
     one.learn(5, reset_num_timesteps=False)
     assert all(torch.equal(p, q) for p, q in zip(before, other.policy.parameters(), strict=True))
