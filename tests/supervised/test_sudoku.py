@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from icnn_rl.supervised import fit
-from icnn_rl.supervised.sudoku import ConvNet, SudokuDataset, SudokuModule, cell_score, is_valid, principal_angles, score
+from icnn_rl.supervised.sudoku import (
+    ConvNet,
+    SudokuDataset,
+    SudokuModule,
+    cell_score,
+    is_valid,
+    principal_angles,
+    score,
+)
 from icnn_rl.supervised.sudoku_boards import check_boards, one_hot
 
 BOARDS = SudokuDataset.generate(400, box=2, clues=(5, 10), seed=0)
