@@ -20,6 +20,7 @@ products of the rows of W_0^(y); only deeper layers need Jacobians per row.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -79,7 +80,8 @@ class OneLayer(NamedTuple):
 Part = TypeVar("Part")
 
 
-def _present(part: Part | None) -> Part:
+def present(part: Part | None) -> Part:
+    """``part``, for the type checker's sake."""
     assert part is not None
     return part
 
@@ -123,11 +125,15 @@ class EnsembleEnergy:
 
     def __post_init__(self) -> None:
         check_choice("reduction", self.reduction, REDUCTIONS)
+        self._kept: dict[str, Tensor] = {}  # what the Hessian needs and does not depend on y
+
+    @functools.cached_property
+    def _head(self) -> _Head:
+        """Not before it is asked for: a loss over the members' values never does."""
         head = _Head(self.out_weight, self.linear, self.constant, self.quadratic)
         if self.reduction == "mean":
-            head = _Head(self.out_weight / len(self.linear), *(term.mean(0) for term in head[1:]))
-        self._head = head
-        self._kept: dict[str, Tensor] = {}  # what the Hessian needs and does not depend on y
+            return _Head(self.out_weight / len(self.linear), *(term.mean(0) for term in head[1:]))
+        return head
 
     @property
     def smooth(self) -> bool:
@@ -153,16 +159,16 @@ class EnsembleEnergy:
             return part if part is None or part.shape[1] == 1 else part.index_select(1, index)
 
         layers = [
-            ConvexLayer(_present(pick(one.offset)), one.passthrough, pick(one.y_gate), one.weight, pick(one.z_gate))
+            ConvexLayer(present(pick(one.offset)), one.passthrough, pick(one.y_gate), one.weight, pick(one.z_gate))
             for one in self.layers
         ]
         chosen = dataclasses.replace(
             self,
             layers=layers,
-            out_weight=_present(pick(self.out_weight)),
-            linear=_present(pick(self.linear)),
-            constant=_present(pick(self.constant)),
-            quadratic=_present(pick(self.quadratic)),
+            out_weight=present(pick(self.out_weight)),
+            linear=present(pick(self.linear)),
+            constant=present(pick(self.constant)),
+            quadratic=present(pick(self.quadratic)),
         )
         if "outer_products" in self._kept:
             chosen._kept["outer_products"] = self._kept["outer_products"]
@@ -258,7 +264,7 @@ class EnsembleEnergy:
             if blur is None:
                 z, slope, bend = self.activation.jet(p)
             else:
-                z, slope, bend = _present(self.activation.blurred)(p, blur[i])
+                z, slope, bend = present(self.activation.blurred)(p, blur[i])
             trace.slope.append(slope)
             trace.bend.append(bend)
         return trace, z

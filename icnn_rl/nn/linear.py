@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +38,28 @@ def _inverse_softplus(value: Tensor) -> Tensor:
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b, member by member where there are members: (B, in) or (E, B, in) -> (B, out) or (E, B, out)."""
-    if bias is not None and x.dim() == 3 and weight.dim() == 3 and x.shape[0] == weight.shape[0]:
-        return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
+    if bias is not None and weight.dim() == 3:
+        if bias.dim() == 3 and bias.shape[1] == 1:
+            return _Affine.apply(x.expand(len(weight), -1, -1), weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+        if x.dim() == 3 and x.shape[0] == weight.shape[0]:
+            return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
     product = torch.matmul(x, weight.mT)
     return product if bias is None else product + bias
+
+
+class _Affine(torch.autograd.Function):
+    """x W^T + b of every member. Autograd's own gradient of W comes out transposed, to be copied; this one does not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias, x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (g,) = ctx.saved_tensors, grads
+        into_x = torch.bmm(g, weight) if ctx.needs_input_grad[0] else None
+        return into_x, torch.bmm(g.mT, x), g.sum(1, keepdim=True)
 
 
 class EnsembleLinear(nn.Module):

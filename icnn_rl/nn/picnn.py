@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from icnn_rl._checks import (
     check_choice,
@@ -18,8 +18,9 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
+from icnn_rl.nn._fused import context_layer
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
-from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
+from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy, present
 from icnn_rl.nn.initialisation import non_negative_moments
 from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear
 
@@ -181,8 +182,12 @@ class PICNN(ConvexNetwork):
 
     def encode(self, x: Tensor) -> Tensor:
         """The context u (E, B, width) of x (B, x_features) or (E, B, x_features)."""
+        rectified = self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
         u = x
         for i, layer in enumerate(self.context):
+            if self.norms is not None and rectified:
+                u = context_layer(u, layer.weight, present(layer.bias), self.norms[i].bias)
+                continue
             u = layer(u)
             if self.norms is not None:
                 u = self.norms[i](u)

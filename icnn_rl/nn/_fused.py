@@ -1,0 +1,68 @@
+"""A context layer, u = relu( LayerNorm( W x + b ) + shift ), in two passes over the batch instead of five.
+
+The products are torch's. What is between them, forward and backward, is compiled (:mod:`._context_kernel`) where numba
+is installed; elsewhere, and for derivatives of higher order, :func:`reference` does the same in tensor operations.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from icnn_rl.nn.linear import affine
+from icnn_rl.qp._compiled import available
+
+
+@functools.cache
+def _kernel() -> ModuleType:
+    """Importing numba takes a second: not before it is needed."""
+    return importlib.import_module("icnn_rl.nn._context_kernel")
+
+
+def context_layer(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+    """relu( LayerNorm( W x + b ) + shift ): (B, in) or (E, B, in) -> (E, B, out).
+
+    Args:
+        weight: (E, out, in).
+        bias, shift: (E, 1, out).
+    """
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or not available():
+        return reference(x, weight, bias, shift)
+    members = x.expand(weight.shape[0], -1, -1)
+    return _ContextLayer.apply(members, weight, bias, shift)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+    """The same in tensor operations."""
+    return F.relu(F.layer_norm(affine(x, weight, bias), weight.shape[1:2]) + shift)
+
+
+class _ContextLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+        xhat = torch.baddbmm(bias, x, weight.mT)
+        per_std, u = xhat.new_empty(xhat.shape[:2]), torch.empty_like(xhat)
+        _kernel().forward(xhat.numpy(), shift.detach().squeeze(1).numpy(), per_std.numpy(), u.numpy())
+        ctx.save_for_backward(x, weight, bias, shift)
+        ctx.normalised = xhat, per_std  # fresh, and nobody else's
+        return u
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, shift = ctx.saved_tensors
+        if torch.is_grad_enabled():  # derivatives of this derivative are asked for
+            u = reference(x, weight, bias, shift)
+            return torch.autograd.grad(u, (x, weight, bias, shift), grads, create_graph=True, allow_unused=True)
+        xhat, per_std = ctx.normalised
+        du, dx = grads[0].contiguous(), torch.empty_like(xhat)
+        dbias, dshift = torch.zeros(2, *shift.shape, dtype=shift.dtype)
+        arrays = (part.detach().numpy() for part in (xhat, shift[:, 0], per_std, du, dx, dbias[:, 0], dshift[:, 0]))
+        _kernel().backward(*arrays)
+        back = torch.bmm(dx, weight) if ctx.needs_input_grad[0] else None
+        return back, torch.bmm(dx.mT, x), dbias, dshift
