@@ -41,15 +41,9 @@ def fits(problem: Problem, y: Tensor) -> bool:
     return n <= _LARGEST[0] and units <= _LARGEST[1] and batch in (1, y.shape[0])
 
 
-def approach(problem: Problem, y: Tensor) -> Tensor:
-    """:func:`icnn_rl.solvers.approach.approach`, for problems that fit."""
-    near = y.new_empty(y.shape)
-    _kernel().approach(*_data(problem, y), near.numpy())
-    return near
-
-
-def newton(problem: Problem, y: Tensor, solver: ProjectedNewton) -> Solution:
-    """``solver`` run from ``y``, for problems that fit."""
+def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int) -> Solution:
+    """``solver`` run from ``y`` after so many stages of :func:`icnn_rl.solvers.approach.approach`, for problems that
+    fit."""
     batch = len(y)
     reals, integers = y.new_empty(3, batch), torch.empty(2, batch, dtype=torch.int64)
     solution = Solution(
@@ -57,7 +51,8 @@ def newton(problem: Problem, y: Tensor, solver: ProjectedNewton) -> Solution:
     )
     parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
     found = _kernel().Found(*(part.numpy() for part in parts))
-    _kernel().newton(*_data(problem, y), float(solver.tol), int(solver.max_steps), int(solver.model_solves), found)
+    settings = float(solver.tol), int(solver.max_steps), int(solver.model_solves)
+    _kernel().newton(*_data(problem, y), stages, *settings, found)
     return solution
 
 

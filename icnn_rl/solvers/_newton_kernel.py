@@ -22,7 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # Repeated from newton.py, approach.py, base.py and solution.py: numba caches by the date of this file alone.
 _ACCEPT, _GOOD, _HARDER, _EASIER, _SHORTEST, _STIFFER = 1e-4, 0.5, 3.0, 0.1, 0.1, 1.2
-_STAGES, _SHARPER, _APPROACH_SOLVES = 3, 0.1, 2
+_SHARPER, _APPROACH_SOLVES = 0.1, 2
 _NOISE, _TINY = 4.0, 1e-300
 _SUCCESS, _MAX_STEPS, _NUMERICAL, _NONFINITE = 0, 1, 4, 5
 
@@ -241,8 +241,9 @@ def _solve_held(r: _Row, H: Array) -> None:
                 if not r.held[i]:
                     d[i] -= H[i, k] * r.rhs[k]
     for j in range(n):  # below the diagonal stays L D
+        per_pivot = 1.0 / A[j, j]
         for i in range(j + 1, n):
-            factor = A[i, j] / A[j, j]
+            factor = A[i, j] * per_pivot
             for k in range(j + 1, i + 1):
                 A[i, k] -= factor * A[k, j]
             d[i] -= factor * d[j]
@@ -260,30 +261,20 @@ def _step_into(r: _Row, y: Array, out: Array) -> None:
 
 
 @_jit
-def approach(energies: Energies, lower: Array, upper: Array, start: Array, out: Array) -> None:
-    """A better start than ``start`` (B, n) for every row of a batch, see :func:`icnn_rl.solvers.approach.approach`.
-
-    Args:
-        energies: f of every row.
-        lower, upper: (B, n), or (1, n) for all rows; finite.
-        start: (B, n).
-        out: (B, n), filled.
-    """
-    r, at = _new_row(energies), _new_point(start.shape[1])
-    for row in range(len(start)):
-        c = _read(r, energies, lower, upper, row)
-        _spread(r)
-        at.y[:] = start[row]
-        blur = 1.0
-        for _ in range(_STAGES):
-            _evaluate(r, at, c, energies.square_width, blur)
-            _bounds(r, at.y)
-            _box_qp(r, at.g, at.H, _APPROACH_SOLVES)
-            at.y[:] += r.d
-            blur *= _SHARPER
-        for i in range(len(at.y)):
-            near = _clip(at.y[i], r.lower[i], r.upper[i])
-            out[row, i] = start[row, i] if np.isnan(near) else near
+def _approach(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
+    """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``approach.py``."""
+    _spread(r)
+    blur = 1.0
+    at.y[:] = start
+    for _ in range(stages):
+        _evaluate(r, at, constant, square_width, blur)
+        _bounds(r, at.y)
+        _box_qp(r, at.g, at.H, _APPROACH_SOLVES)
+        at.y[:] += r.d
+        blur *= _SHARPER
+    for i in range(len(start)):
+        if np.isnan(at.y[i]):
+            at.y[i] = start[i]
 
 
 @_jit
@@ -292,6 +283,7 @@ def newton(
     lower: Array,
     upper: Array,
     start: Array,
+    stages: int,
     tol: float,
     max_steps: int,
     model_solves: int,
@@ -300,7 +292,10 @@ def newton(
     """The loop of :func:`icnn_rl.solvers.minimize.solve` around :class:`icnn_rl.solvers.ProjectedNewton`.
 
     Args:
-        energies, lower, upper, start: as in :func:`approach`.
+        energies: f of every row.
+        lower, upper: (B, n), or (1, n) for all rows; finite.
+        start: (B, n).
+        stages: of the search for a better start, which comes first.
         tol, max_steps, model_solves: the solver's settings.
         found: (B, ...), filled.
     """
@@ -308,8 +303,9 @@ def newton(
     r, at, trial = _new_row(energies), _new_point(n), _new_point(n)
     for row in range(len(start)):
         c = _read(r, energies, lower, upper, row)
+        _approach(r, at, start[row], c, energies.square_width, stages)
         r.d[:] = 0.0
-        _step_into(r, start[row], at.y)
+        _step_into(r, at.y, at.y)
         f = _evaluate(r, at, c, energies.square_width, 0.0)
         scale = _variation(r, at)
         noise = (abs(f) + scale) * _NOISE * np.finfo(start.dtype).eps

@@ -7,19 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._box_qp import box_qp
 from icnn_rl.solvers.base import Problem
 
 __all__ = ["approach"]
 
-_STAGES = 3
+STAGES = 3
 _SHARPER = 0.1  # share of the variance that one stage leaves to the next
 _MODEL_SOLVES = 2
 
 
 @torch.no_grad()
-def approach(problem: Problem, y: Tensor, *, compiled: bool = True) -> Tensor:
+def approach(problem: Problem, y: Tensor) -> Tensor:
     """A better start than ``y``: a Newton step each on f averaged over the domain, over a third and over a tenth of it.
 
     Newton's method loses its steps where f bends sharply beside its path: the Hessian knows of no bend before a step
@@ -27,11 +26,8 @@ def approach(problem: Problem, y: Tensor, *, compiled: bool = True) -> Tensor:
     step is judged, so a stage costs half of a step of the solver; what comes out is a start and no more.
 
     The energy has to know its averages, see :meth:`icnn_rl.nn.EnsembleEnergy.blur`; with others, and where a bound is
-    missing, the start is ``y`` itself, as it is for rows that are not finite. ``compiled``: as for
-    :class:`icnn_rl.solvers.ProjectedNewton`.
+    missing, the start is ``y`` itself, as it is for rows that are not finite.
     """
-    if compiled and _compiled.fits(problem, y):
-        return _compiled.approach(problem, y)
     energy: Any = problem.energy
     if not (problem.finite and hasattr(energy, "blur")):
         return y
@@ -39,11 +35,11 @@ def approach(problem: Problem, y: Tensor, *, compiled: bool = True) -> Tensor:
     if blur is None:
         return y
     near = y
-    for stage in range(_STAGES):
+    for stage in range(STAGES):
         if stage > 0:
             blur = [_SHARPER * spread for spread in blur]
         g, h = energy.grad_hessian(near, blur)
-        if problem.region is not None and stage == _STAGES - 1:
+        if problem.region is not None and stage == STAGES - 1:
             near = problem.region.model(near, g, h, problem.region.no_rows(near), _MODEL_SOLVES).y
             break
         d, _ = box_qp(g, h, problem.lower - near, problem.upper - near, _MODEL_SOLVES)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from icnn_rl.solution import Solution
-from icnn_rl.solvers.approach import approach
 from icnn_rl.solvers.base import Problem, Solver
 from icnn_rl.solvers.minimize import solve
 
@@ -18,19 +17,18 @@ __all__ = ["solve_bounds_first"]
 
 @torch.no_grad()
 def solve_bounds_first(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
-    """:func:`icnn_rl.solvers.minimize.solve` from :func:`icnn_rl.solvers.approach.approach`, for sets with rows.
+    """:func:`icnn_rl.solvers.minimize.solve` with ``averages``, for sets with rows.
 
     The minimiser over the bounds alone is the minimiser over the set wherever it meets the rows, and its certificate
     holds there too. The other rows of the batch are solved once more, over the set and from there. A row's
     ``num_steps`` counts both.
     """
-    compiled = getattr(solver, "compiled", False)
     region = problem.region
     if region is None or not region.plain or not problem.separable or bool((region.lower > region.upper).any()):
-        return solve(problem, solver, approach(problem, y0, compiled=compiled))
+        return solve(problem, solver, y0, averages=True)
     bounds = copy.copy(problem)
     bounds.region = None
-    found = solve(bounds, solver, approach(bounds, y0, compiled=compiled))
+    found = solve(bounds, solver, y0, averages=True)
     index = region.outside(found.value, 0.0).nonzero().squeeze(-1)
     if not len(index):
         return found

@@ -13,6 +13,7 @@ from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
 from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
+from icnn_rl.solvers.approach import STAGES, approach
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.domain import Unconstrained
@@ -142,13 +143,16 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
 
 
 @torch.no_grad()
-def solve(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
+def solve(problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = False) -> Solution:
     """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
 
     Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
+    With ``averages`` the search begins from :func:`icnn_rl.solvers.approach.approach`, not from ``y0`` itself.
     """
     if isinstance(solver, ProjectedNewton) and solver.compiled and _compiled.fits(problem, y0):
-        return _compiled.newton(problem, y0, solver)
+        return _compiled.newton(problem, y0, solver, STAGES if averages else 0)
+    if averages:
+        y0 = approach(problem, y0)
     problem, start, excluded = problem.start(y0)
     everything, whole = problem, solver.init(problem, start)
     progress = solver.progress(problem, whole)
