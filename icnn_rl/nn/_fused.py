@@ -35,6 +35,8 @@ def context_layer(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Ten
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or not available():
         return reference(x, weight, bias, shift)
     members = x.expand(weight.shape[0], -1, -1)
+    if not torch.is_grad_enabled():
+        return _forward(members, weight, bias, shift)[0]
     return _ContextLayer.apply(members, weight, bias, shift)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -43,14 +45,20 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
     return F.relu(F.layer_norm(affine(x, weight, bias), weight.shape[1:2]) + shift)
 
 
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer's output, its normalised input to the shift, and 1 / std of every row."""
+    xhat = torch.baddbmm(bias, x, weight.mT)
+    per_std, u = xhat.new_empty(xhat.shape[:2]), torch.empty_like(xhat)
+    _kernel().forward(xhat.numpy(), shift.detach().squeeze(1).numpy(), per_std.numpy(), u.numpy())
+    return u, xhat, per_std
+
+
 class _ContextLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
-        xhat = torch.baddbmm(bias, x, weight.mT)
-        per_std, u = xhat.new_empty(xhat.shape[:2]), torch.empty_like(xhat)
-        _kernel().forward(xhat.numpy(), shift.detach().squeeze(1).numpy(), per_std.numpy(), u.numpy())
+        u, *normalised = _forward(x, weight, bias, shift)
         ctx.save_for_backward(x, weight, bias, shift)
-        ctx.normalised = xhat, per_std  # fresh, and nobody else's
+        ctx.normalised = normalised  # fresh, and nobody else's
         return u
 
     @staticmethod

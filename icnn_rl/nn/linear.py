@@ -40,7 +40,10 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b, member by member where there are members: (B, in) or (E, B, in) -> (B, out) or (E, B, out)."""
     if bias is not None and weight.dim() == 3:
         if bias.dim() == 3 and bias.shape[1] == 1:
-            return _Affine.apply(x.expand(len(weight), -1, -1), weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+            members = x.expand(len(weight), -1, -1)
+            if not torch.is_grad_enabled():
+                return torch.baddbmm(bias, members, weight.mT)
+            return _Affine.apply(members, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
         if x.dim() == 3 and x.shape[0] == weight.shape[0]:
             return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
     product = torch.matmul(x, weight.mT)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -59,12 +60,16 @@ class Problem:
         self.lower, self.upper = (bound.detach() for bound in bounds)
         self.curvature = _energy.curvature_of(energy)
         self._batch_dims = y.dim() - 1
-        self._strict = self.curvature is not None and bool((self.curvature > 0).all())
         span = self.upper - self.lower
         self.finite = bool((span < float("inf")).all())
         self._widths = span if self.finite else None
         self._noise = NOISE * torch.finfo(y.dtype).eps
         self._tiny = torch.finfo(y.dtype).tiny
+
+    @functools.cached_property
+    def _strict(self) -> bool:
+        """Whether the curvature is positive everywhere."""
+        return self.curvature is not None and bool((self.curvature > 0).all())
 
     @property
     def separable(self) -> bool:
