@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from icnn_rl._jit import jit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _EPS = 1e-5  # as in torch's layer_norm
 
 
-def _jit(function: Any) -> Any:
-    """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
-    # sums may be taken in any order, so that they fill vector registers; NaN and infinity stay what they are
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:
-        return numba.njit(**settings)(function)
-
-
-@_jit
+@jit
 def forward(x: Array, shift: Array, per_std: Array, u: Array) -> None:
     """u = relu( xhat + shift ),    xhat = (x - mean) / std over the last dimension.
 
@@ -52,7 +43,7 @@ def forward(x: Array, shift: Array, per_std: Array, u: Array) -> None:
                 u[e, b, j] = zero if raised < zero else raised  # NaN stays NaN
 
 
-@_jit
+@jit
 def backward(xhat: Array, shift: Array, per_std: Array, du: Array, dx: Array, dbias: Array, dshift: Array) -> None:
     """dx = ( v - mean(v) - xhat mean(v xhat) ) / std with v = du where u > 0.
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+
+from icnn_rl._jit import jit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,16 +26,6 @@ _ACCEPT, _GOOD, _HARDER, _EASIER, _SHORTEST, _STIFFER = 1e-4, 0.5, 3.0, 0.1, 0.1
 _SHARPER, _APPROACH_SOLVES = 0.1, 2
 _NOISE, _TINY = 4.0, 1e-300
 _SUCCESS, _MAX_STEPS, _NUMERICAL, _NONFINITE = 0, 1, 4, 5
-
-
-def _jit(function: Any) -> Any:
-    """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
-    # sums may be taken in any order, so that they fill vector registers; NaN and infinity stay what they are
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:
-        return numba.njit(**settings)(function)
 
 
 class Energies(NamedTuple):
@@ -95,7 +86,7 @@ class _Point(NamedTuple):
     H: Array
 
 
-@_jit
+@jit
 def _new_row(energies: Energies) -> _Row:
     members, n, h = energies.directions.shape
     kind = energies.directions.dtype
@@ -108,12 +99,12 @@ def _new_row(energies: Energies) -> _Row:
     )  # fmt: skip
 
 
-@_jit
+@jit
 def _new_point(n: int) -> _Point:
     return _Point(np.zeros(n), np.zeros(n), np.zeros((n, n)))
 
 
-@_jit
+@jit
 def _read(r: _Row, energies: Energies, lower: Array, upper: Array, row: int) -> float:
     """Gather a row of the batch; returns c."""
     members, n, h = energies.directions.shape
@@ -133,7 +124,7 @@ def _read(r: _Row, energies: Energies, lower: Array, upper: Array, row: int) -> 
     return float(energies.constant[head])
 
 
-@_jit
+@jit
 def _spread(r: _Row) -> None:
     """What a uniform spread of y over the box makes of every unit's input: its variance."""
     r.spread[:] = 0
@@ -143,7 +134,7 @@ def _spread(r: _Row) -> None:
             r.spread[j] += variance * r.D[i, j] * r.D[i, j]
 
 
-@_jit
+@jit
 def _evaluate(r: _Row, at: _Point, constant: float, square_width: float, blur: float) -> float:
     """f at ``at.y``; fills its gradient and Hessian."""
     real = r.w.dtype.type
@@ -181,7 +172,7 @@ def _evaluate(r: _Row, at: _Point, constant: float, square_width: float, blur: f
     return f
 
 
-@_jit
+@jit
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
     for i in range(len(a)):
@@ -189,18 +180,18 @@ def _dot(a: Array, b: Array) -> float:
     return total
 
 
-@_jit
+@jit
 def _clip(x: float, low: float, high: float) -> float:
     return np.minimum(np.maximum(x, low), high)  # type: ignore[no-any-return]  # NaN stays NaN
 
 
-@_jit
+@jit
 def _bounds(r: _Row, y: Array) -> None:
     for i in range(len(y)):
         r.low[i], r.high[i] = r.lower[i] - y[i], r.upper[i] - y[i]
 
 
-@_jit
+@jit
 def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
     """min g . d + 1/2 d^T H d over low <= d <= high, see ``_box_qp.py``: fills d and rest = -(g + H d)."""
     n = len(g)
@@ -226,7 +217,7 @@ def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
         r.rest[i] = -g[i] - _dot(H[i], r.d)
 
 
-@_jit
+@jit
 def _solve_held(r: _Row, H: Array) -> None:
     """d_i = rhs_i where held, (H d)_i = rhs_i elsewhere: A = L D L^T, with H d of the held ones moved to the right."""
     n, A, d = len(H), r.system, r.d
@@ -253,14 +244,14 @@ def _solve_held(r: _Row, H: Array) -> None:
         d[i] /= A[i, i]
 
 
-@_jit
+@jit
 def _step_into(r: _Row, y: Array, out: Array) -> None:
     """out = P(y + d), a point that the data's precision can hold."""
     for i in range(len(y)):
         out[i] = float(r.w.dtype.type(_clip(y[i] + r.d[i], r.lower[i], r.upper[i])))
 
 
-@_jit
+@jit
 def _approach(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
     """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``approach.py``."""
     _spread(r)
@@ -277,7 +268,7 @@ def _approach(r: _Row, at: _Point, start: Array, constant: float, square_width: 
             at.y[i] = start[i]
 
 
-@_jit
+@jit
 def newton(
     energies: Energies,
     lower: Array,
@@ -333,7 +324,7 @@ def newton(
         found.status[row] = _status(sound, solved, stalled)
 
 
-@_jit
+@jit
 def _status(sound: bool, solved: bool, stalled: bool) -> int:
     if not sound:
         return _NONFINITE
@@ -342,12 +333,12 @@ def _status(sound: bool, solved: bool, stalled: bool) -> int:
     return _NUMERICAL if stalled else _MAX_STEPS
 
 
-@_jit
+@jit
 def _solved(gap: float, scale: float, noise: float, tol: float) -> bool:
     return gap / max(scale, _TINY) <= tol or gap <= noise
 
 
-@_jit
+@jit
 def _variation(r: _Row, at: _Point) -> float:
     """How much the quadratic model varies over the box, coordinate by coordinate: the scale of f."""
     total = 0.0
@@ -357,7 +348,7 @@ def _variation(r: _Row, at: _Point) -> float:
     return total
 
 
-@_jit
+@jit
 def _gap(r: _Row, at: _Point) -> float:
     """Upper bound on f(y) - min f, see :func:`icnn_rl.solvers.domain.certificate`."""
     total = 0.0
@@ -370,7 +361,7 @@ def _gap(r: _Row, at: _Point) -> float:
     return total
 
 
-@_jit
+@jit
 def _propose(r: _Row, at: _Point, damping: float, model_solves: int, out: Array) -> float:
     """out = the minimiser of the damped model on the box; returns the decrease that it promises."""
     n, H = len(at.g), r.damped
@@ -386,7 +377,7 @@ def _propose(r: _Row, at: _Point, damping: float, model_solves: int, out: Array)
     return float(0.5 * (_dot(r.d, r.rest) - _dot(r.d, at.g)))
 
 
-@_jit
+@jit
 def _judge(
     r: _Row,
     at: _Point,
@@ -421,7 +412,7 @@ def _judge(
     return False, damping + _HARDER * _needed(r, lost, slope), stalled
 
 
-@_jit
+@jit
 def _form(H: Array, d: Array) -> float:
     """d^T H d."""
     total = 0.0
@@ -430,7 +421,7 @@ def _form(H: Array, d: Array) -> float:
     return total
 
 
-@_jit
+@jit
 def _sure_decrease(r: _Row, at: _Point) -> float:
     """What a gradient step is sure of. A model step that offers less has an active set that has not settled."""
     trace = total = 0.0
@@ -441,7 +432,7 @@ def _sure_decrease(r: _Row, at: _Point) -> float:
     return total
 
 
-@_jit
+@jit
 def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decrease: float) -> float:
     """t in [0.1, 1]: where on the way y + t d, that went too far, f is smallest, judged from both ends."""
     slope_end, along_end = _dot(trial.g, d), _form(trial.H, d)
@@ -456,7 +447,7 @@ def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decr
     return _SHORTEST if np.isnan(t) else t
 
 
-@_jit
+@jit
 def _needed(r: _Row, lost: bool, slope: float) -> float:
     """The damping that makes up for a step that failed, see newton.py."""
     mean = 0.0

@@ -1,0 +1,17 @@
+"""How kernels are compiled. Imports numba: only modules that are themselves imported on demand may import this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+
+
+def jit(function: Any) -> Any:
+    """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
+    # sums may be taken in any order, so that they fill vector registers; NaN and infinity stay what they are
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        return numba.njit(cache=True, **settings)(function)
+    except RuntimeError:
+        return numba.njit(**settings)(function)
