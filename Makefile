@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DEVICE ?= cpu
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: train test lint bench bench-qp bench-constraints clean
@@ -19,7 +20,9 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.test
-	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name -s
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name -s --device $(DEVICE)
+	$(BIN)/python -m benchmarks.argmax_throughput --device $(DEVICE)
+	$(BIN)/python benchmarks/stacked.py --seeds 1 4 10 --device $(DEVICE)
 
 bench-qp: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.qp

@@ -87,7 +87,7 @@ class ICNNQPolicy(BasePolicy):
         activation: str | Callable[[Tensor], Tensor] = "squareplus",
         layer_norm: bool = True,
         n_critics: int = 2,
-        solver: Solver = ProjectedNewton(tol=1e-3, max_steps=6),  # noqa: B008  (frozen)
+        solver: Solver = ProjectedNewton(tol=3e-4, max_steps=6),  # noqa: B008  (frozen)
         act_solver: Solver | None = None,
         constraint: ActionConstraint | None = None,
         fallback: Fallback = "least_violation",

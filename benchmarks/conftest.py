@@ -1,7 +1,7 @@
 """Shared by the benchmarks: one thread, a critic trained on HalfCheetah, and states that it has seen.
 
 Run with `make bench`. The critic is trained for 15 000 steps (some minutes); ICNN_RL_BENCH_RUN=RUN takes that of a
-run folder instead.
+run folder instead. `--device cuda` (`make bench DEVICE=cuda`) puts agents and critics on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from icnn_rl.agents import ICNNQ
-from icnn_rl.experiment.training import load_model
 
 ENV = "HalfCheetah-v5"
 
@@ -27,15 +26,23 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="of the agents and critics")
+
+
 @pytest.fixture(scope="session")
-def agent() -> ICNNQ:
+def device(request: pytest.FixtureRequest) -> str:
+    """cpu, cuda, .."""
+    return str(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def agent(device: str) -> ICNNQ:
     """A trained agent."""
     run = os.environ.get("ICNN_RL_BENCH_RUN")
     if run:
-        _, model = load_model(Path(run))
-        assert isinstance(model, ICNNQ)
-        return model
-    return ICNNQ("MlpPolicy", ENV, seed=0, device="cpu", learning_starts=3000, buffer_size=20_000).learn(15_000)
+        return ICNNQ.load(Path(run) / "model.zip", device=device)
+    return ICNNQ("MlpPolicy", ENV, seed=0, device=device, learning_starts=3000, buffer_size=20_000).learn(15_000)
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +63,15 @@ def observations(agent: ICNNQ) -> np.ndarray:
     return np.array(seen)[rng.choice(1024, 256, replace=False)]
 
 
-def cpu_time(function: Callable[[], object]) -> float:
-    """Seconds of processor time of one call: other programs on the machine count for little."""
-    start = time.process_time()
+def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call: processor time, for which other programs on the machine count little; on a GPU elapsed time,
+    until the device is done."""
+    if device == "cpu":
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
     function()
-    return time.process_time() - start
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
