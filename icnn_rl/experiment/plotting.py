@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -15,7 +16,7 @@ from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file
 
-__all__ = ["plot_runs"]
+__all__ = ["label_curves", "plot_runs", "shared_steps"]
 
 
 def plot_runs(folders: Sequence[Path], out: Path) -> None:
@@ -50,22 +51,31 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
             count = f"{len(runs)} runs, lowest to highest" if len(runs) > 1 else "1 run, ± std over episodes"
             (line,) = axis.plot(steps, middle, marker="o", markersize=3, label=f"{agent} ({count})")
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.set_title(env)
-        axis.set_xlabel("environment steps")
-        axis.set_ylabel("return of an evaluation episode")
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize="small")
+        label_curves(axis, env)
     write_file(out, lambda path: figure.savefig(path, dpi=120, format=ending))
+
+
+def label_curves(axis: Axes, env: str) -> None:
+    """Title, axes and legend of learning curves on ``env``."""
+    axis.set_title(env)
+    axis.set_xlabel("environment steps")
+    axis.set_ylabel("return of an evaluation episode")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best", fontsize="small")
+
+
+def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps at which all runs were evaluated, (k,), and the means there, (runs, k)."""
+    tables = [{row.timesteps: row.mean for row in run} for run in runs]
+    steps = sorted(set.intersection(*(set(table) for table in tables)))
+    return np.array(steps, dtype=float), np.array([[table[step] for step in steps] for table in tables])
 
 
 def _band(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps that all runs share, with middle, lower and upper line."""
-    shared = sorted(set.intersection(*({row.timesteps for row in run} for run in runs)))
-    table = np.array([[{row.timesteps: row.mean for row in run}[step] for step in shared] for run in runs]).reshape(
-        len(runs), -1
-    )
+    steps, table = shared_steps(runs)
     middle = table.mean(axis=0)
     if len(runs) > 1:
-        return np.array(shared), middle, table.min(axis=0), table.max(axis=0)
+        return steps, middle, table.min(axis=0), table.max(axis=0)
     spread = np.array([row.std for row in runs[0]])
-    return np.array(shared), middle, middle - spread, middle + spread
+    return steps, middle, middle - spread, middle + spread

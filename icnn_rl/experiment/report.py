@@ -22,6 +22,7 @@ from icnn_rl.experiment.config import Config
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.plotting import label_curves, shared_steps
 
 __all__ = [
     "FinishedRun",
@@ -382,19 +383,8 @@ def _figure(env: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: in
         if len(group) > 1 and bounds:
             low, high = np.array(bounds, dtype=float).T
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axis.set_title(env)
-    axis.set_xlabel("environment steps")
-    axis.set_ylabel("return of an evaluation episode")
-    axis.grid(alpha=0.3)
-    axis.legend(loc="best", fontsize="small")
+    label_curves(axis, env)
     return figure
-
-
-def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[Array, Array]:
-    """Steps at which all runs were evaluated, (k,), and the means there, (runs, k)."""
-    tables = [{row.timesteps: row.mean for row in run} for run in runs]
-    steps = sorted(set.intersection(*(set(table) for table in tables)))
-    return np.array(steps, dtype=float), np.array([[table[step] for step in steps] for table in tables])
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -94,11 +94,14 @@ class SudokuDataset(TensorPairs):
         cut = round(fraction * len(self))
         return self.subset(slice(cut)), self.subset(slice(cut, None))
 
+    def unseen(self, other: SudokuDataset) -> Tensor:
+        """(n,) bool: whether a sample's puzzle is none of ``other``'s."""
+        seen = {tuple(board) for board in other.puzzles.flatten(1).tolist()}
+        return torch.tensor([tuple(board) not in seen for board in self.puzzles.flatten(1).tolist()], dtype=torch.bool)
+
     def without(self, other: SudokuDataset) -> Self:
         """The samples whose puzzle is none of ``other``'s."""
-        seen = {tuple(board) for board in other.puzzles.flatten(1).tolist()}
-        fresh = torch.tensor([tuple(board) not in seen for board in self.puzzles.flatten(1).tolist()])
-        return self.subset(fresh)
+        return self.subset(self.unseen(other))
 
 
 class SudokuModule(SavedModule):

@@ -35,7 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="optnet: learn from random numbers; hull: the affine hull of the solved boards, no training; rules: learn "
         "from there; true-rules: learn nothing, the control",
     )
-    parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: 40, or 4 N^2")
+    parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: the rules' rank")
     parser.add_argument("--channels", type=int, default=512, help="of each of conv's ten hidden layers")
     parser.add_argument("--q-penalty", type=float, default=0.1)
     parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
@@ -58,16 +58,15 @@ def _run(args: argparse.Namespace) -> None:
         history = [] if args.model in ("hull", "true-rules") else run.train(model, train, test, metrics, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")
     model.eval()
-    fresh = test.without(train)
+    new = test.unseen(train)
     parts = torch.split(test.puzzles, args.batch_size)
     solved = torch.cat([model.solve(part, args.resolves) for part in parts])
     right = (solved == test.solutions).flatten(1).all(1)
-    new = torch.tensor([bool(x) for x in _is_new(test, train)])
     result: dict[str, object] = {
         "test_boards": len(test),
         "boards_solved": float(right.double().mean()),
-        "test_boards_not_in_train": len(fresh),
-        "boards_solved_not_in_train": float(right[new].double().mean()) if len(fresh) else None,
+        "test_boards_not_in_train": int(new.sum()),
+        "boards_solved_not_in_train": float(right[new].double().mean()) if bool(new.any()) else None,
         "cells_solved": float((solved == test.solutions)[test.puzzles == 0].double().mean()),
         "train_cpu_seconds": sum(row["cpu_time"] for row in history),
     }
@@ -106,11 +105,6 @@ def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
         if data.box != args.box:
             raise ValueError(f"--data {args.data}: holds boards of box size {data.box}; give --box {data.box}.")
     return data.split(args.split)
-
-
-def _is_new(test: SudokuDataset, train: SudokuDataset) -> list[bool]:
-    seen = {tuple(board) for board in train.puzzles.flatten(1).tolist()}
-    return [tuple(board) not in seen for board in test.puzzles.flatten(1).tolist()]
 
 
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
