@@ -130,13 +130,19 @@ class ConcaveCritic(BasePolicy):
         return self.limits.actions.at(obs, like)
 
     def maximise(
-        self, energy: BoundCritic, solver: Solver, obs: PyTorchObs, allowed: Box | ConvexSet | None = None
+        self,
+        energy: BoundCritic,
+        solver: Solver,
+        obs: PyTorchObs,
+        allowed: Box | ConvexSet | None = None,
+        atol: float = 0.0,
     ) -> Solution:
         """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback.
-        ``allowed``: :meth:`action_set`, where the caller has it."""
+        ``allowed``: :meth:`action_set`, where the caller has it. ``atol``: a certified gap that is small enough, in
+        units of Q, whatever the solver's own tolerance."""
         start = energy.start()
         allowed = self.action_set(obs) if allowed is None else allowed
-        solution = solve_bounds_first(Problem(energy, allowed, start), solver, start)
+        solution = solve_bounds_first(Problem(energy, allowed, start), solver, start, atol=atol)
         if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
             return solution
         instead = torch.where(empty.unsqueeze(-1), self.nearest(obs, solution.value, allowed), solution.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -38,6 +39,9 @@ from icnn_rl.solvers import ProjectedNewton, Solver
 __all__ = ["ICNNQ", "Greedy", "ICNNQPolicy"]
 
 _MAX_WARM_UP = 10_000
+
+#: Weight of the newest update in the running mean of the squared TD error.
+TD_RATE = 0.01
 
 #: Logged under solver/: means over the batches of an update.
 SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction", "empty_fraction")
@@ -251,6 +255,9 @@ class ICNNQ(OffPolicyAlgorithm):
         exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
             ``action_noise`` is not given.
         target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
+        target_gap: the target's argmax is good enough once its certified gap is below this share of the TD error, a
+            root mean square over the last hundred updates or so, or meets the solver's own tolerance, whichever is
+            first. 0: the solver's tolerance alone.
         (others): as in SB3's TD3.
 
     Raises:
@@ -296,6 +303,7 @@ class ICNNQ(OffPolicyAlgorithm):
         exploration_noise: float = 0.1,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
+        target_gap: float = 0.01,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -335,6 +343,9 @@ class ICNNQ(OffPolicyAlgorithm):
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
+        self.target_gap = check_range("target_gap", target_gap, 0.0, float("inf"))
+        #: Running mean of the squared TD error, of one member.
+        self._td_square = 0.0
         if _init_setup_model:
             self._setup_model()
 
@@ -415,6 +426,7 @@ class ICNNQ(OffPolicyAlgorithm):
             self.critic.optimizer.step()
             self.critic.project_()
             self._n_updates += 1
+            self._td_square += TD_RATE * (loss_value / len(energies) - self._td_square)
             if self._n_updates % self.policy_delay == 0:
                 self._update_target()
             self.logger.record_mean("train/critic_loss", loss_value)
@@ -426,7 +438,7 @@ class ICNNQ(OffPolicyAlgorithm):
         with torch.inference_mode():
             energy = self.critic_target.bind(next_obs)
             allowed = self.critic_target.action_set(next_obs)
-            solution = self.critic_target.maximise(energy, self.policy.solver, next_obs, allowed)
+            solution = self.critic_target.maximise(energy, self.policy.solver, next_obs, allowed, self._target_atol())
             action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
             if self.target_policy_noise > 0:
                 action = self.critic_target.nearest(next_obs, action, allowed)
@@ -440,6 +452,10 @@ class ICNNQ(OffPolicyAlgorithm):
             for name, mean in zip(SOLVER_KEYS, numbers.nanmean(-1).tolist(), strict=True):
                 self.logger.record_mean(f"solver/{name}", mean)
         return value.clone(), usable.clone()  # inference tensors may not enter the loss
+
+    def _target_atol(self) -> float:
+        """The gap in the target's argmax that is small beside the TD error."""
+        return self.target_gap * math.sqrt(self._td_square)
 
     def _update_target(self) -> None:
         with torch.no_grad():

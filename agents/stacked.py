@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
-from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, _finite_obs
+from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, _finite_obs
 from icnn_rl.agents.stackable import check_stackable
 from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.nn import PICNN
@@ -46,8 +46,8 @@ class StackedICNNQ(Generic[Row]):
     may be evaluated and saved at any time; their replay buffers and the process's random generators are brought up to
     date by :meth:`lone` and :meth:`unstack`.
 
-    Learners may differ in learning_rate, gamma, tau, exploration noise, target_policy_noise, target_noise_clip, Adam's
-    arguments, and seed; they must share network, solver, batch size and all other settings.
+    Learners may differ in learning_rate, gamma, tau, exploration noise, target_policy_noise, target_noise_clip,
+    target_gap, Adam's arguments, and seed; they must share network, solver, batch size and all other settings.
 
     Args:
         make: row -> a new agent with an environment of its own; its seed belongs into its constructor.
@@ -124,6 +124,8 @@ class StackedICNNQ(Generic[Row]):
         self._rate = torch.zeros_like(self._tau)
         self._smoothing = column("target_policy_noise")[:, None, None].to(self.device)
         self._clip = column("target_noise_clip")[:, None, None].to(self.device)
+        self._gap = column("target_gap").unsqueeze(-1).to(self.device)
+        self._td_square = column("_td_square").to(self.device)
         self._index = torch.zeros(count, batch, dtype=torch.int64, device=self.device)
         self._noise = torch.zeros(count, batch, n, device=self.device)
         self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
@@ -289,13 +291,16 @@ class StackedICNNQ(Generic[Row]):
             for slow, fast in zip(self._target_weights, self._weights, strict=True):
                 slow.lerp_(fast, rate)
             self._sums.add_(torch.cat((losses.detach().unsqueeze(-1), numbers), -1))
+            newest = torch.where(self._sound, losses.detach() / self._members, self._td_square)
+            self._td_square.lerp_(newest, TD_RATE)
             self._sound_updates.add_(self._sound)
 
     @torch.no_grad()
     def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """min_e Q'_e(s', a') (S, B), which rows have one (S, B), and the solver's numbers, means over B (S, 5)."""
         energy = GroupMeans(self.target.bind(self._per_member(next_obs)), len(self))
-        solution = self._maximise(energy, self._solver, fixed_steps=self._fixed)
+        atol = self._gap * self._td_square.sqrt().unsqueeze(-1)
+        solution = self._maximise(energy, self._solver, fixed_steps=self._fixed, atol=atol)
         noise = (self._smoothing * self._noise).clamp(-self._clip, self._clip)
         action = (solution.value + noise).clamp(-1.0, 1.0)
         usable = ~solution.failed
@@ -305,13 +310,13 @@ class StackedICNNQ(Generic[Row]):
         )
         return -energy.member_values(action).amax(1), usable, numbers.nanmean(1)
 
-    def _maximise(self, energy: GroupMeans, solver: Any, fixed_steps: bool) -> Solution:
+    def _maximise(self, energy: GroupMeans, solver: Any, fixed_steps: bool, atol: float | Tensor = 0.0) -> Solution:
         """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
         problem, start = self._problem.of(energy), energy.start()
         if not fixed_steps:
-            return solve(problem, solver, approach(problem, start))
+            return solve(problem, solver, approach(problem, start), atol=atol)
         with no_questions():
-            return solve_fixed(problem, solver, approach(problem, start))
+            return solve_fixed(problem, solver, approach(problem, start), atol=atol)
 
     def _per_member(self, x: Tensor) -> Tensor:
         """Every learner's rows to each of its members: (S, B, o) -> (S E, B, o)."""
@@ -352,9 +357,15 @@ class StackedICNNQ(Generic[Row]):
         streams, which go on from where they are left. For checkpoints, and for going on without the others."""
         agent = self.agents[i]
         if not self._left:
-            self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
+            self._bring_up_to_date(i)
         with self._streams[i].installed():
             yield agent
+
+    def _bring_up_to_date(self, i: int) -> None:
+        """What the learner keeps beside its weights, and the stack has kept for it."""
+        agent = self.agents[i]
+        self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
+        agent._td_square = float(self._td_square[i])
 
     def unstack(self) -> list[ICNNQ]:
         """The learners as ordinary agents with weights of their own and filled replay buffers. They have left the stack
@@ -363,7 +374,7 @@ class StackedICNNQ(Generic[Row]):
             return self.agents
         self._left = True
         for i, agent in enumerate(self.agents):
-            self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]
+            self._bring_up_to_date(i)
             for parameter in (*agent.critic.net.parameters(), *agent.critic_target.net.parameters()):
                 parameter.data = parameter.data.clone()
                 parameter.grad = None

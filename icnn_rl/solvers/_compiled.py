@@ -41,9 +41,9 @@ def fits(problem: Problem, y: Tensor) -> bool:
     return n <= _LARGEST[0] and units <= _LARGEST[1] and batch in (1, y.shape[0])
 
 
-def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int) -> Solution:
+def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, atol: float) -> Solution:
     """``solver`` run from ``y`` after so many stages of :func:`icnn_rl.solvers.approach.approach`, for problems that
-    fit."""
+    fit; a certified gap of ``atol`` in f's units is small enough."""
     batch = len(y)
     reals, integers = y.new_empty(3, batch), torch.empty(2, batch, dtype=torch.int64)
     solution = Solution(
@@ -51,7 +51,7 @@ def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int) ->
     )
     parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
     found = _kernel().Found(*(part.numpy() for part in parts))
-    settings = float(solver.tol), int(solver.max_steps), int(solver.model_solves)
+    settings = float(solver.tol), atol, int(solver.max_steps), int(solver.model_solves)
     _kernel().newton(*_data(problem, y), stages, *settings, found)
     return solution
 

@@ -276,6 +276,7 @@ def newton(
     start: Array,
     stages: int,
     tol: float,
+    atol: float,
     max_steps: int,
     model_solves: int,
     found: Found,
@@ -288,6 +289,7 @@ def newton(
         start: (B, n).
         stages: of the search for a better start, which comes first.
         tol, max_steps, model_solves: the solver's settings.
+        atol: a gap that is small enough, in f's units, whatever ``tol`` says.
         found: (B, ...), filled.
     """
     n = start.shape[1]
@@ -302,7 +304,7 @@ def newton(
         noise = (abs(f) + scale) * _NOISE * np.finfo(start.dtype).eps
         gap, damping, stalled, steps = _gap(r, at), 0.0, False, 0
         sound = np.isfinite(f) and not np.isnan(gap / max(scale, _TINY))
-        solved = _solved(gap, scale, noise, tol)
+        solved = _solved(gap, scale, noise, tol, atol)
         while sound and not solved and not stalled and steps < max_steps:
             steps += 1
             move = _propose(r, at, damping, model_solves, trial.y)
@@ -317,7 +319,7 @@ def newton(
             if accepted:
                 f, gap = f_trial, gap_trial
                 at, trial = trial, at
-            solved = _solved(gap, scale, noise, tol)
+            solved = _solved(gap, scale, noise, tol, atol)
         found.value[row] = at.y
         found.fun[row], found.gap[row], found.num_steps[row] = f, np.maximum(gap, 0.0), steps
         found.residual[row] = gap / max(scale, _TINY)
@@ -334,8 +336,8 @@ def _status(sound: bool, solved: bool, stalled: bool) -> int:
 
 
 @jit
-def _solved(gap: float, scale: float, noise: float, tol: float) -> bool:
-    return gap / max(scale, _TINY) <= tol or gap <= noise
+def _solved(gap: float, scale: float, noise: float, tol: float, atol: float) -> bool:
+    return gap / max(scale, _TINY) <= tol or gap <= max(noise, atol)
 
 
 @jit

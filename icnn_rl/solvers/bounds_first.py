@@ -16,7 +16,7 @@ __all__ = ["solve_bounds_first"]
 
 
 @torch.no_grad()
-def solve_bounds_first(problem: Problem, solver: Solver, y0: Tensor) -> Solution:
+def solve_bounds_first(problem: Problem, solver: Solver, y0: Tensor, *, atol: float = 0.0) -> Solution:
     """:func:`icnn_rl.solvers.minimize.solve` with ``averages``, for sets with rows.
 
     The minimiser over the bounds alone is the minimiser over the set wherever it meets the rows, and its certificate
@@ -25,14 +25,14 @@ def solve_bounds_first(problem: Problem, solver: Solver, y0: Tensor) -> Solution
     """
     region = problem.region
     if region is None or not region.plain or not problem.separable or bool((region.lower > region.upper).any()):
-        return solve(problem, solver, y0, averages=True)
+        return solve(problem, solver, y0, averages=True, atol=atol)
     bounds = copy.copy(problem)
     bounds.region = None
-    found = solve(bounds, solver, y0, averages=True)
+    found = solve(bounds, solver, y0, averages=True, atol=atol)
     index = region.outside(found.value, 0.0).nonzero().squeeze(-1)
     if not len(index):
         return found
-    again = solve(problem.rows(index), solver, found.value[index])
+    again = solve(problem.rows(index), solver, found.value[index], atol=atol)
     again = dataclasses.replace(again, num_steps=again.num_steps + found.num_steps[index])
     names = ("value", "fun", "gap", "status", "num_steps", "residual")
     return Solution(*(getattr(found, name).index_copy(0, index, getattr(again, name)) for name in names))

@@ -15,7 +15,7 @@ __all__ = ["solve_fixed"]
 
 
 @torch.no_grad()
-def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor) -> Solution:
+def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
     """As :func:`icnn_rl.solvers.solve` on a finite box, with all ``max_steps`` steps done for every row.
 
     Rows that are done are frozen by a mask instead of ending the loop or leaving the batch: each goes the way it would
@@ -31,10 +31,10 @@ def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor) -> Soluti
         progress = solver.progress(problem, state)
         sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
         num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
-        active = sound & ~_solved(progress, solver.tol)
+        active = sound & ~_solved(progress, solver.tol, atol)
         for _ in range(solver.max_steps):
             state = _freeze(active, solver.step(problem, state), state)
             progress = solver.progress(problem, state)
             num_steps += active
-            active = active & ~(_solved(progress, solver.tol) | progress.stalled)
-        return _report(solver, state, progress, sound, num_steps)
+            active = active & ~(_solved(progress, solver.tol, atol) | progress.stalled)
+        return _report(solver, state, progress, sound, num_steps, atol)

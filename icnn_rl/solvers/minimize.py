@@ -143,14 +143,17 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
 
 
 @torch.no_grad()
-def solve(problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = False) -> Solution:
+def solve(
+    problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = False, atol: float | Tensor = 0.0
+) -> Solution:
     """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
 
     Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
-    With ``averages`` the search begins from :func:`icnn_rl.solvers.approach.approach`, not from ``y0`` itself.
+    With ``averages`` the search begins from :func:`icnn_rl.solvers.approach.approach`, not from ``y0`` itself. A row is
+    also done, and successful, once its certified gap is at most ``atol``, in f's units.
     """
     if isinstance(solver, ProjectedNewton) and solver.compiled and _compiled.fits(problem, y0):
-        return _compiled.newton(problem, y0, solver, STAGES if averages else 0)
+        return _compiled.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
     if averages:
         y0 = approach(problem, y0)
     problem, start, excluded = problem.start(y0)
@@ -159,7 +162,7 @@ def solve(problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = Fals
     sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
     num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
     state, index = whole, None  # the rows still worked on, and where they belong; None: all of them
-    active = sound & ~_solved(progress, solver.tol)
+    active = sound & ~_solved(progress, solver.tol, atol)
     if excluded is not None:
         active = active & (excluded == Status.SUCCESS)
     for _ in range(solver.max_steps):
@@ -179,11 +182,11 @@ def solve(problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = Fals
             num_steps += active
         else:
             num_steps[index] += active
-        active = active & ~(_solved(progress, solver.tol) | progress.stalled)
+        active = active & ~(_solved(progress, solver.tol, atol) | progress.stalled)
     whole = _put_back(whole, state, index)
     if index is not None:
         progress = solver.progress(everything, whole)
-    report = _report(solver, whole, progress, sound, num_steps)
+    report = _report(solver, whole, progress, sound, num_steps, atol)
     return report if excluded is None else _exclude(report, excluded)
 
 
@@ -207,9 +210,16 @@ def _put_back(whole: Any, state: Any, index: Tensor | None) -> Any:
     return type(whole)(*(None if part is None else part.index_copy(0, index, fresh) for part, fresh in parts))
 
 
-def _report(solver: Solver, state: Any, progress: Progress, sound: Tensor, num_steps: Tensor) -> Solution:
+def _report(
+    solver: Solver,
+    state: Any,
+    progress: Progress,
+    sound: Tensor,
+    num_steps: Tensor,
+    atol: float | Tensor = 0.0,
+) -> Solution:
     status = torch.where(progress.stalled, int(Status.NUMERICAL), int(Status.MAX_STEPS))
-    status = torch.where(_solved(progress, solver.tol), int(Status.SUCCESS), status)
+    status = torch.where(_solved(progress, solver.tol, atol), int(Status.SUCCESS), status)
     status = torch.where(sound, status, int(Status.NONFINITE_INPUT))
     return Solution(
         value=solver.value(state),
@@ -222,8 +232,8 @@ def _report(solver: Solver, state: Any, progress: Progress, sound: Tensor, num_s
     )
 
 
-def _solved(progress: Progress, tol: float) -> Tensor:
-    return (progress.residual <= tol) | (progress.gap <= progress.noise)
+def _solved(progress: Progress, tol: float, atol: float | Tensor) -> Tensor:
+    return (progress.residual <= tol) | (progress.gap <= progress.noise.clamp(min=atol))
 
 
 def _freeze(active: Tensor, new: Any, old: Any) -> Any:

@@ -264,6 +264,36 @@ def test_one_failed_argmax_is_counted_and_left_out(monkeypatch: pytest.MonkeyPat
     assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
 
 
+def test_the_targets_search_stops_where_its_gap_is_small_beside_the_td_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", learning_starts=20, target_gap=0.5, policy_kwargs=SMALL, seed=0)
+    losses, given = [], []
+    maximise = agent.critic_target.maximise
+
+    def spy(*args: Any) -> Any:
+        given.append(args[-1])
+        return maximise(*args)
+
+    def listen(name: str, value: float, *_: Any) -> None:
+        if name == "train/critic_loss":
+            losses.append(value)
+
+    monkeypatch.setattr(agent.critic_target, "maximise", spy)
+    agent.set_logger(Logger(None, []))
+    monkeypatch.setattr(agent.logger, "record_mean", listen)
+    agent.learn(60)
+    # a running mean from 0 on, that takes a hundredth of the mean square of every update, over two members
+    mean_square, expected = 0.0, []
+    for loss in losses:
+        expected.append(0.5 * mean_square**0.5)
+        mean_square = 0.99 * mean_square + 0.01 * loss / 2
+    assert len(given) == 40
+    assert given == pytest.approx(expected)
+    agent.save(tmp_path / "agent.zip")
+    assert ICNNQ.load(tmp_path / "agent.zip")._target_atol() == agent._target_atol() > 0
+
+
 def test_bellman_loss_by_hand() -> None:
     energies = torch.tensor([[-1.0, 2.0, float("nan")], [0.0, 1.0, 5.0]])  # Q = -energies
     target = torch.tensor([2.0, -1.0, 3.0])

@@ -28,7 +28,7 @@ WARM_UP = 20
 ROWS = (
     {"seed": 0},
     {"seed": 1, "learning_rate": 3e-4, "tau": 0.02, "target_policy_noise": 0.0},
-    {"seed": 2, "learning_rate": lambda left: 1e-3 * left, "gamma": 0.9, "target_noise_clip": 0.1},
+    {"seed": 2, "learning_rate": lambda left: 1e-3 * left, "gamma": 0.9, "target_noise_clip": 0.1, "target_gap": 1.0},
     {"seed": 2, "exploration_noise": 0.0, "target_policy_noise": 0.3},
 )
 
@@ -93,6 +93,7 @@ def test_every_learner_goes_the_way_of_a_lone_one(fixed_steps: bool, lone_runs: 
         for part in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
             mine, theirs = getattr(agent.replay_buffer, part), getattr(one.replay_buffer, part)
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
+        assert agent._td_square == pytest.approx(one._td_square, rel=1e-3)
 
 
 def test_rows_may_differ_in_what_the_update_keeps_apart() -> None:

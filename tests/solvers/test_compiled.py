@@ -64,6 +64,22 @@ def test_the_same_steps(steps: int) -> None:
         torch.testing.assert_close(getattr(ours, name), getattr(torchs, name), atol=1e-7, rtol=1e-7)
 
 
+def test_a_gap_of_atol_is_enough() -> None:
+    energy = _steep(DOUBLE)
+    problem, solver = Problem(energy, BOX, energy.start()), ProjectedNewton(tol=1e-9)
+    exact = solve(problem, solver, energy.start())
+    for atol in (1e-2, 1e-1):
+        ours, torchs = (
+            solve(problem, dataclasses.replace(solver, compiled=compiled), energy.start(), atol=atol)
+            for compiled in (True, False)
+        )
+        assert ours.success.all()
+        assert torch.equal(ours.num_steps, torchs.num_steps)
+        assert ours.num_steps.sum() < exact.num_steps.sum()
+        assert 1e-6 < ours.gap.max() <= atol  # it did end early, and where it may
+        assert (ours.fun - exact.fun).max() <= atol
+
+
 @pytest.mark.parametrize("dtype", TOL)
 def test_the_same_start(dtype: torch.dtype) -> None:
     energy = _steep(dtype)

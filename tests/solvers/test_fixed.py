@@ -40,6 +40,19 @@ def test_it_gives_what_the_loop_with_early_ends_gives(max_steps: int, dtype: tor
     assert (fixed.num_steps.max() > 1) == (max_steps > 1)
 
 
+def test_every_row_may_have_a_gap_that_is_enough() -> None:
+    energy = _steep()
+    solver, start = ProjectedNewton(tol=1e-9, compiled=False), energy.start()
+    problem = Problem(energy, Box(-1.0, 1.0), start)
+    atol = torch.logspace(-6, 0, len(start), dtype=start.dtype)
+    fixed = solve_fixed(problem, solver, start, atol=atol)
+    for row, own in enumerate(atol.tolist()):
+        loop = solve(problem, solver, start, atol=own)
+        assert fixed.num_steps[row] == loop.num_steps[row]
+        assert fixed.success[row]
+    assert (fixed.gap > 0.01 * atol).any()
+
+
 def test_the_start_from_averages_is_the_same_without_questions() -> None:
     energy = _steep()
     start = energy.start()
