@@ -1,6 +1,6 @@
 """What it saves to stop the target's argmax where its certified gap is small beside the TD error.
 
-    python benchmarks/target_gap.py RUN ... [--shares 0 0.01 0.1] [--batches 40] [--rounds 3]
+    python -m benchmarks.target_gap RUN ... [--shares 0 0.01 0.1] [--batches 40] [--rounds 3]
 
 On batches of 256 from the replay buffer in the last checkpoint of each run: steps a row, mean gap in units of the TD
 error's root mean square, elapsed time of the least of some rounds.
@@ -13,20 +13,11 @@ import time
 from pathlib import Path
 
 import torch
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from benchmarks.last_checkpoint import load
 from icnn_rl.agents import ICNNQ
 from icnn_rl.solution import Solution
-
-
-def load(run: Path) -> ICNNQ:
-    """The agent of the run's last checkpoint, with its transitions."""
-    last = max((run / "checkpoints").iterdir())
-    agent = ICNNQ.load(last / "model.zip", device="cpu")
-    agent.load_replay_buffer(last / "replay_buffer.pkl")
-    agent.set_logger(Logger(None, []))
-    return agent
 
 
 @torch.no_grad()
