@@ -212,15 +212,17 @@ def write_report(
     out: Path,
     reported: Mapping[str, Mapping[str, float]],
     resamples: int = 2000,
+    command: str | None = None,
 ) -> str:
-    """Write ``out``/report.md, evaluations.csv, and curves-ENV-STEPS.png and .svg; returns the text of the report.
+    """Write report.md, evaluations.csv, and curves-ENV-STEPS.png and .svg; returns the text of the report.
 
     Args:
         runs: finished; those of one agent on one task are a group.
         unfinished: named in the report.
-        out: folder.
+        out: folder for all of it; or, NAME.md, the report itself, the rest going into the folder NAME beside it.
         reported: figures from elsewhere, by source and environment.
         resamples: draws of a bootstrap.
+        command: what wrote the report, to be named in it.
 
     Raises:
         UserError: no finished run; runs of a group differ in settings; rliable is missing.
@@ -228,16 +230,19 @@ def write_report(
     if not runs:
         raise UserError(f"none of {len(unfinished)} runs is finished: there is nothing to report yet.")
     groups = _groups(runs)
+    page, folder = (out, out.with_suffix("")) if out.suffix == ".md" else (out / "report.md", out)
     sections = [
-        "# Report\n",
+        "# Results\n",
+        f"Written by `{command}`.\n" if command else "",
         _final_table(groups, reported, resamples),
         _improvement_table(groups, resamples),
-        _curves(runs, out, resamples),
+        _curves(runs, folder, page.parent, resamples),
+        _versions(runs),
         _unfinished(unfinished),
     ]
     text = "\n".join(section for section in sections if section)
-    write_text(out / "evaluations.csv", _evaluations(runs))
-    write_text(out / "report.md", text)
+    write_text(folder / "evaluations.csv", _evaluations(runs))
+    write_text(page, text)
     return text
 
 
@@ -273,7 +278,7 @@ def _final_table(
     resamples: int,
 ) -> str:
     heads = ["environment", "agent", "steps", "episodes", "runs", "mean", "interquartile mean"]
-    heads += ["seed: mean ± std over episodes", *(f"reported: {source}" for source in reported)]
+    heads += ["seed: mean ± std over episodes", "settings", *(f"reported: {source}" for source in reported)]
     rows = []
     for (env, steps, episodes), agents in groups.items():
         for agent, group in agents.items():
@@ -283,7 +288,9 @@ def _final_table(
             middle = _with_interval(interquartile_mean(scores), interval([scores], trimmed, resamples))
             figures = [f"{source[env]:g}" if env in source else "-" for source in reported.values()]
             few = len(scores) < 4
-            rows.append([env, agent, steps, episodes, len(scores), mean, "-" if few else middle, each, *figures])
+            middle = "-" if few else middle
+            settings = _settings(group[0].config.settings)
+            rows.append([env, agent, steps, episodes, len(scores), mean, middle, each, settings, *figures])
     notes = [
         "Return of the last model, deterministic episodes from fixed starts; mean over runs with its "
         f"95 % bootstrap interval ({resamples} resamples of runs)."
@@ -300,6 +307,10 @@ def _final_table(
     if reported:
         notes.append("Columns marked reported are figures from elsewhere, not measured here.")
     return "\n".join(["## Return after training\n", *notes, "", _markdown(heads, rows)])
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
 
 
 def _improvement_table(groups: Mapping[Task, Mapping[str, Sequence[FinishedRun]]], resamples: int) -> str:
@@ -333,6 +344,18 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
+def _versions(runs: Sequence[FinishedRun]) -> str:
+    """Which versions the runs were made with, as far as their configurations tell."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in runs:
+        extra = yaml.safe_load((run.folder / "config.yml").read_text())
+        for name, version in {**extra.get("versions", {}), "revision": extra.get("revision")}.items():
+            if version is not None:
+                found[name][str(version)[:7] if name == "revision" else str(version)] = None
+    lines = [f"{name} {', '.join(versions)}" for name, versions in found.items()]
+    return f"## Versions\n\n{'; '.join(lines)}.\n" if lines else ""
+
+
 def _unfinished(folders: Sequence[Path]) -> str:
     names = "".join(f"- {folder.name}\n" for folder in folders)
     return f"## Not finished, left out\n\n{names}" if folders else ""
@@ -353,8 +376,9 @@ def _evaluations(runs: Sequence[FinishedRun]) -> str:
 # learning curves
 
 
-def _curves(runs: Sequence[FinishedRun], out: Path, resamples: int) -> str:
-    """A picture for every environment and number of steps, as PNG and SVG; returns the section that shows them."""
+def _curves(runs: Sequence[FinishedRun], folder: Path, beside: Path, resamples: int) -> str:
+    """A picture for every environment and number of steps, as PNG and SVG in ``folder``; returns the section that shows
+    them on a page in the folder ``beside``."""
     pictures: dict[tuple[str, int], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(runs, key=lambda run: (run.task, run.config.agent, run.config.seed)):
         pictures[run.config.env, run.final.timesteps][run.config.agent].append(run)
@@ -366,8 +390,8 @@ def _curves(runs: Sequence[FinishedRun], out: Path, resamples: int) -> str:
         figure = _figure(env, agents, resamples)
         name = f"curves-{env.replace('/', '_').replace(':', '_')}-{steps}"
         for ending in ("png", "svg"):
-            _save(figure, out / f"{name}.{ending}")
-        lines.append(f"![{env}]({name}.png)\n")
+            _save(figure, folder / f"{name}.{ending}")
+        lines.append(f"![{env}]({(folder / name).relative_to(beside).as_posix()}.png)\n")
     return "\n".join(lines)
 
 

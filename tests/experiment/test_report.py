@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_shared_steps():
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    runs, unfinished = read_runs(find_runs(sorted(RESULTS.glob("*-v?-*-s?"))))
+    runs, unfinished = read_runs(find_runs([RESULTS / "runs"]))
     text = write_report(runs, unfinished, out, {"paper": {"HalfCheetah-v5": 3823.0}}, 500)
     return out, text, runs
 
@@ -143,7 +144,7 @@ def test_the_table_holds_every_group(kept):
     for (env, agent), row in rows.items():
         means = [
             json.loads((folder / "evaluation_model.json").read_text())["mean"]
-            for folder in RESULTS.glob(f"{env}-{agent}-s?")
+            for folder in (RESULTS / "runs").glob(f"{env}-{agent}-s?")
         ]
         assert int(row[4]) == len(means)
         assert float(row[5].split()[0]) == pytest.approx(np.mean(means), abs=0.05)
@@ -154,10 +155,14 @@ def test_the_table_holds_every_group(kept):
     assert "figures from elsewhere, not measured here" in text
 
 
-def test_the_page_shows_the_same_numbers(kept):
+def test_the_page_is_the_report(kept):
     page = (RESULTS.parent / "results.md").read_text()
-    for row in _rows(kept[1], "Return after training"):
-        assert f"| {row[0]} | {row[1]} | {row[2]} | {row[3]} | {row[4]} | {row[5].split()[0]} " in page
+    rows = _rows(page, "Return after training")
+    assert [row[:5] for row in rows] == [row[:5] for row in _rows(kept[1], "Return after training")]
+    assert [row[5].split()[0] for row in rows] == [row[5].split()[0] for row in _rows(kept[1], "Return after training")]
+    pictures = re.findall(r"]\((.*\.png)\)", page)
+    assert pictures
+    assert all((RESULTS.parent / picture).is_file() for picture in pictures)
 
 
 def test_the_csv_holds_every_evaluation(kept):
@@ -202,6 +207,29 @@ def test_a_sweep_folder_with_an_unfinished_run(make_run, tmp_path):
     assert rows["InvertedPendulum-v5, 80 steps"][3].startswith("0.75 [")
     assert rows["Pendulum-v1, 80 steps"][3] == "0.50 [0.50, 0.50]"
     assert float(rows["all tasks"][3].split()[0]) == pytest.approx((0.75 + 0.5) / 2, abs=0.006)
+
+
+def test_a_page_with_its_pictures_in_the_folder_of_its_name(make_run, tmp_path, capsys):
+    from icnn_rl.cli import main
+
+    folders = [make_run("td3", 0, 1.0, learning_rate=0.5), make_run("sac", 0, 2.0)]
+    page = tmp_path / "page.md"
+    assert main(["report", *map(str, folders), "--out", str(page), "--resamples", "50"]) == 0
+    text = page.read_text()
+    assert capsys.readouterr().out.rstrip() == text.rstrip()
+    assert f"Written by `icnn-rl report {folders[0]} {folders[1]} --out {page}`." in text
+    (picture,) = re.findall(r"]\((.*\.png)\)", text)
+    assert picture == "page/curves-InvertedPendulum-v5-80.png"
+    assert {path.suffix for path in (tmp_path / "page").iterdir()} == {".png", ".svg", ".csv"}
+    assert (tmp_path / picture).is_file()
+    settings = {row[1]: row[8] for row in _rows(text, "Return after training")}
+    assert "learning_rate=0.5" in settings["td3"]
+
+
+def test_the_versions_of_the_runs_are_told(kept):
+    section = kept[1].partition("## Versions\n")[2]
+    assert "torch 2.13.0+cpu" in section
+    assert "782f6ce" in section.partition("revision ")[2]
 
 
 def test_unlike_runs_are_not_averaged(make_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from icnn_rl.experiment.commands.run import _positive_int
@@ -19,7 +20,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
-    parser.add_argument("--out", type=Path, required=True, help="folder for report.md, evaluations.csv and pictures")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for report.md, evaluations.csv and pictures; or NAME.md, the rest going into the folder NAME",
+    )
     parser.add_argument(
         "--reported",
         type=Path,
@@ -33,4 +39,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(args: argparse.Namespace) -> None:
     runs, unfinished = read_runs(find_runs(args.folders))
     reported = read_reported(args.reported) if args.reported else {}
-    print(write_report(runs, unfinished, args.out, reported, args.resamples))
+    print(write_report(runs, unfinished, args.out, reported, args.resamples, _command(args)))
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line, without the draws."""
+    words = ["icnn-rl", "report", *map(str, args.folders)]
+    words += ["--reported", str(args.reported)] if args.reported else []
+    return shlex.join([*words, "--out", str(args.out)])
