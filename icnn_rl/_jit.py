@@ -7,11 +7,15 @@ from typing import Any
 import numba
 
 
-def jit(function: Any) -> Any:
+def kept(function: Any, **settings: Any) -> Any:
     """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
-    # sums may be taken in any order, so that they fill vector registers; NaN and infinity stay what they are
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    settings = {"nogil": True, "error_model": "numpy", **settings}
     try:
         return numba.njit(cache=True, **settings)(function)
     except RuntimeError:
         return numba.njit(**settings)(function)
+
+
+def jit(function: Any) -> Any:
+    """:func:`kept`, with sums in any order, so that they fill vector registers; NaN and infinity stay what they are."""
+    return kept(function, fastmath={"reassoc", "contract", "nsz"})

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from icnn_rl._jit import kept
 from icnn_rl.qp._lanes import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,13 +33,8 @@ _EXACT = 50.0 * 2.0**-52
 
 
 def _jit(function: Any) -> Any:
-    """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
     # a call that is not inlined copies all pointers of a block, which costs as much as a third of what it then does
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": True}
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:
-        return numba.njit(**settings)(function)
+    return kept(function, forceinline=True)
 
 
 class _Block(NamedTuple):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from icnn_rl.solution import Solution
+from icnn_rl.solvers._loop import freeze, report, solved
 from icnn_rl.solvers._questions import no_questions
 from icnn_rl.solvers.base import Problem
-from icnn_rl.solvers.minimize import _freeze, _report, _solved
 from icnn_rl.solvers.newton import ProjectedNewton
 
 __all__ = ["solve_fixed"]
@@ -31,10 +31,10 @@ def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: 
         progress = solver.progress(problem, state)
         sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
         num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
-        active = sound & ~_solved(progress, solver.tol, atol)
+        active = sound & ~solved(progress, solver.tol, atol)
         for _ in range(solver.max_steps):
-            state = _freeze(active, solver.step(problem, state), state)
+            state = freeze(active, solver.step(problem, state), state)
             progress = solver.progress(problem, state)
             num_steps += active
-            active = active & ~(_solved(progress, solver.tol, atol) | progress.stalled)
-        return _report(solver, state, progress, sound, num_steps, atol)
+            active = active & ~(solved(progress, solver.tol, atol) | progress.stalled)
+        return report(solver, state, progress, sound, num_steps, atol)

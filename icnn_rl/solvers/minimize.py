@@ -12,6 +12,7 @@ from icnn_rl._checks import check_float_tensor, check_same_kind
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
+from icnn_rl.solvers._loop import freeze, report, solved
 from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
 from icnn_rl.solvers.approach import STAGES, approach
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
@@ -139,7 +140,7 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
     progress = Progress(*(item.detach() for item in solver.progress(problem, state)))
     sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
     steps = torch.full_like(progress.fun, solver.max_steps, dtype=torch.int64)
-    return _report(solver, state, progress, sound, steps)
+    return report(solver, state, progress, sound, steps)
 
 
 @torch.no_grad()
@@ -162,7 +163,7 @@ def solve(
     sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
     num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
     state, index = whole, None  # the rows still worked on, and where they belong; None: all of them
-    active = sound & ~_solved(progress, solver.tol, atol)
+    active = sound & ~solved(progress, solver.tol, atol)
     if excluded is not None:
         active = active & (excluded == Status.SUCCESS)
     for _ in range(solver.max_steps):
@@ -176,18 +177,18 @@ def solve(
             problem, active = problem.rows(chosen), active[chosen]
             state = type(state)(*(None if part is None else part.index_select(0, chosen) for part in state))
         stepped = solver.step(problem, state)
-        state = stepped if remaining == active.numel() else _freeze(active, stepped, state)
+        state = stepped if remaining == active.numel() else freeze(active, stepped, state)
         progress = solver.progress(problem, state)
         if index is None:
             num_steps += active
         else:
             num_steps[index] += active
-        active = active & ~(_solved(progress, solver.tol, atol) | progress.stalled)
+        active = active & ~(solved(progress, solver.tol, atol) | progress.stalled)
     whole = _put_back(whole, state, index)
     if index is not None:
         progress = solver.progress(everything, whole)
-    report = _report(solver, whole, progress, sound, num_steps, atol)
-    return report if excluded is None else _exclude(report, excluded)
+    solution = report(solver, whole, progress, sound, num_steps, atol)
+    return solution if excluded is None else _exclude(solution, excluded)
 
 
 def _exclude(solution: Solution, status: Tensor) -> Solution:
@@ -208,41 +209,3 @@ def _put_back(whole: Any, state: Any, index: Tensor | None) -> Any:
         return state
     parts = zip(whole, state, strict=True)
     return type(whole)(*(None if part is None else part.index_copy(0, index, fresh) for part, fresh in parts))
-
-
-def _report(
-    solver: Solver,
-    state: Any,
-    progress: Progress,
-    sound: Tensor,
-    num_steps: Tensor,
-    atol: float | Tensor = 0.0,
-) -> Solution:
-    status = torch.where(progress.stalled, int(Status.NUMERICAL), int(Status.MAX_STEPS))
-    status = torch.where(_solved(progress, solver.tol, atol), int(Status.SUCCESS), status)
-    status = torch.where(sound, status, int(Status.NONFINITE_INPUT))
-    return Solution(
-        value=solver.value(state),
-        fun=progress.fun,
-        gap=progress.gap.clamp(min=0.0),
-        status=status,
-        num_steps=num_steps,
-        residual=progress.residual,
-        state=solver.extras(state),
-    )
-
-
-def _solved(progress: Progress, tol: float, atol: float | Tensor) -> Tensor:
-    return (progress.residual <= tol) | (progress.gap <= progress.noise.clamp(min=atol))
-
-
-def _freeze(active: Tensor, new: Any, old: Any) -> Any:
-    """Rows that are done keep their old state."""
-    merged = []
-    for fresh, kept in zip(new, old, strict=True):
-        if fresh is kept:
-            merged.append(kept)
-            continue
-        mask = active.reshape(active.shape + (1,) * (fresh.dim() - active.dim()))
-        merged.append(torch.where(mask, fresh, kept))
-    return type(old)(*merged)

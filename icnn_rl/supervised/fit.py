@@ -21,7 +21,7 @@ from icnn_rl.supervised._checkpoint import Progress, Row
 from icnn_rl.supervised.batches import Batch, Data, batches, check_data, epoch_seed
 from icnn_rl.supervised.counts import take_counts
 
-__all__ = ["Loss", "Metric", "evaluate", "fit"]
+__all__ = ["Loss", "Metric", "evaluate", "falling", "fit"]
 
 Loss = Callable[[Any, Batch], Tensor]
 Metric = Callable[[Any, Batch], Tensor | float]
@@ -132,6 +132,11 @@ def fit(
         model.load_state_dict(progress.best_state)
     model.eval()
     return progress.history
+
+
+def falling(lr: float) -> Callable[[float], float]:
+    """A learning rate for :func:`fit` that falls linearly to 0: lr (1 - progress)."""
+    return lambda progress: lr * (1.0 - progress)
 
 
 def evaluate(

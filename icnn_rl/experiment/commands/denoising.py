@@ -16,6 +16,7 @@ from icnn_rl.supervised.denoising import (
     TotalVariationLayer,
     best_penalty,
 )
+from icnn_rl.supervised.fit import falling
 
 __all__ = ["register"]
 
@@ -45,7 +46,7 @@ def _run(args: argparse.Namespace) -> None:
         few = DenoisingDataset(train.noisy[:_FEW], train.clean[:_FEW])
         lam, _ = best_penalty(few, torch.arange(2.0, 42.0))
         model = _model(args, lam)
-        rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
+        rate = falling(args.lr) if args.lr_decay else args.lr
         history = run.train(model, train, test, lr=rate)
     start = TotalVariationLayer(args.length, lam)
     result: dict[str, object] = {

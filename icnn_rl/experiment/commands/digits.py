@@ -8,6 +8,7 @@ import torch
 
 from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
 from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
+from icnn_rl.supervised.fit import falling
 
 __all__ = ["register"]
 
@@ -27,7 +28,7 @@ def _run(args: argparse.Namespace) -> None:
         train, test = (DigitsDataset.load(part, args.data) for part in ("train", "test"))
         run = Run(args)
         model = DigitsModule(args.head, args.hidden, args.inequalities)
-        rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
+        rate = falling(args.lr) if args.lr_decay else args.lr
         history = run.train(model, train, test, {"accuracy": accuracy}, lr=rate)
     guess = torch.cat([model.predict(images) for images in torch.split(test.images, 1000)])
     _plot_wrong(run, test, guess)

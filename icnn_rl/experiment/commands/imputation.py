@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, Solver
 from icnn_rl.supervised.faces import TEST_FACES, AugmentedFaces, load_faces
+from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.imputation import ImputationModule, mask_left, mask_random
 from icnn_rl.supervised.imputation_baselines import ConvRegression
 
@@ -67,7 +68,7 @@ def _run(args: argparse.Namespace) -> None:
             AugmentedFaces(train, left if args.mask == "left" else None, fraction=args.fraction),
             TensorDataset(test, masks),  # for the curve only: nothing is chosen by it
             {"mse": lambda model, batch: _squared(model, *batch)},
-            lr=lambda progress: args.lr * (1.0 - progress),
+            lr=falling(args.lr),
             optimizer=partial(torch.optim.AdamW, weight_decay=args.weight_decay),
             max_grad_norm=1.0,
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
 from icnn_rl.supervised.datafiles import find_file
+from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.sudoku import (
     ConvNet,
     SudokuDataset,
@@ -51,7 +52,7 @@ def _run(args: argparse.Namespace) -> None:
         train, test = _data(args)
         run = Run(args)
         model = _model(args)
-        rate = (lambda progress: args.lr * (1.0 - progress)) if args.lr_decay else args.lr
+        rate = falling(args.lr) if args.lr_decay else args.lr
         metrics = {"boards_solved": score, "cells_solved": cell_score}
         if args.model == "hull" and isinstance(model, SudokuModule):
             model.fit_rules_(train.solutions)

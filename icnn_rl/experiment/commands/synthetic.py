@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.supervised.fit import fit
+from icnn_rl.supervised.fit import falling, fit
 from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
 
 __all__ = ["register"]
@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace) -> None:
                 TensorDataset(x, label),
                 epochs=args.epochs,
                 batch_size=args.batch_size,
-                lr=lambda progress: args.lr * (1.0 - progress),
+                lr=falling(args.lr),
                 seed=args.seed,
                 progress_bar=args.progress_bar,
             )

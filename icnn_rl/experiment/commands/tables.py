@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from icnn_rl.experiment.commands.run import Run, add_command, user_errors
 from icnn_rl.solvers import BundleEntropy
+from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.imputation import ImputationModule, mask_random
 from icnn_rl.supervised.tables import IMPUTERS, TABLES, RandomlyMasked, impute, load_table
 
@@ -47,7 +48,7 @@ def _run(args: argparse.Namespace) -> None:
             model,
             RandomlyMasked(train, args.fraction),
             TensorDataset(test, mask),  # for the curve only
-            lr=lambda progress: args.lr * (1.0 - progress),
+            lr=falling(args.lr),
             max_grad_norm=1.0,
         )
     spread = train.std(0).clamp(min=1e-6)
