@@ -300,7 +300,7 @@ class ICNNQ(OffPolicyAlgorithm):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         policy_delay: int = 1,
-        exploration_noise: float = 0.1,
+        exploration_noise: float = 0.2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
         target_gap: float = 0.01,

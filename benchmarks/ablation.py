@@ -27,7 +27,6 @@ ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "exploration-0.1": {"exploration_noise": 0.1},
-    "exploration-0.2": {"exploration_noise": 0.2},
     "exploration-0.3": {"exploration_noise": 0.3},
     "two-updates": {"gradient_steps": 2},
     "3-step-returns": {"n_steps": 3},
