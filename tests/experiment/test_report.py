@@ -7,10 +7,12 @@ import dataclasses
 import itertools
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, write_evaluations
@@ -139,17 +141,18 @@ def kept(tmp_path_factory):
 
 def test_the_table_holds_every_group(kept):
     _, text, runs = kept
-    rows = {(row[0], row[1]): row for row in _rows(text, "Return after training")}
+    rows = {(row[0], row[1], int(row[2])): row for row in _rows(text, "Return after training")}
     assert sum(int(row[4]) for row in rows.values()) == len(runs)
-    for (env, agent), row in rows.items():
-        means = [
-            json.loads((folder / "evaluation_model.json").read_text())["mean"]
-            for folder in (RESULTS / "runs").glob(f"{env}-{agent}-s?")
-        ]
-        assert int(row[4]) == len(means)
-        assert float(row[5].split()[0]) == pytest.approx(np.mean(means), abs=0.05)
-        assert ("[" in row[5]) == (len(means) > 1)
-        assert row[-1] == ("3823" if env == "HalfCheetah-v5" else "-")
+    means = defaultdict(list)
+    for path in (RESULTS / "runs").glob("*/evaluation_model.json"):
+        final, config = json.loads(path.read_text()), yaml.safe_load((path.parent / "config.yml").read_text())
+        means[config["env"], config["agent"], config["timesteps"]].append(final["mean"])
+    assert means.keys() == rows.keys()
+    for key, row in rows.items():
+        assert int(row[4]) == len(means[key])
+        assert float(row[5].split()[0]) == pytest.approx(np.mean(means[key]), abs=0.05)
+        assert ("[" in row[5]) == (len(means[key]) > 1)
+        assert row[-1] == ("3823" if key[0] == "HalfCheetah-v5" else "-")
     assert "reported: paper" in text
     assert "A single run has no interval" in text
     assert "figures from elsewhere, not measured here" in text
@@ -180,8 +183,8 @@ def test_the_csv_holds_every_evaluation(kept):
 
 def test_pictures_of_every_task(kept):
     out, text, _ = kept
-    envs = {row[0] for row in _rows(text, "Return after training")}
-    assert len(list(out.glob("curves-*.png"))) == len(list(out.glob("curves-*.svg"))) == len(envs)
+    tasks = {(row[0], row[2]) for row in _rows(text, "Return after training")}
+    assert len(list(out.glob("curves-*.png"))) == len(list(out.glob("curves-*.svg"))) == len(tasks)
     assert (out / "curves-HalfCheetah-v5-100000.png").read_bytes().startswith(b"\x89PNG")
     assert "</svg>" in (out / "curves-HalfCheetah-v5-100000.svg").read_text()
     assert "](curves-HalfCheetah-v5-100000.png)" in text
