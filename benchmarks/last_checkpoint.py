@@ -7,12 +7,14 @@ from pathlib import Path
 from stable_baselines3.common.logger import Logger
 
 from icnn_rl.agents import ICNNQ
+from icnn_rl.experiment.checkpoint import latest_checkpoint, load_agent
 
 
 def load(run: Path) -> ICNNQ:
     """The agent of the run's last checkpoint, with its transitions."""
-    last = max((run / "checkpoints").iterdir())
-    agent = ICNNQ.load(last / "model.zip", device="cpu")
+    last = latest_checkpoint(run / "checkpoints")
+    agent = load_agent(ICNNQ, last / "model.zip", device="cpu")
+    assert isinstance(agent, ICNNQ)
     agent.load_replay_buffer(last / "replay_buffer.pkl")
     agent.set_logger(Logger(None, []))
     return agent
