@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -31,6 +32,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.agents.normalization import NormalizedExtractor
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.solution import Status
@@ -60,6 +62,9 @@ class ICNNQPolicy(BasePolicy):
         activation: of the convex path: convex, non-decreasing.
         activation_fn: of the context path, an nn.Module class.
         layer_norm: LayerNorm on the context path.
+        normalize_observations: bring vector observations to zero mean and unit variance over all that were stored, see
+            :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images, Dict observations and what a
+            ``features_extractor_class`` reads stay as they are.
         n_critics: members E of the ensemble.
         solver: for the argmax in the Bellman target, where a few steps are enough.
         act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-5 at most.
@@ -90,6 +95,7 @@ class ICNNQPolicy(BasePolicy):
         hidden: Sequence[int] = (64,),
         activation: str | Callable[[Tensor], Tensor] = "squareplus",
         layer_norm: bool = True,
+        normalize_observations: bool = True,
         n_critics: int = 2,
         solver: Solver = ProjectedNewton(tol=3e-4, max_steps=6),  # noqa: B008  (frozen)
         act_solver: Solver | None = None,
@@ -104,6 +110,8 @@ class ICNNQPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
     ) -> None:
+        if normalize_observations and features_extractor_class is FlattenExtractor and _is_vector(observation_space):
+            features_extractor_class = NormalizedExtractor
         super().__init__(
             observation_space,
             action_space,
@@ -121,7 +129,7 @@ class ICNNQPolicy(BasePolicy):
         self.net_arch, self.activation_fn = net_arch, activation_fn
         self.context = tuple(context) if context is not None else _context_widths(net_arch)
         self.hidden, self.activation = tuple(hidden), activation
-        self.layer_norm, self.n_critics = layer_norm, n_critics
+        self.layer_norm, self.normalize_observations, self.n_critics = layer_norm, normalize_observations, n_critics
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
         self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
@@ -132,6 +140,8 @@ class ICNNQPolicy(BasePolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
         self.critic_target = self.make_critic()
+        if isinstance(self.critic.features_extractor, NormalizedExtractor):  # one for both: a state looks the same
+            self.critic_target.features_extractor = self.critic.features_extractor
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.set_training_mode(False)
         kwargs = dict(self.optimizer_kwargs)
@@ -195,6 +205,7 @@ class ICNNQPolicy(BasePolicy):
             hidden=self.hidden,
             activation=self.activation,
             layer_norm=self.layer_norm,
+            normalize_observations=self.normalize_observations,
             n_critics=self.n_critics,
             solver=self.solver,
             act_solver=self.act_solver,
@@ -538,6 +549,8 @@ class ICNNQ(OffPolicyAlgorithm):
                 "environment."
             )
         _finite_obs(new_obs)
+        if isinstance(self.critic.features_extractor, NormalizedExtractor):
+            self.critic.features_extractor.update(new_obs)
         assert isinstance(self.action_space, spaces.Box)
         rows = buffer_action.reshape(len(buffer_action), -1)
         executed = executed_actions(rows, rest[-1], self.action_space).reshape(buffer_action.shape)
@@ -610,6 +623,10 @@ def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
 def _patient(solver: Solver) -> Solver:
     """The same method, run to convergence: for single states precision is nearly free."""
     return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-5, solver.tol))  # type: ignore
+
+
+def _is_vector(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and not is_image_space(space)
 
 
 def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from icnn_rl.agents.critic import ICNNCritic
 from icnn_rl.agents.icnn_q import ICNNQ
+from icnn_rl.agents.normalization import NormalizedExtractor
 from icnn_rl.solvers import ProjectedNewton
 
 __all__ = ["check_stackable"]
@@ -62,8 +63,8 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
         ("policy", type(critic) is ICNNCritic, "a critic of fully connected networks", type(critic).__name__),
         (
             "features_extractor_class",
-            type(critic.features_extractor) is FlattenExtractor,
-            "FlattenExtractor",
+            type(critic.features_extractor) in (FlattenExtractor, NormalizedExtractor),
+            "FlattenExtractor or NormalizedExtractor",
             type(critic.features_extractor).__name__,
         ),
         ("n_steps", agent.n_steps == 1, "1-step returns", agent.n_steps),
@@ -94,6 +95,7 @@ def _shared(agent: ICNNQ) -> dict[str, object]:
         "observation_space": agent.observation_space,
         "action_space": agent.action_space,
         "policy_kwargs (the network)": f"{net}, strong_convexity={net.strong_convexity}",
+        "features_extractor_class": type(agent.critic.features_extractor).__name__,
         "solver": agent.policy.solver,
         "act_solver": agent.policy.act_solver,
         "batch_size": agent.batch_size,

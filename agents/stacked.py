@@ -15,6 +15,7 @@ from torch import Tensor
 
 from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
 from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, _finite_obs
+from icnn_rl.agents.normalization import NormalizedExtractor, normalize
 from icnn_rl.agents.stackable import check_stackable
 from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.nn import PICNN
@@ -110,6 +111,14 @@ class StackedICNNQ(Generic[Row]):
         self.net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
         self.target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
         self._members = self.net.ensemble // len(self) if self.net.ensemble else 1
+        self._normalizers = [
+            agent.critic.features_extractor
+            for agent in self.agents
+            if isinstance(agent.critic.features_extractor, NormalizedExtractor)
+        ]
+        if self._normalizers:
+            self._mean = _joined(self._normalizers, "mean")
+            self._variance = _joined(self._normalizers, "variance")
         self._weights, self._target_weights = list(self.net.parameters()), list(self.target.parameters())
 
     def _prepare_update(self) -> None:
@@ -234,7 +243,7 @@ class StackedICNNQ(Generic[Row]):
         obs = np.stack([np.ravel(_finite_obs(agent._last_obs)) for agent in self.agents])
         with torch.inference_mode():
             x = to_device(torch.from_numpy(obs.astype(np.float32)), self.device).unsqueeze(1)
-            energy = GroupMeans(self.net.bind(self._per_member(x)), len(self))
+            energy = GroupMeans(self.net.bind(self._features(x)), len(self))
             # the environments wait for the actions: asking whether there is anything left to do costs nothing more
             solution = self._maximise(energy, self._act_solver, fixed_steps=False)
             both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
@@ -275,7 +284,7 @@ class StackedICNNQ(Generic[Row]):
         data = self.replay.gather(self._index)
         next_value, usable, numbers = self._next_value(data.next_obs)
         target = data.rewards + (1.0 - data.ended) * self._gamma * next_value
-        energies = GroupMeans(self.net.bind(self._per_member(data.obs)), len(self)).member_values(data.actions)
+        energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(data.actions)
         losses = stacked_bellman_loss(energies, target, usable)
         # laid out as the weights are: fused Adam reads memory in order
         gradients = [part.contiguous() for part in torch.autograd.grad(losses.sum(), self._weights)]
@@ -298,7 +307,7 @@ class StackedICNNQ(Generic[Row]):
     @torch.no_grad()
     def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """min_e Q'_e(s', a') (S, B), which rows have one (S, B), and the solver's numbers, means over B (S, 5)."""
-        energy = GroupMeans(self.target.bind(self._per_member(next_obs)), len(self))
+        energy = GroupMeans(self.target.bind(self._features(next_obs)), len(self))
         atol = self._gap * self._td_square.sqrt().unsqueeze(-1)
         solution = self._maximise(energy, self._solver, fixed_steps=self._fixed, atol=atol)
         noise = (self._smoothing * self._noise).clamp(-self._clip, self._clip)
@@ -318,8 +327,9 @@ class StackedICNNQ(Generic[Row]):
         with no_questions():
             return solve_fixed(problem, solver, approach(problem, start), atol=atol)
 
-    def _per_member(self, x: Tensor) -> Tensor:
-        """Every learner's rows to each of its members: (S, B, o) -> (S E, B, o)."""
+    def _features(self, obs: Tensor) -> Tensor:
+        """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
+        x = normalize(obs, self._mean, self._variance) if self._normalizers else obs
         return x.unsqueeze(1).expand(-1, self._members, -1, -1).flatten(0, 1)
 
     def _own(self, stacked: Tensor, i: int) -> Tensor:
@@ -378,6 +388,9 @@ class StackedICNNQ(Generic[Row]):
             for parameter in (*agent.critic.net.parameters(), *agent.critic_target.net.parameters()):
                 parameter.data = parameter.data.clone()
                 parameter.grad = None
+            extractor = agent.critic.features_extractor
+            if isinstance(extractor, NormalizedExtractor):
+                extractor.mean, extractor.variance = extractor.mean.clone(), extractor.variance.clone()
             optimizer = agent.critic.optimizer
             del optimizer.found_inf  # type: ignore[attr-defined]
             for group in optimizer.param_groups:
@@ -401,6 +414,14 @@ def _stacked(critics: list[ICNNCritic]) -> PICNN:
         parameter.data = torch.cat([part.data for part in parts])
         for i, part in enumerate(parts):
             part.data = parameter.data[i * members : (i + 1) * members]
+    return whole
+
+
+def _joined(extractors: list[NormalizedExtractor], name: str) -> Tensor:
+    """A buffer of all extractors, (S, 1, o), whose rows become theirs."""
+    whole = torch.stack([getattr(one, name) for one in extractors]).unsqueeze(1)
+    for one, row in zip(extractors, whole, strict=True):
+        setattr(one, name, row[0])
     return whole
 
 

@@ -1,0 +1,61 @@
+"""Observations brought to zero mean and unit variance, over all that the agent has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor
+
+__all__ = ["NormalizedExtractor", "normalize"]
+
+#: Normalised observations are cut off here: a coordinate that hardly ever moved may do so by many deviations.
+_CLIP = 10.0
+
+#: Added to the variance: a coordinate that never moved stays 0.
+_EPSILON = 1e-8
+
+
+class NormalizedExtractor(FlattenExtractor):
+    """x = clip( (s - mean) / sqrt(variance + 1e-8), +-10 ), flattened; s itself before the first :meth:`update`.
+
+    Mean and variance are those of every observation given to :meth:`update`: an agent gives each one that it stores.
+    Critic and target share one extractor, so that a state looks the same to both.
+
+    Attributes:
+        mean, variance: (o,), float32. count: (), int64, number of observations.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.register_buffer("mean", torch.zeros(self.features_dim))
+        self.register_buffer("variance", torch.ones(self.features_dim))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, obs: np.ndarray) -> None:
+        """Take in a batch of observations (B, ...), as the environment gives them.
+
+        The moments of both sets together (Chan, Golub and LeVeque 1979): with new ones a share w = B / (count + B) of
+        all and d the distance of the means, mean += w d and variance = (1 - w) variance + w (variance' + (1 - w) d^2).
+        """
+        new = torch.as_tensor(obs, dtype=torch.float32, device=self.mean.device).flatten(1)
+        self.count += len(new)
+        share = len(new) / self.count
+        distance = new.mean(0) - self.mean
+        self.mean += share * distance
+        spread = new.var(0, correction=0) + (1.0 - share) * distance.square()
+        self.variance.lerp_(spread, share)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return normalize(self.flatten(observations), self.mean, self.variance)
+
+
+def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Zero mean, unit variance, cut off at ten deviations; NaN stays NaN."""
+    return ((x - mean) * (variance + _EPSILON).rsqrt()).clamp(-_CLIP, _CLIP)
