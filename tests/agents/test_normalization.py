@@ -1,0 +1,148 @@
+"""Observations at zero mean and unit variance, over all that the agent has seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents.normalization import NormalizedExtractor
+from icnn_rl.agents.stacked import StackedICNNQ
+
+SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
+SETTINGS: dict[str, Any] = {"learning_starts": 20, "batch_size": 16, "buffer_size": 300, "device": "cpu"}
+
+
+def make(env: Any = "Pendulum-v1", seed: int = 0, **policy_kwargs: Any) -> ICNNQ:
+    return ICNNQ("MlpPolicy", env, seed=seed, policy_kwargs={**SMALL, **policy_kwargs}, **SETTINGS)
+
+
+def vector(size: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, (size,))
+
+
+def extractor_of(agent: ICNNQ) -> NormalizedExtractor:
+    found = agent.critic.features_extractor
+    assert isinstance(found, NormalizedExtractor)
+    return found
+
+
+def test_moments_are_those_of_all_observations_in_whatever_batches_they_come() -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.normal([0.0, 100.0, -3.0], [1e-2, 10.0, 1.0], size=(1000, 3))
+    extractor = NormalizedExtractor(vector(3))
+    for batch in np.split(seen, [1, 2, 10, 300, 301]):
+        extractor.update(batch)
+    assert extractor.count == 1000
+    np.testing.assert_allclose(extractor.mean, seen.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(extractor.variance, seen.var(0), rtol=1e-4)
+    x = extractor(torch.as_tensor(seen, dtype=torch.float32))
+    np.testing.assert_allclose(x, (seen - seen.mean(0)) / seen.std(0), atol=1e-3)
+
+
+def test_one_observation_at_a_time_does_not_drift() -> None:
+    rng = np.random.default_rng(1)
+    seen = rng.normal([1000.0, 0.0], [1.0, 1e-3], size=(5000, 2))
+    extractor = NormalizedExtractor(vector(2))
+    for obs in seen:
+        extractor.update(obs[None])
+    np.testing.assert_allclose(extractor.mean, seen.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(extractor.variance, seen.var(0), rtol=1e-2)
+
+
+def test_what_is_special_about_a_coordinate() -> None:
+    extractor = NormalizedExtractor(vector(3))
+    untouched = torch.tensor([[1.0, -2.0, 9.0]])
+    torch.testing.assert_close(extractor(untouched), untouched)
+    extractor.update(np.array([[1.0, 5.0, 0.0], [3.0, 5.0, 0.0]]))
+    x = extractor(torch.tensor([[4.0, 5.0, 0.1], [float("nan"), 6.0, -0.1]]))
+    torch.testing.assert_close(x[:, 1], torch.tensor([0.0, 10.0]))  # never moved: 0, and then cut off
+    torch.testing.assert_close(x[:, 2], torch.tensor([10.0, -10.0]))
+    assert x[0, 0] == pytest.approx(2.0)
+    assert x[1, 0].isnan()
+
+
+@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+def test_an_agent_takes_in_every_observation_of_all_its_environments(agent_class: type[ICNNQ]) -> None:
+    env = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)
+    agent = agent_class("MlpPolicy", env, seed=0, policy_kwargs={"context": (16,)}, **SETTINGS).learn(100)
+    assert agent.replay_buffer is not None
+    seen = agent.replay_buffer.next_observations[:50].reshape(100, 3)
+    extractor = extractor_of(agent)
+    assert extractor.count == 100
+    np.testing.assert_allclose(extractor.mean, seen.mean(0), atol=1e-5)
+    np.testing.assert_allclose(extractor.variance, seen.var(0), rtol=1e-4)
+    assert agent.critic_target.features_extractor is extractor
+
+
+def test_the_units_of_the_observations_do_not_matter() -> None:
+    class OtherUnits(gym.ObservationWrapper):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            super().__init__(gym.make("Pendulum-v1"))
+            self.observation_space = vector(3)
+
+        def observation(self, observation: np.ndarray) -> np.ndarray:
+            return (observation * np.array([1000.0, 0.01, 8.0]) + np.array([500.0, 0.0, -1.0])).astype(np.float32)
+
+    plain, other = make().learn(60), make(OtherUnits()).learn(60)
+    for p, q in zip(plain.critic.parameters(), other.critic.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
+    raw = make(normalize_observations=False).learn(60)
+    raw_other = make(OtherUnits(), normalize_observations=False).learn(60)
+    pairs = zip(raw.critic.parameters(), raw_other.critic.parameters(), strict=True)
+    assert max(float((p - q).detach().abs().max()) for p, q in pairs) > 1e-2
+
+
+def test_moments_are_saved_loaded_and_go_on(tmp_path: Path) -> None:
+    agent = make().learn(50)
+    agent.save(tmp_path / "agent")
+    loaded = ICNNQ.load(tmp_path / "agent", env=gym.make("Pendulum-v1"), device="cpu")
+    for name in ("mean", "variance", "count"):
+        torch.testing.assert_close(getattr(extractor_of(loaded), name), getattr(extractor_of(agent), name))
+    assert loaded.critic_target.features_extractor is extractor_of(loaded)
+    obs = np.array([[0.1, 0.9, -3.0]], dtype=np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs)[0], agent.predict(obs)[0])
+    loaded.learn(10, reset_num_timesteps=False)
+    assert extractor_of(loaded).count == 60
+
+
+def test_looking_does_not_move_the_moments() -> None:
+    agent = make().learn(30)
+    before = extractor_of(agent).mean.clone()
+    obs = np.full((4, 3), 50.0, dtype=np.float32)
+    agent.predict(obs)
+    agent.q_values(obs, np.zeros((4, 1), dtype=np.float32))
+    agent.train(2)
+    torch.testing.assert_close(extractor_of(agent).mean, before)
+
+
+def test_only_vectors_are_normalised_and_only_where_wanted() -> None:
+    assert type(make(normalize_observations=False).critic.features_extractor) is FlattenExtractor
+    images = ICNNQ("CnnPolicy", FakeImageEnv(discrete=False), buffer_size=10, device="cpu")
+    parts = ICNNQ("MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), buffer_size=10, device="cpu")
+    for agent in (images, parts):
+        assert not isinstance(agent.critic.features_extractor, NormalizedExtractor)
+
+
+def test_stacked_learners_have_moments_of_their_own() -> None:
+    lone = make(seed=1).learn(60)
+    stack = StackedICNNQ(lambda seed: make(seed=seed), [0, 1]).learn(60)
+    torch.testing.assert_close(extractor_of(stack.agents[1]).mean, extractor_of(lone).mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        extractor_of(stack.agents[1]).variance, extractor_of(lone).variance, rtol=1e-3, atol=1e-5
+    )
+    one, other = (extractor_of(agent) for agent in stack.unstack())
+    kept = other.mean.clone()
+    one.update(np.full((1000, 3), 7.0))
+    torch.testing.assert_close(other.mean, kept)
+    with pytest.raises(ValueError, match="features_extractor_class"):
+        StackedICNNQ(lambda plain: make(normalize_observations=not plain), [False, True])
