@@ -26,6 +26,7 @@ ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "raw-observations": {"policy_kwargs": {"normalize_observations": False}},
     "exploration-0.1": {"exploration_noise": 0.1},
     "exploration-0.3": {"exploration_noise": 0.3},
     "two-updates": {"gradient_steps": 2},
