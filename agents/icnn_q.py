@@ -15,7 +15,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -32,7 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
-from icnn_rl.agents.normalization import NormalizedExtractor
+from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.solution import Status
@@ -110,7 +109,11 @@ class ICNNQPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
     ) -> None:
-        if normalize_observations and features_extractor_class is FlattenExtractor and _is_vector(observation_space):
+        if (
+            normalize_observations
+            and features_extractor_class is FlattenExtractor
+            and is_vector_space(observation_space)
+        ):
             features_extractor_class = NormalizedExtractor
         super().__init__(
             observation_space,
@@ -623,10 +626,6 @@ def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
 def _patient(solver: Solver) -> Solver:
     """The same method, run to convergence: for single states precision is nearly free."""
     return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-5, solver.tol))  # type: ignore
-
-
-def _is_vector(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and not is_image_space(space)
 
 
 def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tuple[int, ...]:

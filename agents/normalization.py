@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor
 
-__all__ = ["NormalizedExtractor", "normalize"]
+__all__ = ["NormalizedExtractor", "is_vector_space", "normalize"]
 
 #: Normalised observations are cut off here: a coordinate that hardly ever moved may do so by many deviations.
 _CLIP = 10.0
@@ -59,3 +62,8 @@ class NormalizedExtractor(FlattenExtractor):
 def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Zero mean, unit variance, cut off at ten deviations; NaN stays NaN."""
     return ((x - mean) * (variance + _EPSILON).rsqrt()).clamp(-_CLIP, _CLIP)
+
+
+def is_vector_space(space: spaces.Space[Any]) -> bool:
+    """A Box that is no image."""
+    return isinstance(space, spaces.Box) and not is_image_space(space)

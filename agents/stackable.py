@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from icnn_rl.agents.critic import ICNNCritic
 from icnn_rl.agents.icnn_q import ICNNQ
-from icnn_rl.agents.normalization import NormalizedExtractor
+from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
 from icnn_rl.solvers import ProjectedNewton
 
 __all__ = ["check_stackable"]
@@ -50,7 +48,6 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
     if type(agent) is not ICNNQ:
         return [("agent", False, "ICNNQ", type(agent).__name__)]
     policy, critic, space = agent.policy, agent.critic, agent.observation_space
-    flat = isinstance(space, spaces.Box) and not is_image_space(space)
     solvers = (policy.solver, policy.act_solver)
     unit = getattr(agent.train_freq, "unit", None)
     wrapped = agent.get_vec_normalize_env()
@@ -58,7 +55,7 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
         ("env", agent.env is not None, "an environment", agent.env),
         ("n_envs", agent.n_envs == 1, "one environment for each agent", agent.n_envs),
         ("env", wrapped is None, "environments without VecNormalize", wrapped),
-        ("observation_space", flat, "a Box that is no image", space),
+        ("observation_space", is_vector_space(space), "a Box that is no image", space),
         ("constraint", policy.constraint is None, "none", policy.constraint),
         ("policy", type(critic) is ICNNCritic, "a critic of fully connected networks", type(critic).__name__),
         (
