@@ -13,6 +13,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 from stable_baselines3 import TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -21,21 +22,24 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 
 class Evaluate(BaseCallback):
-    """Prints a line: the steps so far, mean and standard deviation of the return."""
+    """Evaluates five episodes whenever it is called."""
 
-    def __init__(self, env: VecNormalize, episodes: int) -> None:
+    def __init__(self, env: VecNormalize) -> None:
         super().__init__()
-        self.env, self.episodes = env, episodes
+        self.env = env
 
     def _on_step(self) -> bool:
-        training = self.model.get_vec_normalize_env()
-        assert training is not None
-        self.env.obs_rms = training.obs_rms
-        mean, std = evaluate_policy(self.model, self.env, self.episodes)
-        print(
-            f"{self.num_timesteps:7d} steps: return {mean:.1f} +- {std:.1f} over {self.episodes} episodes", flush=True
-        )
+        evaluate(self.model, self.env, 5)
         return True
+
+
+def evaluate(agent: BaseAlgorithm, env: VecNormalize, episodes: int) -> None:
+    """Print a line: the steps so far, mean and standard deviation of the return under the agent's present moments."""
+    training = agent.get_vec_normalize_env()
+    assert training is not None
+    env.obs_rms = training.obs_rms
+    mean, std = evaluate_policy(agent, env, episodes)
+    print(f"{agent.num_timesteps:7d} steps: return {mean:.1f} +- {std:.1f} over {episodes} episodes", flush=True)
 
 
 def environment(name: str, training: bool) -> VecNormalize:
@@ -60,11 +64,8 @@ def main() -> None:
         device="cpu",
     )
     other.seed(args.seed + 1)
-    agent.learn(args.timesteps, EveryNTimesteps(10_000, Evaluate(other, 5)))
-    last = Evaluate(other, 20)
-    last.init_callback(agent)
-    last.num_timesteps = agent.num_timesteps
-    last._on_step()
+    agent.learn(args.timesteps, EveryNTimesteps(10_000, Evaluate(other)))
+    evaluate(agent, other, 20)
 
 
 if __name__ == "__main__":
