@@ -65,6 +65,9 @@ class ICNNQPolicy(BasePolicy):
             :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images, Dict observations and what a
             ``features_extractor_class`` reads stay as they are.
         n_critics: members E of the ensemble.
+        average_weights: the greedy action of ``predict(deterministic=True)``, and what looks inside (``best_action``,
+            ``q_values``), come from the target critic, whose weights are a running average over the last 1 / tau
+            updates or so: steadier, a little later. Exploration goes by the critic's own.
         solver: for the argmax in the Bellman target, where a few steps are enough.
         act_solver: for actions to execute; None: ``solver`` with at least 20 steps and a tolerance of 1e-5 at most.
         constraint: on the action, in the environment's units: the greedy action is sought among those that it allows.
@@ -96,6 +99,7 @@ class ICNNQPolicy(BasePolicy):
         layer_norm: bool = True,
         normalize_observations: bool = True,
         n_critics: int = 2,
+        average_weights: bool = False,
         solver: Solver = ProjectedNewton(tol=3e-4, max_steps=6),  # noqa: B008  (frozen)
         act_solver: Solver | None = None,
         constraint: ActionConstraint | None = None,
@@ -133,6 +137,7 @@ class ICNNQPolicy(BasePolicy):
         self.context = tuple(context) if context is not None else _context_widths(net_arch)
         self.hidden, self.activation = tuple(hidden), activation
         self.layer_norm, self.normalize_observations, self.n_critics = layer_norm, normalize_observations, n_critics
+        self.average_weights = average_weights
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
         self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
@@ -192,7 +197,13 @@ class ICNNQPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.critic._predict(observation, deterministic)
+        acting = self.settled_critic if deterministic else self.critic
+        return acting._predict(observation, deterministic)
+
+    @property
+    def settled_critic(self) -> ConcaveCritic:
+        """What acts where there is nothing to explore."""
+        return self.critic_target if self.average_weights else self.critic
 
     def set_training_mode(self, mode: bool) -> None:
         """Training mode of the critic; the target always evaluates."""
@@ -210,6 +221,7 @@ class ICNNQPolicy(BasePolicy):
             layer_norm=self.layer_norm,
             normalize_observations=self.normalize_observations,
             n_critics=self.n_critics,
+            average_weights=self.average_weights,
             solver=self.solver,
             act_solver=self.act_solver,
             constraint=self.constraint,
@@ -250,7 +262,7 @@ class ICNNQ(OffPolicyAlgorithm):
         a*(s)  = argmax_a  mean_e Q_e(s, a)              a convex programme, solved for the whole batch
         a'     = clip( a*'(s') + clip( N(0, target_policy_noise), +-target_noise_clip ), -1, 1 )
         target = r + gamma (1 - terminated) min_e Q'_e(s', a')
-        loss   = sum_e mean_batch ( Q_e(s, a) - target )^2
+        loss   = sum_e mean_batch ( Q_e(s, a + N(0, action_smoothing)) - target )^2
 
     min_e of concave functions is concave, so nothing is lost by the twin minimum. A time limit is not a termination.
     Departures from the paper: target noise and twin minimum (TD3), LayerNorm on the context path, Newton's method for
@@ -269,6 +281,10 @@ class ICNNQ(OffPolicyAlgorithm):
         exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
             ``action_noise`` is not given.
         target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
+        action_smoothing: standard deviation of the Gaussian noise on the stored actions in the loss, in scaled units.
+            Up to second order it adds action_smoothing^2 |dQ_e/da|^2 to the loss (Bishop, Training with Noise is
+            Equivalent to Tikhonov Regularization, Neural Computation 7, 1995): a slope in the action must be worth its
+            size, or the maximum over many actions adds up what is only noise in each.
         target_gap: the target's argmax is good enough once its certified gap is below this share of the TD error, a
             root mean square over the last hundred updates or so, or meets the solver's own tolerance, whichever is
             first. 0: the solver's tolerance alone.
@@ -317,6 +333,7 @@ class ICNNQ(OffPolicyAlgorithm):
         exploration_noise: float = 0.2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
+        action_smoothing: float = 0.0,
         target_gap: float = 0.01,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -357,6 +374,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
+        self.action_smoothing = check_range("action_smoothing", action_smoothing, 0.0, float("inf"))
         self.target_gap = check_range("target_gap", target_gap, 0.0, float("inf"))
         #: Running mean of the squared TD error, of one member.
         self._td_square = 0.0
@@ -426,7 +444,8 @@ class ICNNQ(OffPolicyAlgorithm):
             discount = self.gamma if discounts is None else discounts.squeeze(-1)
             next_value, usable = self._next_value(data.next_observations)
             target = data.rewards.squeeze(-1) + (1.0 - data.dones.squeeze(-1)) * discount * next_value
-            energies = self.critic.bind(data.observations).member_values(data.actions)
+            actions = blur(data.actions, self.action_smoothing)
+            energies = self.critic.bind(data.observations).member_values(actions)
             loss = bellman_loss(energies, target, usable)
             loss_value = loss.item()
             if not np.isfinite(loss_value):
@@ -445,7 +464,7 @@ class ICNNQ(OffPolicyAlgorithm):
                 self._update_target()
             self.logger.record_mean("train/critic_loss", loss_value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("solver/act_failed", self.critic.act_failed)
+        self.logger.record("solver/act_failed", self.critic.act_failed + self.critic_target.act_failed)
 
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
@@ -499,7 +518,7 @@ class ICNNQ(OffPolicyAlgorithm):
             raise ValueError(f"action: expected {batch} rows, one for each observation, got {scaled.shape[0]}.")
         self.policy.set_training_mode(False)
         with torch.no_grad():
-            energy = self.critic.bind(tensor)
+            energy = self.policy.settled_critic.bind(tensor)
             return (-energy(torch.as_tensor(scaled, dtype=torch.float32, device=self.device))).cpu().numpy()
 
     def best_action(self, obs: np.ndarray | dict[str, np.ndarray]) -> Greedy:
@@ -511,7 +530,7 @@ class ICNNQ(OffPolicyAlgorithm):
         """
         tensor, _ = self.policy.obs_to_tensor(_finite_obs(obs))
         self.policy.set_training_mode(False)
-        found = self.critic.greedy(tensor)
+        found = self.policy.settled_critic.greedy(tensor)
         action = self.policy.unscale_action(found.action.cpu().numpy().reshape(-1, *self._action_shape))
         return Greedy(torch.as_tensor(action), found.value.cpu(), found.gap.cpu(), found.status.cpu())
 
@@ -621,6 +640,11 @@ def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
     if noise == 0:
         return action
     return (action + (noise * torch.randn_like(action)).clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
+def blur(action: Tensor, noise: float) -> Tensor:
+    """Gaussian noise on stored actions. It may leave the box: the critic is defined beyond it."""
+    return action if noise == 0 else action + noise * torch.randn_like(action)
 
 
 def _patient(solver: Solver) -> Solver:

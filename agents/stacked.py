@@ -48,7 +48,8 @@ class StackedICNNQ(Generic[Row]):
     date by :meth:`lone` and :meth:`unstack`.
 
     Learners may differ in learning_rate, gamma, tau, exploration noise, target_policy_noise, target_noise_clip,
-    target_gap, Adam's arguments, and seed; they must share network, solver, batch size and all other settings.
+    action_smoothing, target_gap, Adam's arguments, and seed; they must share network, solver, batch size and all other
+    settings.
 
     Args:
         make: row -> a new agent with an environment of its own; its seed belongs into its constructor.
@@ -132,11 +133,13 @@ class StackedICNNQ(Generic[Row]):
         self._tau = column("tau").to(self.device)
         self._rate = torch.zeros_like(self._tau)
         self._smoothing = column("target_policy_noise")[:, None, None].to(self.device)
+        self._blur = column("action_smoothing")[:, None, None].to(self.device)
         self._clip = column("target_noise_clip")[:, None, None].to(self.device)
         self._gap = column("target_gap").unsqueeze(-1).to(self.device)
         self._td_square = column("_td_square").to(self.device)
         self._index = torch.zeros(count, batch, dtype=torch.int64, device=self.device)
         self._noise = torch.zeros(count, batch, n, device=self.device)
+        self._blurring = torch.zeros_like(self._noise)
         self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
         self._sound_updates = torch.zeros(count, dtype=torch.int64, device=self.device)
         self._skip = torch.zeros(count, device=self.device)
@@ -273,9 +276,11 @@ class StackedICNNQ(Generic[Row]):
         batch, first = self._index.shape[1], self.agents[0]
         index = np.stack([streams.numpy.randint(0, len(self.replay), size=batch) for streams in self._streams])
         self._index.copy_(to_device(torch.from_numpy(index), self.device))
-        for own, agent, streams in zip(self._noise, self.agents, self._streams, strict=True):
+        for i, (agent, streams) in enumerate(zip(self.agents, self._streams, strict=True)):
             if agent.target_policy_noise > 0:
-                own.normal_(generator=streams.torch)
+                self._noise[i].normal_(generator=streams.torch)
+            if agent.action_smoothing > 0:
+                self._blurring[i].normal_(generator=streams.torch)
         moves = (first._n_updates + 1) % first.policy_delay == 0
         torch.mul(self._tau, float(moves), out=self._rate)
 
@@ -284,7 +289,8 @@ class StackedICNNQ(Generic[Row]):
         data = self.replay.gather(self._index)
         next_value, usable, numbers = self._next_value(data.next_obs)
         target = data.rewards + (1.0 - data.ended) * self._gamma * next_value
-        energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(data.actions)
+        actions = data.actions + self._blur * self._blurring
+        energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(actions)
         losses = stacked_bellman_loss(energies, target, usable)
         # laid out as the weights are: fused Adam reads memory in order
         gradients = [part.contiguous() for part in torch.autograd.grad(losses.sum(), self._weights)]

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
-from icnn_rl.agents.icnn_q import bellman_loss, smooth
+from icnn_rl.agents.icnn_q import bellman_loss, blur, smooth
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -294,6 +294,21 @@ def test_the_targets_search_stops_where_its_gap_is_small_beside_the_td_error(
     assert ICNNQ.load(tmp_path / "agent.zip")._target_atol() == agent._target_atol() > 0
 
 
+def test_averaged_weights_act_where_there_is_nothing_to_explore(tmp_path: Path) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs={"average_weights": True}, learning_starts=20)
+    agent.learn(60).save(tmp_path / "agent")
+    obs = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
+    by_own = agent.policy.unscale_action(agent.critic.greedy(torch.as_tensor(obs)).action.numpy())
+    by_average = agent.policy.unscale_action(agent.critic_target.greedy(torch.as_tensor(obs)).action.numpy())
+    assert np.abs(by_own - by_average).max() > 1e-3
+    np.testing.assert_allclose(agent.predict(obs)[0], by_own, atol=1e-6)
+    for one in (agent, ICNNQ.load(tmp_path / "agent")):
+        found = one.best_action(obs)
+        np.testing.assert_allclose(one.predict(obs, deterministic=True)[0], by_average, atol=1e-6)
+        np.testing.assert_allclose(found.action.numpy(), by_average, atol=1e-6)
+        np.testing.assert_allclose(one.q_values(obs, by_average), found.value.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_bellman_loss_by_hand() -> None:
     energies = torch.tensor([[-1.0, 2.0, float("nan")], [0.0, 1.0, 5.0]])  # Q = -energies
     target = torch.tensor([2.0, -1.0, 3.0])
@@ -327,6 +342,44 @@ def test_smoothing_stays_in_the_box() -> None:
     assert noisy.max() <= 1.0
     assert (noisy - action).abs().max() <= 0.5
     assert smooth(action, 0.0, 0.5) is action
+
+
+def test_a_blurred_action_charges_a_slope_its_square() -> None:
+    # E (l (a + xi) - y)^2 = (l a - y)^2 + sigma^2 |l|^2, for xi ~ N(0, sigma^2)
+    torch.manual_seed(0)
+    slope, action, target, sigma = torch.tensor([1.0, -2.0]), torch.full((200_000, 2), 0.9), 0.5, 0.3
+    loss = (blur(action, sigma) @ slope - target).square().mean()
+    by_hand = (action[0] @ slope - target) ** 2 + sigma**2 * slope.square().sum()
+    torch.testing.assert_close(loss, by_hand, rtol=5e-3, atol=0)
+    assert blur(action, 0.0) is action
+
+
+class NoiseEnv(gym.Env[np.ndarray, np.ndarray]):
+    """A reward that no action has a say in."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,))
+    action_space = spaces.Box(-1.0, 1.0, (8,))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.np_random.normal(size=3).astype(np.float32), float(self.np_random.normal()), True, False, {}
+
+
+def test_smoothed_actions_find_less_of_an_advantage_in_noise() -> None:
+    obs = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+
+    def advantage(smoothing: float) -> float:
+        settings = {"action_smoothing": smoothing, "seed": 0, "device": "cpu", "learning_starts": 200}
+        agent = ICNNQ("MlpPolicy", NoiseEnv(), batch_size=64, policy_kwargs={"context": (32, 32)}, **settings)
+        agent.learn(600)
+        return float(np.mean(agent.best_action(obs).value.numpy() - agent.q_values(obs, np.zeros((100, 8)))))
+
+    assert 0 < advantage(1.0) < 0.75 * advantage(0.0)
 
 
 def test_multidimensional_actions() -> None:
@@ -398,6 +451,7 @@ def test_wrong_shapes_of_actions_are_named() -> None:
     ("kwargs", "message"),
     [
         ({"exploration_noise": -0.1}, "exploration_noise"),
+        ({"action_smoothing": -0.1}, "action_smoothing"),
         ({"policy_delay": 0}, "policy_delay"),
         ({"policy_kwargs": {"hidden": (0,)}}, "hidden"),
         ({"policy_kwargs": {"activation": "silu"}}, "activation"),
