@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "3-step-returns": {"n_steps": 3},
     "tau-0.01": {"tau": 0.01},
     "no-target-noise": {"target_policy_noise": 0.0},
+    "smoothed-actions": {"action_smoothing": 0.3},
     "one-critic": {"policy_kwargs": {"n_critics": 1}},
     "four-critics": {"policy_kwargs": {"n_critics": 4}},
     "no-layer-norm": {"policy_kwargs": {"layer_norm": False}},
