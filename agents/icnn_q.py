@@ -205,6 +205,11 @@ class ICNNQPolicy(BasePolicy):
         """What acts where there is nothing to explore."""
         return self.critic_target if self.average_weights else self.critic
 
+    @property
+    def act_failed(self) -> int:
+        """Greedy actions whose solve failed, whichever weights they came from."""
+        return self.critic.act_failed + self.critic_target.act_failed
+
     def set_training_mode(self, mode: bool) -> None:
         """Training mode of the critic; the target always evaluates."""
         self.critic.set_training_mode(mode)
@@ -444,7 +449,7 @@ class ICNNQ(OffPolicyAlgorithm):
             discount = self.gamma if discounts is None else discounts.squeeze(-1)
             next_value, usable = self._next_value(data.next_observations)
             target = data.rewards.squeeze(-1) + (1.0 - data.dones.squeeze(-1)) * discount * next_value
-            actions = blur(data.actions, self.action_smoothing)
+            actions = jitter(data.actions, self.action_smoothing)
             energies = self.critic.bind(data.observations).member_values(actions)
             loss = bellman_loss(energies, target, usable)
             loss_value = loss.item()
@@ -464,7 +469,7 @@ class ICNNQ(OffPolicyAlgorithm):
                 self._update_target()
             self.logger.record_mean("train/critic_loss", loss_value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("solver/act_failed", self.critic.act_failed + self.critic_target.act_failed)
+        self.logger.record("solver/act_failed", self.policy.act_failed)
 
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
@@ -642,7 +647,7 @@ def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
     return (action + (noise * torch.randn_like(action)).clamp(-clip, clip)).clamp(-1.0, 1.0)
 
 
-def blur(action: Tensor, noise: float) -> Tensor:
+def jitter(action: Tensor, noise: float) -> Tensor:
     """Gaussian noise on stored actions. It may leave the box: the critic is defined beyond it."""
     return action if noise == 0 else action + noise * torch.randn_like(action)
 

@@ -133,13 +133,13 @@ class StackedICNNQ(Generic[Row]):
         self._tau = column("tau").to(self.device)
         self._rate = torch.zeros_like(self._tau)
         self._smoothing = column("target_policy_noise")[:, None, None].to(self.device)
-        self._blur = column("action_smoothing")[:, None, None].to(self.device)
+        self._jitter = column("action_smoothing")[:, None, None].to(self.device)
         self._clip = column("target_noise_clip")[:, None, None].to(self.device)
         self._gap = column("target_gap").unsqueeze(-1).to(self.device)
         self._td_square = column("_td_square").to(self.device)
         self._index = torch.zeros(count, batch, dtype=torch.int64, device=self.device)
         self._noise = torch.zeros(count, batch, n, device=self.device)
-        self._blurring = torch.zeros_like(self._noise)
+        self._jitter_noise = torch.zeros_like(self._noise)
         self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
         self._sound_updates = torch.zeros(count, dtype=torch.int64, device=self.device)
         self._skip = torch.zeros(count, device=self.device)
@@ -280,7 +280,7 @@ class StackedICNNQ(Generic[Row]):
             if agent.target_policy_noise > 0:
                 self._noise[i].normal_(generator=streams.torch)
             if agent.action_smoothing > 0:
-                self._blurring[i].normal_(generator=streams.torch)
+                self._jitter_noise[i].normal_(generator=streams.torch)
         moves = (first._n_updates + 1) % first.policy_delay == 0
         torch.mul(self._tau, float(moves), out=self._rate)
 
@@ -289,7 +289,7 @@ class StackedICNNQ(Generic[Row]):
         data = self.replay.gather(self._index)
         next_value, usable, numbers = self._next_value(data.next_obs)
         target = data.rewards + (1.0 - data.ended) * self._gamma * next_value
-        actions = data.actions + self._blur * self._blurring
+        actions = data.actions + self._jitter * self._jitter_noise
         energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(actions)
         losses = stacked_bellman_loss(energies, target, usable)
         # laid out as the weights are: fused Adam reads memory in order
@@ -365,7 +365,7 @@ class StackedICNNQ(Generic[Row]):
         for name, mean in zip(("train/critic_loss", *(f"solver/{key}" for key in SOLVER_KEYS)), means, strict=True):
             agent.logger.record(name, mean)
         agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
-        agent.logger.record("solver/act_failed", agent.critic.act_failed)
+        agent.logger.record("solver/act_failed", agent.policy.act_failed)
 
     @contextlib.contextmanager
     def lone(self, i: int) -> Iterator[ICNNQ]:

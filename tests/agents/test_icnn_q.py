@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
-from icnn_rl.agents.icnn_q import bellman_loss, blur, smooth
+from icnn_rl.agents.icnn_q import bellman_loss, jitter, smooth
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -344,14 +344,14 @@ def test_smoothing_stays_in_the_box() -> None:
     assert smooth(action, 0.0, 0.5) is action
 
 
-def test_a_blurred_action_charges_a_slope_its_square() -> None:
+def test_a_jittered_action_charges_a_slope_its_square() -> None:
     # E (l (a + xi) - y)^2 = (l a - y)^2 + sigma^2 |l|^2, for xi ~ N(0, sigma^2)
     torch.manual_seed(0)
     slope, action, target, sigma = torch.tensor([1.0, -2.0]), torch.full((200_000, 2), 0.9), 0.5, 0.3
-    loss = (blur(action, sigma) @ slope - target).square().mean()
+    loss = (jitter(action, sigma) @ slope - target).square().mean()
     by_hand = (action[0] @ slope - target) ** 2 + sigma**2 * slope.square().sum()
     torch.testing.assert_close(loss, by_hand, rtol=5e-3, atol=0)
-    assert blur(action, 0.0) is action
+    assert jitter(action, 0.0) is action
 
 
 class NoiseEnv(gym.Env[np.ndarray, np.ndarray]):
