@@ -46,6 +46,13 @@ def test_sudoku_leaves_a_run_and_goes_on(tmp_path, capsys):
     assert "has lr = 0.001, not 0.5" in capsys.readouterr().err
 
 
+def test_too_few_boards_for_the_hull_leave_nothing_behind(tmp_path, capsys):
+    out = tmp_path / "s0"
+    assert main([*SUDOKU, "--model", "hull", "--out", str(out)]) == 1
+    assert "give more boards" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_sudoku_with_the_true_rules(tmp_path):
     out = tmp_path / "rules"
     options = ["--box", "3", "--boards", "5", "--clues", "44", "50", "--split", "0.2", "--resolves", "1"]

@@ -50,12 +50,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(args: argparse.Namespace) -> None:
     with user_errors():
         train, test = _data(args)
+        hull = _hull(args, train) if args.model == "hull" else None  # before the folder: it may refuse the boards
         run = Run(args)
-        model = _model(args)
+        model = hull or _model(args)
         rate = falling(args.lr) if args.lr_decay else args.lr
         metrics = {"boards_solved": score, "cells_solved": cell_score}
-        if args.model == "hull" and isinstance(model, SudokuModule):
-            model.fit_rules_(train.solutions)
         history = [] if args.model in ("hull", "true-rules") else run.train(model, train, test, metrics, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")
     model.eval()
@@ -111,8 +110,14 @@ def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
     if args.model == "conv":
         return ConvNet(args.box, (args.channels,) * 10)
-    init = "random" if args.model in ("optnet", "hull") else "rules"
+    init = "random" if args.model == "optnet" else "rules"
     return SudokuModule(args.box, args.constraints, args.q_penalty, init=init, learn=args.model != "true-rules")
+
+
+def _hull(args: argparse.Namespace, train: SudokuDataset) -> SudokuModule:
+    model = SudokuModule(args.box, args.constraints, args.q_penalty)
+    model.fit_rules_(train.solutions)
+    return model
 
 
 def _plot_rules(run: Run, model: SudokuModule) -> None:
