@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
     get_actor_critic_arch,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -266,7 +266,7 @@ class ICNNQ(OffPolicyAlgorithm):
 
         a*(s)  = argmax_a  mean_e Q_e(s, a)              a convex programme, solved for the whole batch
         a'     = clip( a*'(s') + clip( N(0, target_policy_noise), +-target_noise_clip ), -1, 1 )
-        target = r + gamma (1 - terminated) min_e Q'_e(s', a')
+        target = reward_scale r + gamma (1 - terminated) min_e Q'_e(s', a')
         loss   = sum_e mean_batch ( Q_e(s, a + N(0, action_smoothing)) - target )^2
 
     min_e of concave functions is concave, so nothing is lost by the twin minimum. A time limit is not a termination.
@@ -290,6 +290,9 @@ class ICNNQ(OffPolicyAlgorithm):
             Up to second order it adds action_smoothing^2 |dQ_e/da|^2 to the loss (Bishop, Training with Noise is
             Equivalent to Tikhonov Regularization, Neural Computation 7, 1995): a slope in the action must be worth its
             size, or the maximum over many actions adds up what is only noise in each.
+        reward_scale: rewards are multiplied by it before they are learned from, so that the network's numbers, what is
+            logged and ``picnn_kwargs.strong_convexity`` are in that unit; :meth:`q_values` and :meth:`best_action` give
+            the environment's. Adam's steps have a fixed size: values of thousands take long to reach.
         target_gap: the target's argmax is good enough once its certified gap is below this share of the TD error, a
             root mean square over the last hundred updates or so, or meets the solver's own tolerance, whichever is
             first. 0: the solver's tolerance alone.
@@ -339,6 +342,7 @@ class ICNNQ(OffPolicyAlgorithm):
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
         action_smoothing: float = 0.0,
+        reward_scale: float = 1.0,
         target_gap: float = 0.01,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -380,6 +384,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
         self.action_smoothing = check_range("action_smoothing", action_smoothing, 0.0, float("inf"))
+        self.reward_scale = check_range("reward_scale", reward_scale, 0.0, float("inf"), open_low=True)
         self.target_gap = check_range("target_gap", target_gap, 0.0, float("inf"))
         #: Running mean of the squared TD error, of one member.
         self._td_square = 0.0
@@ -445,10 +450,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self._update_learning_rate(self.critic.optimizer)
         for _ in range(gradient_steps):
             data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            discounts = getattr(data, "discounts", None)  # n-step buffers give one a row
-            discount = self.gamma if discounts is None else discounts.squeeze(-1)
-            next_value, usable = self._next_value(data.next_observations)
-            target = data.rewards.squeeze(-1) + (1.0 - data.dones.squeeze(-1)) * discount * next_value
+            target, usable = self._target(data)
             actions = jitter(data.actions, self.action_smoothing)
             energies = self.critic.bind(data.observations).member_values(actions)
             loss = bellman_loss(energies, target, usable)
@@ -457,7 +459,7 @@ class ICNNQ(OffPolicyAlgorithm):
                 raise FloatingPointError(
                     f"critic loss is {loss_value} at update {self._n_updates}: the weights are those of the last "
                     "sound update. "
-                    "Lower learning_rate, or scale the rewards (VecNormalize)."
+                    "Lower learning_rate or reward_scale."
                 )
             self.critic.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -470,6 +472,14 @@ class ICNNQ(OffPolicyAlgorithm):
             self.logger.record_mean("train/critic_loss", loss_value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("solver/act_failed", self.policy.act_failed)
+
+    def _target(self, data: ReplayBufferSamples) -> tuple[Tensor, Tensor]:
+        """What Q(s, a) is to become, in units of 1 / reward_scale, and which rows have it: (B,), (B,)."""
+        next_value, usable = self._next_value(data.next_observations)
+        discounts = getattr(data, "discounts", None)  # n-step buffers give one a row
+        discount = self.gamma if discounts is None else discounts.squeeze(-1)
+        rewards = self.reward_scale * data.rewards.squeeze(-1)
+        return rewards + (1.0 - data.dones.squeeze(-1)) * discount * next_value, usable
 
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
@@ -524,7 +534,8 @@ class ICNNQ(OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         with torch.no_grad():
             energy = self.policy.settled_critic.bind(tensor)
-            return (-energy(torch.as_tensor(scaled, dtype=torch.float32, device=self.device))).cpu().numpy()
+            value = -energy(torch.as_tensor(scaled, dtype=torch.float32, device=self.device)) / self.reward_scale
+            return value.cpu().numpy()
 
     def best_action(self, obs: np.ndarray | dict[str, np.ndarray]) -> Greedy:
         """The greedy action with its certificate: what :meth:`predict` executes, and how far from optimal it can be.
@@ -537,7 +548,8 @@ class ICNNQ(OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         found = self.policy.settled_critic.greedy(tensor)
         action = self.policy.unscale_action(found.action.cpu().numpy().reshape(-1, *self._action_shape))
-        return Greedy(torch.as_tensor(action), found.value.cpu(), found.gap.cpu(), found.status.cpu())
+        value, gap = found.value.cpu() / self.reward_scale, found.gap.cpu() / self.reward_scale
+        return Greedy(torch.as_tensor(action), value, gap, found.status.cpu())
 
     def predict(
         self,

@@ -48,8 +48,8 @@ class StackedICNNQ(Generic[Row]):
     date by :meth:`lone` and :meth:`unstack`.
 
     Learners may differ in learning_rate, gamma, tau, exploration noise, target_policy_noise, target_noise_clip,
-    action_smoothing, target_gap, Adam's arguments, and seed; they must share network, solver, batch size and all other
-    settings.
+    action_smoothing, reward_scale, target_gap, Adam's arguments, and seed; they must share network, solver, batch size
+    and all other settings.
 
     Args:
         make: row -> a new agent with an environment of its own; its seed belongs into its constructor.
@@ -134,6 +134,7 @@ class StackedICNNQ(Generic[Row]):
         self._rate = torch.zeros_like(self._tau)
         self._smoothing = column("target_policy_noise")[:, None, None].to(self.device)
         self._jitter = column("action_smoothing")[:, None, None].to(self.device)
+        self._reward_scale = column("reward_scale").unsqueeze(-1).to(self.device)
         self._clip = column("target_noise_clip")[:, None, None].to(self.device)
         self._gap = column("target_gap").unsqueeze(-1).to(self.device)
         self._td_square = column("_td_square").to(self.device)
@@ -288,7 +289,7 @@ class StackedICNNQ(Generic[Row]):
         """One update of every learner. Nothing here waits for the device where the solver's steps are fixed."""
         data = self.replay.gather(self._index)
         next_value, usable, numbers = self._next_value(data.next_obs)
-        target = data.rewards + (1.0 - data.ended) * self._gamma * next_value
+        target = self._reward_scale * data.rewards + (1.0 - data.ended) * self._gamma * next_value
         actions = data.actions + self._jitter * self._jitter_noise
         energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(actions)
         losses = stacked_bellman_loss(energies, target, usable)
@@ -350,7 +351,7 @@ class StackedICNNQ(Generic[Row]):
         if broken:
             raise FloatingPointError(
                 f"critic loss is not finite: {', '.join(broken)}. The weights are those of the last sound update. "
-                "Lower learning_rate, or scale the rewards."
+                "Lower learning_rate or reward_scale."
             )
 
     def _log(self, i: int) -> None:

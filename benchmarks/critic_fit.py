@@ -79,8 +79,7 @@ def samples(agent: ICNNQ) -> Samples:
     parts = []
     for rows in torch.arange(buffer.size()).split(1024):
         data = buffer._get_samples(rows.numpy())
-        value, _ = agent._next_value(data.next_observations)
-        target = data.rewards.squeeze(-1) + (1 - data.dones.squeeze(-1)) * agent.gamma * value
+        target, _ = agent._target(data)
         parts.append((data.observations.float(), data.actions, target))
     return Samples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

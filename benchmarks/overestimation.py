@@ -1,11 +1,11 @@
 """How far ICNNQ's critic believes in more than its rewards allow, while it learns.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.overestimation HumanoidStandup-v5 --reward-scale 0.01 --timesteps 20000 \\
-        [--set action_smoothing=0.3 ...]
+    OMP_NUM_THREADS=1 python -m benchmarks.overestimation HumanoidStandup-v5 --timesteps 20000 \\
+        [--set reward_scale=0.01 action_smoothing=0.3 ...]
 
-Every 2500 steps, on 256 transitions drawn from the replay buffer: the mean value of the greedy action; what the rewards
-seen allow a value to be, max r / (1 - gamma); how much more the greedy action is believed to bring than a random one;
-and the mean critic loss since the last line.
+Every 2500 steps, on 256 transitions drawn from the replay buffer, in units of 1 / reward_scale: the mean value of the
+greedy action; what the rewards seen allow a value to be, max r / (1 - gamma); how much more the greedy action is
+believed to bring than a random one; and the mean critic loss since the last line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import gymnasium as gym
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 
@@ -37,7 +36,7 @@ class Report(BaseCallback):
             greedy = critic.maximise(energy, self.model.policy.act_solver, data.observations)
             random = torch.rand_like(greedy.value) * 2 - 1
             advantage = (energy.member_values(random).mean(0) - greedy.fun).mean()
-        bound = buffer.rewards[: buffer.size()].max() / (1 - self.model.gamma)
+        bound = self.model.reward_scale * buffer.rewards[: buffer.size()].max() / (1 - self.model.gamma)
         loss = self.logger.name_to_value["train/critic_loss"]
         print(
             f"{self.num_timesteps:7d} steps: value {-greedy.fun.mean():9.1f}   at most {bound:9.1f}   "
@@ -50,14 +49,12 @@ class Report(BaseCallback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env")
-    parser.add_argument("--reward-scale", type=float, default=1.0)
     parser.add_argument("--timesteps", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="the agent's settings")
     args = parser.parse_args()
     settings: dict[str, Any] = parse_overrides(args.set)
-    env = gym.wrappers.TransformReward(gym.make(args.env), lambda reward: args.reward_scale * float(reward))
-    agent = ICNNQ("MlpPolicy", env, learning_starts=10_000, seed=args.seed, device="cpu", **settings)
+    agent = ICNNQ("MlpPolicy", args.env, learning_starts=10_000, seed=args.seed, device="cpu", **settings)
     agent.learn(args.timesteps, EveryNTimesteps(2500, Report()), log_interval=None)
 
 

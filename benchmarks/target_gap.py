@@ -25,8 +25,7 @@ def td_error(agent: ICNNQ, batches: list[ReplayBufferSamples]) -> float:
     """Root mean square over batches and members."""
     squares = []
     for data in batches:
-        value, _ = agent._next_value(data.next_observations)
-        target = data.rewards.squeeze(-1) + (1 - data.dones.squeeze(-1)) * agent.gamma * value
+        target, _ = agent._target(data)
         squares.append((agent.critic.bind(data.observations).member_values(data.actions) + target).square().mean())
     return float(torch.stack(squares).mean().sqrt())
 

@@ -382,6 +382,25 @@ def test_smoothed_actions_find_less_of_an_advantage_in_noise() -> None:
     assert 0 < advantage(1.0) < 0.75 * advantage(0.0)
 
 
+def test_reward_scale_changes_the_unit_and_nothing_else() -> None:
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+    def trained(env: gym.Env[Any, Any], scale: float) -> ICNNQ:
+        settings = {"reward_scale": scale, "seed": 0, "device": "cpu", "learning_starts": 20}
+        return ICNNQ("MlpPolicy", env, batch_size=16, policy_kwargs={"context": (16,)}, **settings).learn(60)
+
+    plain = trained(NoiseEnv(), 1.0)
+    large = trained(gym.wrappers.TransformReward(NoiseEnv(), lambda reward: 1024.0 * float(reward)), 1.0 / 1024.0)
+    for one, other in zip(plain.policy.parameters(), large.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    mine, theirs = plain.best_action(obs), large.best_action(obs)
+    assert torch.equal(mine.action, theirs.action)
+    assert torch.equal(1024.0 * mine.value, theirs.value)
+    assert torch.equal(1024.0 * mine.gap, theirs.gap)
+    action = mine.action.numpy()
+    assert np.array_equal(1024.0 * plain.q_values(obs, action), large.q_values(obs, action))
+
+
 def test_multidimensional_actions() -> None:
     class MatrixEnv(ReachEnv):
         def __init__(self) -> None:
@@ -452,6 +471,7 @@ def test_wrong_shapes_of_actions_are_named() -> None:
     [
         ({"exploration_noise": -0.1}, "exploration_noise"),
         ({"action_smoothing": -0.1}, "action_smoothing"),
+        ({"reward_scale": 0.0}, "reward_scale"),
         ({"policy_delay": 0}, "policy_delay"),
         ({"policy_kwargs": {"hidden": (0,)}}, "hidden"),
         ({"policy_kwargs": {"activation": "silu"}}, "activation"),

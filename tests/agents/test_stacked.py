@@ -28,7 +28,14 @@ WARM_UP = 20
 ROWS = (
     {"seed": 0},
     {"seed": 1, "learning_rate": 3e-4, "tau": 0.02, "target_policy_noise": 0.0, "action_smoothing": 0.1},
-    {"seed": 2, "learning_rate": lambda left: 1e-3 * left, "gamma": 0.9, "target_noise_clip": 0.1, "target_gap": 1.0},
+    {
+        "seed": 2,
+        "learning_rate": lambda left: 1e-3 * left,
+        "gamma": 0.9,
+        "reward_scale": 0.3,
+        "target_noise_clip": 0.1,
+        "target_gap": 1.0,
+    },
     {"seed": 2, "exploration_noise": 0.0, "target_policy_noise": 0.3, "action_smoothing": 0.0},
 )
 
