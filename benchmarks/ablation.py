@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "smoothed-actions": {"action_smoothing": 0.3},
     "one-critic": {"policy_kwargs": {"n_critics": 1}},
     "four-critics": {"policy_kwargs": {"n_critics": 4}},
+    "curvature-floor-1": {"policy_kwargs": {"picnn_kwargs": {"strong_convexity": 1.0}}},
+    "averaged-weights": {"policy_kwargs": {"average_weights": True}},
     "no-layer-norm": {"policy_kwargs": {"layer_norm": False}},
     "two-convex-layers": {"policy_kwargs": {"hidden": [64, 64]}},
     "rate-3e-4": {"learning_rate": 3e-4},
