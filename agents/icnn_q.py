@@ -455,14 +455,9 @@ class ICNNQ(OffPolicyAlgorithm):
             energies = self.critic.bind(data.observations).member_values(actions)
             loss = bellman_loss(energies, target, usable)
             loss_value = loss.item()
-            if not np.isfinite(loss_value):
-                raise FloatingPointError(
-                    f"critic loss is {loss_value} at update {self._n_updates}: the weights are those of the last "
-                    "sound update. "
-                    "Lower learning_rate or reward_scale."
-                )
             self.critic.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            self._check_sound(loss_value)
             self.critic.optimizer.step()
             self.critic.project_()
             self._n_updates += 1
@@ -473,13 +468,26 @@ class ICNNQ(OffPolicyAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("solver/act_failed", self.policy.act_failed)
 
+    def _check_sound(self, loss: float) -> None:
+        """Before a step. A loss can be finite where its gradient is not: rows without a target are left out of it."""
+        gradients = [part.grad for part in self._parameters[0] if part.grad is not None]
+        steepest = torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).item()
+        if np.isfinite(loss) and np.isfinite(steepest):
+            return
+        what = "the gradient of the critic loss is not finite" if np.isfinite(loss) else f"critic loss is {loss}"
+        raise FloatingPointError(
+            f"{what} at update {self._n_updates}: the weights are those of the last sound update. Lower learning_rate "
+            "or reward_scale."
+        )
+
     def _target(self, data: ReplayBufferSamples) -> tuple[Tensor, Tensor]:
         """What Q(s, a) is to become, in units of 1 / reward_scale, and which rows have it: (B,), (B,)."""
         next_value, usable = self._next_value(data.next_observations)
         discounts = getattr(data, "discounts", None)  # n-step buffers give one a row
         discount = self.gamma if discounts is None else discounts.squeeze(-1)
-        rewards = self.reward_scale * data.rewards.squeeze(-1)
-        return rewards + (1.0 - data.dones.squeeze(-1)) * discount * next_value, usable
+        return bellman_target(
+            self.reward_scale * data.rewards.squeeze(-1), data.dones.squeeze(-1) > 0, discount, next_value, usable
+        )
 
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
@@ -588,6 +596,8 @@ class ICNNQ(OffPolicyAlgorithm):
                 "environment."
             )
         _finite_obs(new_obs)
+        for info in rest[-1]:  # where an episode has ended, new_obs is the first of the next
+            _finite_obs(info.get("terminal_observation", new_obs))
         if isinstance(self.critic.features_extractor, NormalizedExtractor):
             self.critic.features_extractor.update(new_obs)
         assert isinstance(self.action_space, spaces.Box)
@@ -646,10 +656,18 @@ def _check_constraint(constraint: object) -> ActionConstraint | None:
     return constraint
 
 
+def bellman_target(
+    reward: Tensor, terminal: Tensor, discount: Tensor | float, next_value: Tensor, usable: Tensor
+) -> tuple[Tensor, Tensor]:
+    """r + gamma V(s'), and the rows that have it: (..., B) each. At the end of an episode r alone, whatever became of
+    the search for V."""
+    return torch.where(terminal, reward, reward + discount * next_value), usable | terminal
+
+
 def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
-    """sum_e mean_b ( -f_e(s_b, a_b) - target_b )^2 over the usable rows: (E, B), (B,), (B,) -> ()."""
+    """sum_e mean_b ( -f_e(s_b, a_b) - target_b )^2 over the usable rows: (E, B), (B,), (B,) -> (). NaN if none is."""
     error = torch.where(usable, energies + target, 0.0)
-    return (error * error).sum() / usable.sum().clamp(min=1)
+    return (error * error).sum() / usable.sum()
 
 
 def smooth(action: Tensor, noise: float, clip: float) -> Tensor:

@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from icnn_rl.agents.critic import ICNNCritic
 from icnn_rl.agents.icnn_q import ICNNQ
@@ -39,8 +40,15 @@ def check_stackable(agents: Sequence[ICNNQ]) -> None:
                     f"{name}: must be the same for all stacked agents; agent 0 has {first[name]}, agent {i} has "
                     f"{value}."
                 )
-    if len({id(agent.env) for agent in agents}) < len(agents):
+    if len({id(_simulation(agent)) for agent in agents}) < len(agents):
         raise ValueError("env: two stacked agents share one. Make an environment for each.")
+
+
+def _simulation(agent: ICNNQ) -> object:
+    """What its steps change: SB3 wraps one and the same environment anew for every agent."""
+    assert agent.env is not None
+    base = agent.env.unwrapped
+    return base.envs[0].unwrapped if isinstance(base, DummyVecEnv) else base
 
 
 def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:

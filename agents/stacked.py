@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
-from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, _finite_obs
+from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, _finite_obs, bellman_target
 from icnn_rl.agents.normalization import NormalizedExtractor, normalize
 from icnn_rl.agents.stackable import check_stackable
 from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
@@ -170,7 +170,8 @@ class StackedICNNQ(Generic[Row]):
 
         Raises:
             ValueError: an observation or reward is not finite; the number of callbacks is wrong.
-            FloatingPointError: a learner's loss is not finite. Its weights are those of its last sound update.
+            FloatingPointError: a learner's loss or its gradient is not finite. Its weights are those of its last sound
+                update.
             RuntimeError: the learners have left the stack.
         """
         if self._left:
@@ -289,13 +290,14 @@ class StackedICNNQ(Generic[Row]):
         """One update of every learner. Nothing here waits for the device where the solver's steps are fixed."""
         data = self.replay.gather(self._index)
         next_value, usable, numbers = self._next_value(data.next_obs)
-        target = self._reward_scale * data.rewards + (1.0 - data.ended) * self._gamma * next_value
+        rewards = self._reward_scale * data.rewards
+        target, usable = bellman_target(rewards, data.ended > 0, self._gamma, next_value, usable)
         actions = data.actions + self._jitter * self._jitter_noise
         energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(actions)
         losses = stacked_bellman_loss(energies, target, usable)
         # laid out as the weights are: fused Adam reads memory in order
         gradients = [part.contiguous() for part in torch.autograd.grad(losses.sum(), self._weights)]
-        self._sound.logical_and_(losses.detach().isfinite())
+        self._sound.logical_and_(losses.detach().isfinite() & self._finite(gradients))
         self._skip.copy_(~self._sound)
         for i, agent in enumerate(self.agents):
             for parameter, gradient in zip(agent.critic.net.parameters(), gradients, strict=True):
@@ -339,6 +341,11 @@ class StackedICNNQ(Generic[Row]):
         x = normalize(obs, self._mean, self._variance) if self._normalizers else obs
         return x.unsqueeze(1).expand(-1, self._members, -1, -1).flatten(0, 1)
 
+    def _finite(self, gradients: list[Tensor]) -> Tensor:
+        """Which learners' gradients are finite, (S,)."""
+        steepest = [torch.linalg.vector_norm(part.reshape(len(self), -1), torch.inf, dim=-1) for part in gradients]
+        return torch.stack(steepest).isfinite().all(0)
+
     def _own(self, stacked: Tensor, i: int) -> Tensor:
         """One learner's rows of a tensor (S E, ...)."""
         return stacked[i * self._members : (i + 1) * self._members]
@@ -350,8 +357,8 @@ class StackedICNNQ(Generic[Row]):
         broken = [f"agent {i} at update {self._first_update + done[i]}" for i, fine in enumerate(sound) if not fine]
         if broken:
             raise FloatingPointError(
-                f"critic loss is not finite: {', '.join(broken)}. The weights are those of the last sound update. "
-                "Lower learning_rate or reward_scale."
+                f"critic loss or its gradient is not finite: {', '.join(broken)}. The weights are those of the last "
+                "sound update. Lower learning_rate or reward_scale."
             )
 
     def _log(self, i: int) -> None:
@@ -408,7 +415,7 @@ class StackedICNNQ(Generic[Row]):
 def stacked_bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
     """Every learner's :func:`icnn_rl.agents.icnn_q.bellman_loss`: (S, E, B), (S, B), (S, B) -> (S,)."""
     error = torch.where(usable.unsqueeze(1), energies + target.unsqueeze(1), 0.0)
-    return (error * error).sum((1, 2)) / usable.sum(-1).clamp(min=1)
+    return (error * error).sum((1, 2)) / usable.sum(-1)
 
 
 def _stacked(critics: list[ICNNCritic]) -> PICNN:

@@ -82,6 +82,7 @@ class StackedReplay:
         self._widths = [o, o, n, 1, 1, 1]
         self.capacity, self.pos, self.full = first.buffer_size, first.pos, first.full
         self.rows = torch.zeros(len(buffers), self.capacity, sum(self._widths), device=device)
+        self._timeouts = [buffer.handle_timeout_termination for buffer in buffers]
         self._next = np.zeros((len(buffers), sum(self._widths)), dtype=np.float32)
         for own, buffer in zip(self.rows, buffers, strict=True):
             widths = zip(_arrays(buffer), self._widths, strict=True)
@@ -93,7 +94,7 @@ class StackedReplay:
 
     def slot(self, seed: int) -> _Slot:
         """Where an agent puts its next transition."""
-        return _Slot(self._next[seed])
+        return _Slot(self._next[seed], self._timeouts[seed])
 
     def commit(self) -> None:
         """Store the transitions that all slots have been given."""
@@ -118,15 +119,15 @@ class StackedReplay:
 
 
 class _Slot:
-    """Looks like a replay buffer to SB3, and takes one transition."""
+    """Looks like a replay buffer to SB3, and takes one transition. ``timeouts``: a time limit is no end."""
 
-    def __init__(self, row: np.ndarray) -> None:
-        self._row = row
+    def __init__(self, row: np.ndarray, timeouts: bool) -> None:
+        self._row, self._timeouts = row, timeouts
 
     def add(
         self, obs: Any, next_obs: Any, action: Any, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
     ) -> None:
-        timeout = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        timeout = np.array([self._timeouts and info.get("TimeLimit.truncated", False) for info in infos])
         self._row[:] = np.concatenate([np.ravel(part) for part in (obs, next_obs, action, reward, done, timeout)])
 
 

@@ -13,6 +13,7 @@ from icnn_rl.experiment import commands as further_commands
 from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.files import claim_folder
 from icnn_rl.experiment.plotting import plot_runs
 from icnn_rl.experiment.stacking import train_stacked
 from icnn_rl.experiment.training import final_evaluation, load_model, resume_run, train_run
@@ -227,7 +228,7 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
 def _folder(args: argparse.Namespace, seed: int) -> Path:
     """--out, with the seed where there are several; a free one where it is not given."""
     if args.out is None:
-        return _free_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{seed}")
+        return claim_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{seed}")
     out: Path = args.out
     return out if args.seeds is None else out.with_name(f"{out.name}-s{seed}")
 
@@ -240,13 +241,6 @@ def _refuse_settings(args: argparse.Namespace) -> None:
     if given:
         options = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in given)
         raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")
-
-
-def _free_folder(wanted: Path) -> Path:
-    candidate, number = wanted, 2
-    while candidate.exists():
-        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return candidate
 
 
 def _report(folder: Path, which: str, episodes: int) -> None:

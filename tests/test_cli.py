@@ -149,6 +149,7 @@ def test_a_run_leaves_a_whole_folder(finished):
     assert out.endswith("learning curve: run/learning_curve.png\n")
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        ".lock",
         "config.yml",
         "progress.csv",
         "eval.csv",
@@ -196,16 +197,6 @@ def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, c
     assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
     assert folder == Path("runs/icnn-InvertedPendulum-v5-s0")
     assert report == (folder, "model")
-
-
-def test_the_default_folder_is_numbered_when_taken(tmp_path):
-    from icnn_rl.cli import _free_folder
-
-    assert _free_folder(tmp_path / "a") == tmp_path / "a"
-    (tmp_path / "a").mkdir()
-    assert _free_folder(tmp_path / "a") == tmp_path / "a-2"
-    (tmp_path / "a-2").mkdir()
-    assert _free_folder(tmp_path / "a") == tmp_path / "a-3"
 
 
 @pytest.mark.parametrize("agent", sorted(_SETTINGS))
@@ -445,7 +436,7 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err == "error: --env Pendulam-v1: Environment `Pendulam` doesn't exist. Did you mean: `Pendulum`?\n"
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_an_occupied_folder_is_left_alone(finished, tmp_path, capsys):
@@ -571,6 +562,43 @@ def test_help(command, capsys):
     assert "usage: icnn-rl" in capsys.readouterr().out
 
 
+def test_two_at_once_without_a_name_get_a_folder_each(tmp_path):
+    command = [sys.executable, "-m", "icnn_rl.cli", *map(str, rl("td3", "x", timesteps=30))]
+    at = command.index("--out")
+    del command[at : at + 2]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [folder.name for folder in folders] == ["td3-InvertedPendulum-v5-s0", "td3-InvertedPendulum-v5-s0-2"]
+    assert all((folder / "evaluation_model.json").is_file() for folder in folders)
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(tmp_path, capsys):
+    folder = tmp_path / "run"
+    run(rl("td3", folder, timesteps=40), capsys)
+    held = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == "held\n"
+    try:
+        assert f"{folder}: another process is at work in it." in fails(["rl", "--resume", folder], capsys)
+    finally:
+        held.communicate("\n")
+    assert run(["rl", "--resume", folder, "--final-episodes", "1"], capsys)[0] == 0
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from icnn_rl.experiment.files import sole_user
+with sole_user(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
 # constraints
 
 
@@ -669,15 +697,16 @@ def test_a_resumed_run_keeps_its_constraint_and_its_counts(tmp_path, capsys, mon
         patch.setattr(ConstraintCallback, "_on_training_end", lambda self: None)
         run(constrained("icnn", folder, "--checkpoint-freq", "20", timesteps=40), capsys)
     assert counts(folder)["steps"] == 20  # the last checkpoint during training
-    (folder / "constraint.json").write_text('{"steps": 40, "violations": 0, "largest_violation": "inf"}')
     config = (folder / "config.yml").read_text()
     (folder / "config.yml").write_text(config.replace("timesteps: 40", "timesteps: 60"))
-    (folder / "model.zip").unlink()
-    code, _, err = run(["rl", "--resume", folder, "--final-episodes", "1"], capsys)
-    assert (code, err) == (0, "")
-    assert counts(folder)["steps"] == 60
-    assert counts(folder)["violations"] == 0
-    assert counts(folder)["largest_violation"] == "inf"
+    for lost in (1, 2):  # checkpoints: each holds the counts of its own steps
+        (folder / "model.zip").unlink()
+        for checkpoint in sorted((folder / "checkpoints").iterdir())[-lost:]:
+            shutil.rmtree(checkpoint)
+        code, _, err = run(["rl", "--resume", folder, "--final-episodes", "1"], capsys)
+        assert (code, err) == (0, "")
+        assert counts(folder)["steps"] == 60
+        assert counts(folder)["violations"] == 0
     assert "Leave out --constraint" in fails(["rl", "--resume", folder, "--constraint", "box:lower=-1"], capsys)
 
 

@@ -88,6 +88,8 @@ class Config:
             data = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
             raise UserError(f"{path}: not valid YAML ({error}).") from error
+        if command := supervised_command(path):
+            raise UserError(f"{path}: of a run of `icnn-rl {command}`; expected one of `icnn-rl rl` or of a sweep.")
         names = [f.name for f in fields(cls)]
         needed = [f.name for f in fields(cls) if f.default is MISSING]
         missing = [name for name in needed if not isinstance(data, dict) or name not in data]
@@ -98,6 +100,15 @@ class Config:
         if data["agent"] not in AGENTS:
             raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
         return cls(**{name: data[name] for name in names if name in data})
+
+
+def supervised_command(path: Path) -> str | None:
+    """Which supervised command's run a config.yml is of; None: of reinforcement learning, or not readable."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return None
+    return str(data["command"]) if isinstance(data, dict) and "command" in data else None
 
 
 def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dict[str, Any]:

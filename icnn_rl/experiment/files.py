@@ -1,21 +1,67 @@
-"""Folders that can tell whether they are whole; single files are :mod:`icnn_rl._files`'s business."""
+"""Folders: for one process alone, and whole or not there. Single files are :mod:`icnn_rl._files`'s business."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from icnn_rl._files import sync, write_file, write_text
 from icnn_rl.experiment.errors import UserError
 
-__all__ = ["read_manifest", "write_file", "write_folder", "write_text"]
+__all__ = ["FolderBusyError", "claim_folder", "read_manifest", "sole_user", "write_file", "write_folder", "write_text"]
 
 MANIFEST = "manifest.json"
+_LOCK = ".lock"
+
+
+class FolderBusyError(UserError):
+    """Another process is at work in a folder."""
+
+
+def claim_folder(wanted: Path) -> Path:
+    """A new folder of that name, numbered where it is taken; no two processes get the same."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
+
+
+@contextlib.contextmanager
+def sole_user(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Within, no other process is at work in the folder; what this one does within may ask again. The folder is made,
+    and goes again where nothing was put into it.
+
+    Args:
+        folder: of a run.
+        patience: seconds to wait for another process to leave it.
+
+    Raises:
+        FolderBusyError: it has not left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise FolderBusyError(f"{folder}: another process is at work in it. Wait for it, or stop it.") from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1 and [path.name for path in folder.iterdir()] == [_LOCK]:
+            (folder / _LOCK).unlink()
+            folder.rmdir()
+        lock.release()
 
 
 @contextlib.contextmanager

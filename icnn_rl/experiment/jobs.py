@@ -19,13 +19,12 @@ from typing import NamedTuple
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from stable_baselines3.common.callbacks import BaseCallback
 
 from icnn_rl.experiment.config import Config
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
-from icnn_rl.experiment.files import write_text
+from icnn_rl.experiment.files import FolderBusyError, sole_user, write_text
 from icnn_rl.experiment.training import final_evaluation, resume_run, train_run
 
 __all__ = ["Job", "JobError", "Progress", "check_folder", "is_finished", "read_progress", "run_apart", "run_job"]
@@ -42,7 +41,7 @@ class JobError(Exception):
 class Job:
     """A run to train and evaluate.
 
-    config: what to train. folder: its run folder; log, lock and progress lie in ``folder/../jobs/``.
+    config: what to train. folder: its run folder; log and progress lie in ``folder/../jobs/``.
     final_episodes: episodes of the evaluation at the end.
     """
 
@@ -69,8 +68,11 @@ class Progress(NamedTuple):
 
 
 def is_finished(job: Job) -> bool:
-    """Whether its last model has been evaluated; nothing is left to do then."""
-    return (job.folder / "evaluation_model.json").is_file()
+    """Whether its last model has been evaluated, over as many episodes as are wanted; nothing is left to do then."""
+    try:
+        return bool(json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == job.final_episodes)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def check_folder(job: Job) -> None:
@@ -112,17 +114,12 @@ def run_job(job: Job) -> None:
         JobError: anything else, see the log; or another process is at work in the folder.
     """
     torch.set_num_threads(1)
-    with _alone(job), _logged(job):
+    with _logged(job):
         try:
-            check_folder(job)
-            if is_finished(job):
-                return
-            callbacks = [_Heartbeat(job.beside("json"))]
-            if (job.folder / "config.yml").is_file():
-                resume_run(job.folder, callbacks=callbacks)
-            else:
-                train_run(job.config, job.folder, callbacks=callbacks)
-            final_evaluation(job.folder, "model", job.final_episodes)
+            with sole_user(job.folder, _LOCK_PATIENCE):
+                _take_up(job)
+        except FolderBusyError as error:  # not for ever
+            raise JobError(str(error)) from error
         except UserError as error:
             print(f"error: {error}")
             raise
@@ -131,24 +128,21 @@ def run_job(job: Job) -> None:
             raise JobError(f"{type(error).__name__}: {error}. Its log: {job.beside('log')}") from error
 
 
-@contextlib.contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """No two processes train into one folder."""
-    lock = FileLock(job.beside("lock"))
-    lock_file = Path(lock.lock_file)
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=_LOCK_PATIENCE)
-    except Timeout as error:
-        raise JobError(f"{job.folder}: another process is at work in it. Wait for it, or stop it.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _take_up(job: Job) -> None:
+    check_folder(job)
+    if is_finished(job):
+        return
+    callbacks = [_Heartbeat(job.beside("json"))]
+    if not (job.folder / "config.yml").is_file():
+        train_run(job.config, job.folder, callbacks=callbacks)
+    elif not (job.folder / "model.zip").is_file():
+        resume_run(job.folder, callbacks=callbacks)
+    final_evaluation(job.folder, "model", job.final_episodes)
 
 
 @contextlib.contextmanager
 def _logged(job: Job) -> Iterator[None]:
+    job.beside("log").parent.mkdir(parents=True, exist_ok=True)
     with (
         job.beside("log").open("a", buffering=1) as log,
         contextlib.redirect_stdout(log),

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from icnn_rl.experiment.config import Config
+from icnn_rl.experiment.config import Config, supervised_command
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file, write_text
@@ -62,14 +62,17 @@ class FinishedRun:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders among and below ``paths``, each once.
+    """The run folders among and below ``paths``, each once; those of supervised commands below a path are passed over.
 
     Raises:
         UserError: a path holds none.
     """
     found: dict[Path, None] = {}
     for path in paths:
-        folders = [path] if (path / "config.yml").is_file() else [file.parent for file in path.rglob("config.yml")]
+        if (path / "config.yml").is_file():
+            folders = [path]
+        else:
+            folders = [file.parent for file in path.rglob("config.yml") if supervised_command(file) is None]
         if not folders:
             raise UserError(f"{path}: no run folder there. Expected runs of icnn-rl rl, or the folder of a sweep.")
         found.update(dict.fromkeys(sorted(folders)))
@@ -96,7 +99,9 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
             raise UserError(
                 f"{path}: not a final evaluation ({error!r}). Write it anew: icnn-rl eval {folder}."
             ) from error
-        finished.append(FinishedRun(folder, config, read_evaluations(folder / "eval.csv"), final))
+        table = folder / "eval.csv"  # a run that is shorter than the time to its first evaluation has none
+        evaluations = read_evaluations(table) if table.is_file() else []
+        finished.append(FinishedRun(folder, config, evaluations, final))
     return finished, unfinished
 
 
@@ -251,8 +256,10 @@ def _groups(runs: Sequence[FinishedRun]) -> dict[Task, dict[str, list[FinishedRu
     groups: dict[Task, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(runs, key=lambda run: (run.task, run.config.agent, run.config.seed)):
         group = groups[run.task][run.config.agent]
+        if group:
+            _check_alike(group[0], run)
+            _check_new_seed(group[-1], run)
         group.append(run)
-        _check_alike(group[0], run)
     return groups
 
 
@@ -264,8 +271,11 @@ def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
                 f"{run.folder}: {name} {other} differ from {one} of {first.folder}, the same agent on the same task. "
                 "Their mean would say nothing; report them apart."
             )
-    if run is not first and run.config.seed == first.config.seed:
-        raise UserError(f"{run.folder} and {first.folder}: the same seed twice. Leave one of them out.")
+
+
+def _check_new_seed(before: FinishedRun, run: FinishedRun) -> None:
+    if run.config.seed == before.config.seed:
+        raise UserError(f"{run.folder} and {before.folder}: the same seed twice. Leave one of them out.")
 
 
 def _scores(group: Sequence[FinishedRun]) -> Array:

@@ -24,29 +24,19 @@ class ConstraintCallback(BaseCallback):
     constraint/active_fraction: share of steps with the executed action on the border; constraint/distance_moved: mean
     distance between the action that came and the one executed; constraint/empty: states without an allowed action;
     constraint/state_violations where the environment tells. Totals are written to RUN/constraint.json every ``every``
-    steps, as checkpoints are, and at the end; a resumed run goes on counting from there.
+    steps and at the end. They are the model's ``constraint_totals``, so that a checkpoint holds those of its own steps
+    and a resumed run goes on counting from there.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         super().__init__()
         self.file, self.every = folder / "constraint.json", every
         self._next = 0
-        self.totals = {
-            "steps": 0,
-            "violations": 0,
-            "largest_violation": -np.inf,
-            "active": 0,
-            "moved": 0,
-            "empty": 0,
-            "state_violations": 0,
-            "largest_state_violation": -np.inf,
-        }
+        self.totals: dict[str, float] = {}
 
     def _on_training_start(self) -> None:
         self._next = (self.num_timesteps // self.every + 1) * self.every
-        if self.num_timesteps and self.file.is_file():
-            # JSON has no infinity: it is a text there
-            self.totals.update({key: float(value) for key, value in json.loads(self.file.read_text()).items()})
+        self.totals = vars(self.model).setdefault("constraint_totals", _nothing())
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self._next:
@@ -59,11 +49,11 @@ class ConstraintCallback(BaseCallback):
             if "constraint/violation" not in info:
                 continue
             t["steps"] += 1
-            t["violations"] += info["constraint/violation"] > TOLERANCE
+            t["violations"] += bool(info["constraint/violation"] > TOLERANCE)
             t["largest_violation"] = max(t["largest_violation"], float(info["constraint/violation"]))
             t["active"] += bool(info["constraint/active"])
             t["moved"] += bool(info["constraint/moved"] > TOLERANCE)
-            t["empty"] += info["constraint/status"] == Status.PRIMAL_INFEASIBLE
+            t["empty"] += bool(info["constraint/status"] == Status.PRIMAL_INFEASIBLE)
             state = info.get("constraint/state_violation")
             if state is not None:
                 t["state_violations"] += bool(state > TOLERANCE)
@@ -83,4 +73,11 @@ class ConstraintCallback(BaseCallback):
     def _write(self) -> None:
         if self.totals["steps"]:
             plain = {key: float(value) for key, value in self.totals.items() if value != -np.inf}
+            # JSON has no infinity: it is a text there
             write_text(self.file, json.dumps({k: v if np.isfinite(v) else str(v) for k, v in plain.items()}) + "\n")
+
+
+def _nothing() -> dict[str, float]:
+    """The totals before the first step."""
+    counts = dict.fromkeys(("steps", "violations", "active", "moved", "empty", "state_violations"), 0.0)
+    return {**counts, "largest_violation": -np.inf, "largest_state_violation": -np.inf}

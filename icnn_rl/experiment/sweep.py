@@ -16,11 +16,11 @@ from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_s
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
 
-__all__ = ["Sweep", "make_jobs", "read_sweep", "read_sweep_file"]
+__all__ = ["ALL", "Sweep", "make_jobs", "read_sweep", "read_sweep_file"]
 
 _MAX_WARM_UP = 10_000  # as ICNNQ's
 _DEFAULT = "default"
-_ALL = "all"
+ALL = "all"  # key of the settings of every agent
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
             "warm_up": _warm_up(options.get("warm_up", "tenth")),
         }
     )
-    for agent in [*sweep.agents, *(name for name in sweep.settings if name != _ALL)]:
+    for agent in [*sweep.agents, *(name for name in sweep.settings if name != ALL)]:
         if agent not in AGENTS:
             raise UserError(f"agent {agent!r}: unknown; expected some of {', '.join(sorted(AGENTS))}.")
     for env in sweep.envs:
@@ -138,7 +138,7 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
     if sweep.warm_up != "own" and issubclass(AGENTS[agent], OffPolicyAlgorithm):
         steps = min(timesteps // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
         warm_up = {"learning_starts": steps}
-    given = [sweep.settings.get(name, {}) for name in (_ALL, agent)]
+    given = [sweep.settings.get(name, {}) for name in (ALL, agent)]
     return Config(
         agent=agent,
         env=env,
@@ -192,7 +192,7 @@ def _settings(given: Any) -> dict[str, dict[str, Any]]:
         for item in given:
             key = item.partition("=")[0]
             agent, colon, _ = key.rpartition(":")
-            groups.setdefault(agent if colon else _ALL, []).append(item.removeprefix(agent + colon))
+            groups.setdefault(agent if colon else ALL, []).append(item.removeprefix(agent + colon))
         return {agent: parse_overrides(items) for agent, items in groups.items()}
     if not isinstance(given, Mapping) or not all(isinstance(part, Mapping) for part in given.values()):
         raise UserError(f"settings: expected agent: {{key: value}}, or all: {{key: value}}, got {given!r}.")

@@ -35,7 +35,7 @@ from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, ver
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
-from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.files import sole_user, write_file, write_text
 from icnn_rl.experiment.safety import ConstraintCallback
 
 __all__ = ["final_evaluation", "load_model", "resume_run", "train_run"]
@@ -55,15 +55,18 @@ def train_run(
 
     Raises:
         UserError: the folder holds something, the environment or a setting is wrong.
+        FolderBusyError: another process is at work in the folder.
     """
     check_free(folder)
-    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
-    try:
-        model = build_agent(config, env, None)
-        write_config(config, folder)
-        return _learn(model, config, folder, verbose, progress_bar, callbacks)
-    finally:
-        env.close()
+    with sole_user(folder):
+        check_free(folder)  # again: another process may have just left it
+        env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+        try:
+            model = build_agent(config, env, None)
+            write_config(config, folder)
+            return _learn(model, config, folder, verbose, progress_bar, callbacks)
+        finally:
+            env.close()
 
 
 def check_free(folder: Path) -> None:
@@ -98,8 +101,16 @@ def resume_run(
 
     Raises:
         UserError: no run, a damaged checkpoint, or a finished run without its checkpoints.
+        FolderBusyError: another process is at work in the folder.
     """
     config = Config.load(folder / "config.yml")
+    with sole_user(folder):
+        return _resume(config, folder, verbose, progress_bar, callbacks)
+
+
+def _resume(
+    config: Config, folder: Path, verbose: int, progress_bar: bool, callbacks: Sequence[BaseCallback]
+) -> BaseAlgorithm:
     discard_unfinished(folder / "checkpoints")
     if not list_checkpoints(folder / "checkpoints") and (folder / "model.zip").exists():
         raise UserError(

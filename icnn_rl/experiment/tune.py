@@ -16,12 +16,12 @@ from icnn_rl.experiment.config import merge_settings, parse_overrides
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
-from icnn_rl.experiment.sweep import Sweep, make_jobs
+from icnn_rl.experiment.sweep import ALL, Sweep, make_jobs
 
-__all__ = ["make_trial_jobs", "open_study", "read_space", "search", "suggest"]
+__all__ = ["check_study", "make_trial_jobs", "open_study", "read_space", "search", "suggest", "sweep_of"]
 
 _AGAIN = "again"  # marks a trial that was broken off before, which has failed there
-_REASON = "reason"
+_REASON, _TASK = "reason", "task"
 
 
 def read_space(path: Path) -> dict[str, dict[str, Any]]:
@@ -86,6 +86,26 @@ def open_study(path: Path, seed: int) -> Any:
     return study
 
 
+def check_study(study: Any, sweep: Sweep, space: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note in a new study what is searched; a study that was begun must be about the same.
+
+    Raises:
+        UserError: it is not; names what differs.
+    """
+    # as the journal gives it back
+    wanted = json.loads(json.dumps({**dataclasses.asdict(sweep), "space": space}))
+    there = study.user_attrs.get(_TASK)
+    if there is None:
+        study.set_user_attr(_TASK, wanted)
+        return
+    differ = [f"{key} {there[key]!r} there, {wanted[key]!r} wanted" for key in wanted if there[key] != wanted[key]]
+    if differ:
+        raise UserError(
+            f"the study in this folder is about something else: {'; '.join(differ)}. Choose another --out, or give it "
+            "the options of that study."
+        )
+
+
 def _count(path: Path) -> int:
     """A resumed search must not draw the numbers of its beginning again."""
     return len(path.read_text().splitlines()) if path.is_file() else 0
@@ -105,14 +125,18 @@ def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     return parse_overrides(items)
 
 
+def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep of one agent with these settings needs to be told beside agents, environments, seeds and steps."""
+    (agent,) = sweep.agents
+    fixed = merge_settings(sweep.settings.get(ALL, {}), sweep.settings.get(agent, {}))
+    return {"warm_up": sweep.warm_up, "settings": {agent: merge_settings(fixed, settings)}}
+
+
 def make_trial_jobs(sweep: Sweep, settings: Mapping[str, Any], out: Path) -> list[Job]:
     """The jobs of a sweep with these settings of its agent, in a folder named after them: the same settings, the same
     runs."""
-    (agent,) = sweep.agents
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    own = merge_settings(sweep.settings.get(agent, {}), settings)
-    tried = dataclasses.replace(sweep, settings={**sweep.settings, agent: own})
-    return make_jobs(tried, out / "trials" / name)
+    return make_jobs(dataclasses.replace(sweep, **sweep_of(sweep, settings)), out / "trials" / name)
 
 
 def search(

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
-from icnn_rl.agents.icnn_q import bellman_loss, jitter, smooth
+from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, smooth
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -315,6 +315,15 @@ def test_bellman_loss_by_hand() -> None:
     usable = torch.tensor([True, True, False])
     # member 1: errors 1 - 2 = -1, -2 + 1 = -1; member 2: 0 - 2 = -2, -1 + 1 = 0; mean over two rows, sum over members
     assert bellman_loss(energies, target, usable).item() == pytest.approx((1 + 1 + 4 + 0) / 2)
+    assert bellman_loss(energies, target, torch.zeros(3, dtype=torch.bool)).isnan()
+
+
+def test_a_terminal_state_needs_no_search() -> None:
+    nan = float("nan")
+    next_value, terminal = torch.tensor([2.0, nan, nan]), torch.tensor([False, True, False])
+    target, usable = bellman_target(torch.ones(3), terminal, 0.5, next_value, torch.tensor([True, False, False]))
+    assert usable.tolist() == [True, True, False]
+    assert target[:2].tolist() == [2.0, 1.0]
 
 
 def test_target_is_the_twin_minimum_with_truncation_not_termination() -> None:
@@ -446,6 +455,27 @@ def test_nan_reward_is_named_and_not_stored() -> None:
         agent.learn(10)
     assert agent.replay_buffer is not None
     assert agent.replay_buffer.size() == 0
+
+
+def test_nan_in_the_last_observation_of_an_episode_is_named_and_not_stored() -> None:
+    class Breaks(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+            obs, reward, *_, info = self.env.step(action)
+            return np.full_like(obs, np.nan), reward, True, False, info
+
+    agent = ICNNQ("MlpPolicy", Breaks(gym.make("Pendulum-v1")), **QUICK)
+    with pytest.raises(ValueError, match="observation: contains NaN"):
+        agent.learn(10)
+    assert agent.replay_buffer is not None
+    assert agent.replay_buffer.size() == 0
+
+
+@pytest.mark.parametrize("learning_rate", [1e3, 1e10, 1e30])
+def test_divergence_is_an_error_also_where_no_row_is_left_to_show_it(learning_rate: float) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **{**QUICK, "learning_rate": learning_rate})
+    with pytest.raises(FloatingPointError, match=r"critic loss (is|is not)"):
+        agent.learn(300)
+    assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
 
 
 def test_diverged_loss_stops_before_it_spoils_the_weights() -> None:

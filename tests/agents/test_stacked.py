@@ -199,7 +199,7 @@ def test_the_loss_is_every_learners_own() -> None:
     usable[1] = False
     losses = stacked_bellman_loss(energies, target, usable)
     for own, *parts in zip(losses, energies, target, usable, strict=True):
-        torch.testing.assert_close(own, bellman_loss(*parts))
+        torch.testing.assert_close(own, bellman_loss(*parts), equal_nan=True)
 
 
 def test_the_log_tells_what_a_lone_learners_tells() -> None:
@@ -209,7 +209,28 @@ def test_the_log_tells_what_a_lone_learners_tells() -> None:
     assert all(got[name] == pytest.approx(value, rel=1e-3, abs=1e-6) for name, value in expected.items())
 
 
+def test_a_time_limit_may_count_as_an_end_for_one_learner() -> None:
+    rows = [{"seed": 0}, {"seed": 0, "replay_buffer_kwargs": {"handle_timeout_termination": False}}]
+    stack = StackedICNNQ(make, rows).learn(210)  # an episode of Pendulum has 200 steps
+    for i, ended in enumerate((0, 1)):
+        assert stack.replay.gather(torch.arange(210).expand(2, -1)).ended[i].sum() == ended
+    for agent, row in zip(stack.unstack(), rows, strict=True):
+        lone = make(row).learn(210)
+        assert agent.replay_buffer is not None
+        assert lone.replay_buffer is not None
+        np.testing.assert_array_equal(agent.replay_buffer.timeouts, lone.replay_buffer.timeouts)
+
+
 # numbers that are not finite
+
+
+@pytest.mark.parametrize("learning_rate", [1e10, 1e30])
+def test_divergence_is_an_error_also_where_no_row_is_left_to_show_it(learning_rate: float) -> None:
+    rows = [{"seed": 0}, {"seed": 1, "learning_rate": learning_rate}]
+    stack = StackedICNNQ(make, rows)
+    with pytest.raises(FloatingPointError, match="critic loss or its gradient is not finite: agent 1"):
+        stack.learn(WARM_UP + 150)
+    assert all(torch.isfinite(p).all() for agent in stack.agents for p in agent.policy.parameters())
 
 
 def test_a_loss_that_is_not_finite_stops_the_learner_and_spares_its_weights_and_the_others() -> None:
@@ -221,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_the_learner_and_spares_its_weights_and_
         one.train(3)
     assert all(torch.equal(p, q) for p, q in zip(before, stack.agents[1].policy.parameters(), strict=True))
     assert largest_difference(stack.agents[0], untouched.agents[0]) == 0
-    with pytest.raises(FloatingPointError, match="critic loss is not finite: agent 1 at update 5"):
+    with pytest.raises(FloatingPointError, match="critic loss or its gradient is not finite: agent 1 at update 5"):
         stack._log(0)
     with pytest.raises(FloatingPointError, match="agent 1 at update 5"):
         stack.learn(1, reset_num_timesteps=False)
@@ -342,6 +363,12 @@ def _constrained(seed: int) -> ICNNQ:
 def test_what_cannot_be_stacked_is_named(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StackedICNNQ(build, [0, 1])
+
+
+def test_one_environment_for_two_is_refused_however_it_is_wrapped() -> None:
+    env = gym.make("Pendulum-v1")
+    with pytest.raises(ValueError, match="env: two stacked agents share one"):
+        StackedICNNQ(lambda seed: make({"seed": seed}, env), [0, 1])
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -7,7 +7,15 @@ import json
 import pytest
 
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import MANIFEST, read_manifest, write_file, write_folder, write_text
+from icnn_rl.experiment.files import (
+    MANIFEST,
+    claim_folder,
+    read_manifest,
+    sole_user,
+    write_file,
+    write_folder,
+    write_text,
+)
 
 
 class _KilledError(Exception):
@@ -126,3 +134,23 @@ def test_a_broken_manifest_is_noticed(tmp_path):
     (tmp_path / "c" / MANIFEST).write_text('{"model.zip": {')
     with pytest.raises(UserError, match=r"manifest.json: missing or unreadable"):
         read_manifest(tmp_path / "c")
+
+
+# folders for one process
+
+
+def test_a_claimed_folder_is_new_and_numbered_when_taken(tmp_path):
+    for name in ("a", "a-2", "a-3"):
+        assert claim_folder(tmp_path / "runs" / "a") == tmp_path / "runs" / name
+        assert not list((tmp_path / "runs" / name).iterdir())
+
+
+def test_the_sole_user_of_a_folder_leaves_none_that_is_empty(tmp_path):
+    with sole_user(tmp_path / "a"):
+        with sole_user(tmp_path / "a"):  # its own caller's
+            assert (tmp_path / "a").is_dir()
+        assert (tmp_path / "a").is_dir()
+    assert not (tmp_path / "a").exists()
+    with sole_user(tmp_path / "b"):
+        write_text(tmp_path / "b" / "config.yml", "whole")
+    assert (tmp_path / "b" / "config.yml").is_file()

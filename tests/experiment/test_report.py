@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -242,6 +243,33 @@ def test_unlike_runs_are_not_averaged(make_run):
     runs, _ = read_runs(folders)
     with pytest.raises(UserError, match=r"settings .*differ from .*Their mean would say nothing"):
         write_report(runs, [], folders[0].parent, {}, 100)
+
+
+def test_no_seed_counts_twice_wherever_it_stands(make_run, tmp_path):
+    folders = [make_run("td3", seed, 1.0) for seed in (0, 1)]
+    again = folders[1].with_name("again")
+    shutil.copytree(folders[1], again)
+    runs, _ = read_runs([*folders, again])
+    with pytest.raises(UserError, match="the same seed twice"):
+        write_report(runs, [], tmp_path, {}, 100)
+
+
+def test_a_run_without_evaluations_while_training_is_reported(make_run, tmp_path):
+    folders = [make_run("td3", 0, 1.0), make_run("sac", 0, 2.0)]
+    (folders[0] / "eval.csv").unlink()
+    runs, _ = read_runs(folders)
+    rows = _rows(write_report(runs, [], tmp_path / "report", {}, 100), "Return after training")
+    assert [row[1] for row in rows] == ["sac", "td3"]
+
+
+def test_supervised_runs_are_passed_over_below_a_folder_and_named_where_asked_for(make_run, tmp_path):
+    run = make_run("td3", 0, 1.0)
+    other = run.with_name("sudoku-s0")
+    other.mkdir()
+    (other / "config.yml").write_text("command: sudoku\nepochs: 3\n")
+    assert find_runs([run.parent]) == [run]
+    with pytest.raises(UserError, match=r"of a run of `icnn-rl sudoku`; expected one of `icnn-rl rl`"):
+        read_runs(find_runs([other]))
 
 
 def test_one_seed_counts_once(make_run, tmp_path):

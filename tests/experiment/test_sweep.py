@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -244,10 +245,25 @@ def test_two_processes_never_train_into_one_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(jobs, "_LOCK_PATIENCE", 0.05)
     job = _job(tmp_path)
-    job.beside("lock").parent.mkdir(parents=True)
-    with FileLock(job.beside("lock")), pytest.raises(JobError, match="another process is at work in it"):
+    job.folder.mkdir(parents=True)
+    with FileLock(job.folder / ".lock"), pytest.raises(JobError, match="another process is at work in it"):
         run_job(job)
-    assert not job.folder.exists()
+    assert [path.name for path in job.folder.iterdir()] == [".lock"]
+
+
+def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypatch):
+    from icnn_rl.experiment import jobs
+
+    job = _job(tmp_path)
+    run_job(job)
+    for name in ("train_run", "resume_run"):
+        monkeypatch.setattr(jobs, name, None)
+    more = dataclasses.replace(job, final_episodes=2)
+    assert not is_finished(more)
+    run_job(more)
+    assert is_finished(more)
+    assert not is_finished(job)
+    assert json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == 2
 
 
 def test_the_command_is_interrupted_and_goes_on(tmp_path):

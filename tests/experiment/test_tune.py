@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from icnn_rl.cli import main
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Progress
 from icnn_rl.experiment.running import JobState
-from icnn_rl.experiment.sweep import read_sweep
+from icnn_rl.experiment.sweep import read_sweep, read_sweep_file
 from icnn_rl.experiment.tune import make_trial_jobs, open_study, read_space, search, suggest
 
 optuna = pytest.importorskip("optuna", reason="needs the extra tune")
@@ -93,6 +94,29 @@ def test_a_trial_keeps_the_settings_that_are_not_searched(make):
     assert settings["policy_kwargs"] == {"context": [8], "hidden": [4]}
     assert make({"tau": 0.5, "policy_kwargs": {"hidden": [4]}}) == jobs
     assert make({"tau": 0.4, "policy_kwargs": {"hidden": [4]}})[0].folder != jobs[0].folder
+
+
+def _tune(tmp_path, *more, env="Pendulum-v1"):
+    (tmp_path / "space.yml").write_text("gamma: {choices: [0.9]}\n")
+    small = ["--set", "policy_kwargs.net_arch=[8]", "--set", "td3:batch_size=8", "--warm-up", "20"]
+    command = ["tune", tmp_path / "space.yml", "--agent", "td3", "--env", env, "--timesteps", "40", "--trials", "1"]
+    command += ["--final-episodes", "1", "--workers", "1", "--out", tmp_path / "tune", *small, *more]
+    return main([str(word) for word in command])
+
+
+def test_the_best_settings_bring_the_fixed_ones_along_and_a_study_keeps_to_its_task(tmp_path, capsys):
+    assert _tune(tmp_path) == 0
+    best = read_sweep_file(tmp_path / "tune" / "best.yml")
+    settings = {"gamma": 0.9, "batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
+    assert best == {"warm_up": 20, "settings": {"td3": settings}}
+    written = (tmp_path / "tune" / "best.yml").read_bytes()
+    capsys.readouterr()
+    assert _tune(tmp_path, env="InvertedPendulum-v5") == 1
+    assert "envs ['Pendulum-v1'] there, ['InvertedPendulum-v5'] wanted" in capsys.readouterr().err
+    assert _tune(tmp_path, "--seeds", "0-1") == 1
+    assert "seeds [0] there, [0, 1] wanted" in capsys.readouterr().err
+    assert (tmp_path / "tune" / "best.yml").read_bytes() == written
+    assert _tune(tmp_path) == 0
 
 
 def test_the_kinds_of_ranges(space):

@@ -53,11 +53,19 @@ def test_too_few_boards_for_the_hull_leave_nothing_behind(tmp_path, capsys):
     assert not out.exists()
 
 
+def test_the_rules_of_the_hull_are_kept(tmp_path):
+    out = tmp_path / "hull"
+    assert main([*SUDOKU, "--boards", "100", "--model", "hull", "--out", str(out)]) == 0
+    assert json.loads((out / "evaluation.json").read_text())["boards_solved"] == 1.0
+    model = SudokuModule.load(out / "model.safetensors")
+    assert model.A.abs().max() > 0
+
+
 def test_sudoku_with_the_true_rules(tmp_path):
     out = tmp_path / "rules"
     options = ["--box", "3", "--boards", "5", "--clues", "44", "50", "--split", "0.2", "--resolves", "1"]
     assert main([*SUDOKU, *options, "--model", "true-rules", "--out", str(out)]) == 0
-    assert files(out) == {"config.yml", "evaluation.json", "clues.csv", "clues.png"}
+    assert files(out) == {"config.yml", "evaluation.json", "clues.csv", "clues.png", "model.safetensors"}
     assert json.loads((out / "evaluation.json").read_text())["boards_solved"] == 1.0
 
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from icnn_rl._files import write_file, write_text
 from icnn_rl.experiment.config import revision, versions
 from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.files import claim_folder
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.batches import Data
 from icnn_rl.supervised.fit import Metric
@@ -102,28 +103,16 @@ class Run:
             if key not in _NOT_SETTINGS
         }
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-        self.folder = args.out or _free_folder(Path("runs") / f"{args.command}-s{args.seed}")
         if args.resume:
-            self._check_settings(settings)
+            self.folder = _resumed(args.out, settings)
         else:
+            self.folder = args.out or claim_folder(Path("runs") / f"{args.command}-s{args.seed}")
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise UserError(f"--out {self.folder}: exists. Choose another folder, or go on with its run: --resume.")
             content = {"command": args.command, "epochs": args.epochs, **settings}
             content |= {"versions": versions(), "revision": revision()}
             write_text(self.folder / _CONFIG, yaml.safe_dump(content, sort_keys=False))
         torch.manual_seed(args.seed)
-
-    def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        path = self.folder / _CONFIG
-        if self.args.out is None or not path.is_file():
-            raise UserError(f"--resume: {path} is missing. Name the folder of the run to go on with: --out RUN.")
-        stored = yaml.safe_load(path.read_text())
-        for key, value in settings.items():
-            if stored.get(key) != value:
-                raise UserError(
-                    f"--resume: the run in {self.folder} has {key} = {stored.get(key)}, not {value}. Give the same "
-                    "options; only --epochs may be larger."
-                )
 
     def train(
         self,
@@ -150,9 +139,13 @@ class Run:
             **{"lr": self.args.lr, **options},
         )
         self.write_table("history", history)
-        model.save(self.folder / _MODEL)
+        self.save_model(model)
         self.plot_history(history)
         return history
+
+    def save_model(self, model: SavedModule) -> None:
+        """model.safetensors in the run folder."""
+        model.save(self.folder / _MODEL)
 
     def _write_history(self, history: Sequence[Mapping[str, float]]) -> None:
         self.write_table("history", history)
@@ -198,6 +191,23 @@ class Run:
         print(f"run folder: {self.folder}")
 
 
+def _resumed(folder: Path | None, settings: Mapping[str, Any]) -> Path:
+    """The folder of the run to go on with, which has these settings."""
+    if folder is None:
+        raise UserError("--resume: name the folder of the run to go on with: --out RUN.")
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise UserError(f"--resume: {path} is missing. Name the folder of the run to go on with: --out RUN.")
+    stored = yaml.safe_load(path.read_text())
+    for key, value in settings.items():
+        if stored.get(key) != value:
+            raise UserError(
+                f"--resume: the run in {folder} has {key} = {stored.get(key)}, not {value}. Give the same "
+                "options; only --epochs may be larger."
+            )
+    return folder
+
+
 def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, list[Any]]:
     """A figure and its axes in one list."""
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
@@ -208,10 +218,3 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) 
 def save_figure(path: Path, figure: Figure) -> None:
     """Write a picture, whole or not at all."""
     write_file(path, lambda temporary: figure.savefig(temporary, dpi=110))
-
-
-def _free_folder(wanted: Path) -> Path:
-    candidate, number = wanted, 2
-    while candidate.exists():
-        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return candidate

@@ -55,7 +55,11 @@ def _run(args: argparse.Namespace) -> None:
         model = hull or _model(args)
         rate = falling(args.lr) if args.lr_decay else args.lr
         metrics = {"boards_solved": score, "cells_solved": cell_score}
-        history = [] if args.model in ("hull", "true-rules") else run.train(model, train, test, metrics, lr=rate)
+        if args.model in ("hull", "true-rules"):  # nothing to train
+            history = []
+            run.save_model(model)
+        else:
+            history = run.train(model, train, test, metrics, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")
     model.eval()
     new = test.unseen(train)

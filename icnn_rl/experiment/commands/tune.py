@@ -15,7 +15,7 @@ from icnn_rl.experiment.files import write_text
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import read_sweep
-from icnn_rl.experiment.tune import make_trial_jobs, open_study, read_space, search, suggest
+from icnn_rl.experiment.tune import check_study, make_trial_jobs, open_study, read_space, search, suggest, sweep_of
 
 __all__ = ["register"]
 
@@ -26,7 +26,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "tune",
         help="search for an agent's settings",
         description="Trials of settings from a search space, with Optuna; the same command again goes on. The best "
-        "settings end up in OUT/best.yml, which icnn-rl sweep reads.",
+        "settings, with those of --set, end up in OUT/best.yml, which icnn-rl sweep reads.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("space", type=Path, metavar="SPACE.yml", help="key: {low, high, log} or {choices}, by setting")
@@ -56,6 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     if len(sweep.agents) > 1 or len(sweep.envs) > 1:
         raise UserError(f"--agent {args.agent} --env {args.env}: expected one of each.")
     study = open_study(args.out / "study.log", args.sampler_seed)
+    check_study(study, sweep, space)
     with open_pool(args) as submit:
 
         def run(jobs: Sequence[Job]) -> list[JobState]:
@@ -75,5 +76,5 @@ def _run(args: argparse.Namespace) -> None:
     from optuna.trial import FixedTrial
 
     settings = suggest(FixedTrial(study.best_params), space)
-    write_text(args.out / "best.yml", yaml.safe_dump({"settings": {args.agent: settings}}))
+    write_text(args.out / "best.yml", yaml.safe_dump(sweep_of(sweep, settings)))
     print(f"best of {len(good)} trials: return {study.best_value:.1f} with {settings}, in {args.out / 'best.yml'}")
