@@ -471,8 +471,8 @@ class ICNNQ(OffPolicyAlgorithm):
     def _check_sound(self, loss: float) -> None:
         """Before a step. A loss can be finite where its gradient is not: rows without a target are left out of it."""
         gradients = [part.grad for part in self._parameters[0] if part.grad is not None]
-        steepest = torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf).item()
-        if np.isfinite(loss) and np.isfinite(steepest):
+        length = torch.nn.utils.get_total_norm(gradients).item()
+        if np.isfinite(loss) and np.isfinite(length):
             return
         what = "the gradient of the critic loss is not finite" if np.isfinite(loss) else f"critic loss is {loss}"
         raise FloatingPointError(

@@ -343,8 +343,8 @@ class StackedICNNQ(Generic[Row]):
 
     def _finite(self, gradients: list[Tensor]) -> Tensor:
         """Which learners' gradients are finite, (S,)."""
-        steepest = [torch.linalg.vector_norm(part.reshape(len(self), -1), torch.inf, dim=-1) for part in gradients]
-        return torch.stack(steepest).isfinite().all(0)
+        lengths = [torch.linalg.vector_norm(part.reshape(len(self), -1), dim=-1) for part in gradients]
+        return torch.stack(lengths).isfinite().all(0)
 
     def _own(self, stacked: Tensor, i: int) -> Tensor:
         """One learner's rows of a tensor (S E, ...)."""
