@@ -45,8 +45,8 @@ MESSAGES: dict[Status, str] = {
         "if the energy is not convex in its argument, no setting helps."
     ),
     Status.NONFINITE_INPUT: (
-        "The objective or its gradient is NaN or infinite at the starting point, or a part of the problem is. Check "
-        "the inputs and the weights they come from."
+        "The objective or a derivative of it is NaN or infinite at the starting point, or a part of the problem is. "
+        "Check the inputs and the weights they come from."
     ),
 }
 

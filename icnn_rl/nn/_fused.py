@@ -66,7 +66,9 @@ class _ContextLayer(torch.autograd.Function):
         x, weight, bias, shift = ctx.saved_tensors
         if torch.is_grad_enabled():  # derivatives of this derivative are asked for
             u = reference(x, weight, bias, shift)
-            return torch.autograd.grad(u, (x, weight, bias, shift), grads, create_graph=True, allow_unused=True)
+            wanted = [part for part, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(u, wanted, grads, create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
         xhat, per_std = ctx.normalised
         du, dx = grads[0].contiguous(), torch.empty_like(xhat)
         dbias, dshift = torch.zeros(2, *shift.shape, dtype=shift.dtype)

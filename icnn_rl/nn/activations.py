@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +43,10 @@ class ConvexActivation:
     square_width: float | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by name, or by the user's own function: the closures inside cannot be."""
-        known = CONVEX_ACTIVATIONS.get(self.name) is self
-        return resolve_activation, (self.name if known else self.value,)
+        """Pickle by name, where there is one: the closures inside cannot be."""
+        if CONVEX_ACTIVATIONS.get(self.name) is self:
+            return resolve_activation, (self.name,)
+        return ConvexActivation, tuple(getattr(self, field.name) for field in fields(self))
 
 
 def _softplus(beta: float) -> ConvexActivation:
@@ -129,7 +130,7 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActi
         raise ValueError(f"activation: expected a name or a function, got {type(activation).__name__}.")
     name = getattr(activation, "__name__", type(activation).__name__)
     _check_shape(activation, name)
-    return ConvexActivation(name, activation, _autograd_jet(activation), smooth=_looks_smooth(activation))
+    return ConvexActivation(name, activation, _AutogradJet(activation), smooth=_looks_smooth(activation))
 
 
 def _grid_values(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -168,19 +169,20 @@ def _looks_smooth(function: Callable[[Tensor], Tensor]) -> bool:
     return math.isclose(spread, 0.0) or float(slope.diff().abs().max()) < 0.1 * spread
 
 
-def _autograd_jet(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Jet]:
+@dataclass(frozen=True)
+class _AutogradJet:
     """Value, first and second derivative by autograd, for functions that come without a closed form."""
 
-    def jet(x: Tensor) -> Jet:
+    function: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Jet:
         keep = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             leaf = x if keep else x.detach().requires_grad_()
-            g = function(leaf)
+            g = self.function(leaf)
             (first,) = torch.autograd.grad(g.sum(), leaf, create_graph=True)
             if first.requires_grad:
                 (second,) = torch.autograd.grad(first.sum(), leaf, create_graph=keep, materialize_grads=True)
             else:
                 second = torch.zeros_like(x)
         return (g, first, second) if keep else (g.detach(), first.detach(), second.detach())
-
-    return jet

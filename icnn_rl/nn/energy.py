@@ -20,14 +20,14 @@ products of the rows of W_0^(y); only deeper layers need Jacobians per row.
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_choice
+from icnn_rl._checks import check_choice, check_range
 from icnn_rl.nn.activations import ConvexActivation
 from icnn_rl.nn.linear import affine
 
@@ -78,6 +78,7 @@ class OneLayer(NamedTuple):
 
 
 Part = TypeVar("Part")
+Kept = TypeVar("Kept")
 
 
 def present(part: Part | None) -> Part:
@@ -125,15 +126,39 @@ class EnsembleEnergy:
 
     def __post_init__(self) -> None:
         check_choice("reduction", self.reduction, REDUCTIONS)
-        self._kept: dict[str, Tensor] = {}  # what the Hessian needs and does not depend on y
+        check_range("temperature", self.temperature, 0.0, float("inf"), open_low=True)
+        self.squeeze = self.squeeze and self.reduction == "none"  # a reduction has no member dimension left
+        self._kept: dict[tuple[str, bool], Any] = {}
 
-    @functools.cached_property
+    def _once(self, name: str, make: Callable[[], Kept]) -> Kept:
+        """What does not depend on y is made once; and again with a graph, where it was made without."""
+        key = name, torch.is_grad_enabled()
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: Kept = self._kept[key]
+        return kept
+
+    @property
     def _head(self) -> _Head:
         """Not before it is asked for: a loss over the members' values never does."""
         head = _Head(self.out_weight, self.linear, self.constant, self.quadratic)
-        if self.reduction == "mean":
-            return _Head(self.out_weight / len(self.linear), *(term.mean(0) for term in head[1:]))
-        return head
+        if self.reduction != "mean":
+            return head
+        return self._once(
+            "head", lambda: _Head(self.out_weight / len(self.linear), *(term.mean(0) for term in head[1:]))
+        )
+
+    def _outer_products(self) -> Tensor:
+        return self._once("outer products", lambda: _outer(self.layers[0].passthrough).flatten(-2))  # (E, h, n*n)
+
+    def _gate_products(self) -> Tensor:
+        return self._once("gate products", lambda: _outer(present(self.layers[0].y_gate)))
+
+    def _first_jacobian(self) -> Tensor:
+        """(E, B, n, h), transposed."""
+        first = self.layers[0]
+        gate = 1.0 if first.y_gate is None else first.y_gate[..., :, None]
+        return self._once("first Jacobian", lambda: first.passthrough.mT.unsqueeze(1) * gate)
 
     @property
     def smooth(self) -> bool:
@@ -170,16 +195,16 @@ class EnsembleEnergy:
             constant=present(pick(self.constant)),
             quadratic=present(pick(self.quadratic)),
         )
-        if "outer_products" in self._kept:
-            chosen._kept["outer_products"] = self._kept["outer_products"]
+        chosen._kept = {key: kept for key, kept in self._kept.items() if key[0] == "outer products"}
         return chosen
 
     def blur(self, variance: Tensor) -> list[Tensor] | None:
-        """What a spread of y, of this variance (B, n), makes of the input of every hidden unit, layer by layer: for
-        :meth:`grad_hessian`. In deeper layers only the part that comes from y itself. None where the average of the
-        activation is not known, or f is no mean of members."""
+        """What a spread of y, of this variance (B, n), (n,) or (), makes of the input of every hidden unit, layer by
+        layer: for :meth:`grad_hessian`. In deeper layers only the part that comes from y itself. None where the average
+        of the activation is not known, or f is no mean of members."""
         if self.activation.blurred is None or self.reduction == "softmax":
             return None
+        variance = variance * variance.new_ones(1, self.linear.shape[-1])
         spreads = (variance if one.y_gate is None else variance * one.y_gate.square() for one in self.layers)
         return [torch.matmul(s, one.passthrough.square().mT) for s, one in zip(spreads, self.layers, strict=True)]
 
@@ -220,7 +245,7 @@ class EnsembleEnergy:
         trace, z = self._forward(y)
         f = self._value(z, y)
         g, adjoints = self._reverse(trace, y)
-        h = self._hessian(trace, adjoints)
+        h = self._hessian(trace, adjoints, g)
         if self.reduction == "softmax":
             # soft maximum: H = sum_e w_e H_e + ( sum_e w_e g_e g_e^T - g g^T ) / temperature
             weights = self._member_weights(f)
@@ -233,7 +258,7 @@ class EnsembleEnergy:
         """Gradient and Hessian of the average of f over the spread that ``blur`` stands for, nearly."""
         trace, _ = self._forward(y, blur)
         g, adjoints = self._reverse(trace, y)
-        h = self._hessian(trace, adjoints)
+        h = self._hessian(trace, adjoints, g)
         return (g.squeeze(0), h.squeeze(0)) if self.squeeze else (g, h)
 
     def member_values(self, y: Tensor) -> Tensor:
@@ -288,27 +313,19 @@ class EnsembleEnergy:
                 d = _scaled(torch.matmul(delta, layer.weight), layer.z_gate)
         return gradient, adjoints[::-1]
 
-    def _hessian(self, trace: _Trace, adjoints: list[Tensor]) -> Tensor:
+    def _hessian(self, trace: _Trace, adjoints: list[Tensor], gradient: Tensor) -> Tensor:
         n = self.linear.shape[-1]
         if not self.layers:
-            return torch.diag_embed(self._head.quadratic)
-        first, kept = self.layers[0], self._kept
-        if "outer_products" not in kept:
-            kept["outer_products"] = _outer(first.passthrough).flatten(-2)  # (E, h, n*n)
-        h0 = torch.matmul(adjoints[0] * trace.bend[0], kept["outer_products"])
+            return torch.diag_embed(self._head.quadratic.expand_as(gradient))
+        h0 = torch.matmul(adjoints[0] * trace.bend[0], self._outer_products())
         h0 = h0.reshape(*trace.bend[0].shape[:-1], n, n)
-        if first.y_gate is not None:
-            if "gate_products" not in kept:
-                kept["gate_products"] = _outer(first.y_gate)
-            h0 = h0 * kept["gate_products"]
+        if self.layers[0].y_gate is not None:
+            h0 = h0 * self._gate_products()
         hessian = self._total(h0)
         hessian.diagonal(dim1=-2, dim2=-1).add_(self._head.quadratic)
         if len(self.layers) == 1:
             return hessian
-        if "first_jacobian" not in kept:
-            gate = 1.0 if first.y_gate is None else first.y_gate[..., :, None]
-            kept["first_jacobian"] = first.passthrough.mT.unsqueeze(1) * gate  # (E, B, n, h), transposed
-        jacobian = kept["first_jacobian"]
+        jacobian = self._first_jacobian()
         for i, layer in enumerate(self.layers[1:], start=1):
             assert layer.weight is not None
             scale = _scaled(trace.slope[i - 1], layer.z_gate)

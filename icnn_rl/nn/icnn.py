@@ -111,6 +111,10 @@ class ICNN(ConvexNetwork):
 
     def forward(self, y: Tensor) -> Tensor:
         check_float_tensor("y", y)
+        if y.dim() < 2:
+            raise ValueError(
+                f"y: expected shape (B, {self.in_features}), got {tuple(y.shape)}. Give it a batch dimension."
+            )
         check_last_dim("y", y, self.in_features)
         check_same_kind("y", y, "the network's parameters", self.passthrough[0].weight)
         return self.bind()(y)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, tol: float, max_steps: int) -> Tensor:
-    """x (B, n) with |A x - right| <= tol |right| in every row, or what ``max_steps`` products with A come to.
+    """x (B, n) with |A x - right| <= tol |right| in every row, or what ``max_steps`` products with A come to; NaN where
+    a row of ``right`` is not finite.
 
     Args:
         apply: v (B, n) -> A v (B, n), A symmetric and positive definite, each row on its own.
@@ -36,4 +37,4 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, tol: f
         fresh = residual.square().sum(-1, keepdim=True)
         direction = torch.where(active, residual + fresh / square * direction, direction)
         square = torch.where(active, fresh, torch.zeros_like(fresh))
-    return x
+    return torch.where(right.isfinite().all(-1, keepdim=True), x, torch.nan)

@@ -6,7 +6,8 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,9 +21,9 @@ def value_and_grad(energy: EnergyFunction, y: Tensor, *, differentiable: bool = 
         with torch.set_grad_enabled(differentiable):
             f, g = energy.value_and_grad(y)
             return f, g
-    with torch.enable_grad():
-        leaf = y if differentiable and y.requires_grad else y.detach().requires_grad_()
-        f = energy(leaf)
+    with _recording():
+        leaf = y if differentiable and y.requires_grad else _leaf(y)
+        f = _value(energy, leaf)
         g = _grad(f.sum(), leaf, create_graph=differentiable)
     return (f, g) if differentiable else (f.detach(), g.detach())
 
@@ -33,9 +34,9 @@ def value_grad_hessian(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tenso
         with torch.no_grad():
             f, g, h = energy.value_grad_hessian(y)
             return f, g, h
-    with torch.enable_grad():
-        leaf = y.detach().requires_grad_()
-        f = energy(leaf)
+    with _recording():
+        leaf = _leaf(y)
+        f = _value(energy, leaf)
         g = _grad(f.sum(), leaf, create_graph=True)
         columns = [_grad(g[..., j].sum(), leaf, retain_graph=True) for j in range(y.shape[-1])]
     return f.detach(), g.detach(), torch.stack(columns, dim=-1).detach()
@@ -54,13 +55,41 @@ def gradient_with_graph(energy: EnergyFunction, leaf: Tensor) -> Tensor:
         if hasattr(energy, "value_and_grad"):
             g: Tensor = energy.value_and_grad(leaf)[1]
             return g
-        return _grad(energy(leaf).sum(), leaf, create_graph=True)
+        return _grad(_value(energy, leaf).sum(), leaf, create_graph=True)
 
 
 def curvature_of(energy: EnergyFunction) -> Tensor | None:
     """The energy's own lower bound on its curvature, detached, or None."""
     curvature = getattr(energy, "curvature", None)
     return None if curvature is None else curvature.detach()
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Autograd on, in inference mode too, where enable_grad() does nothing."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _leaf(y: Tensor) -> Tensor:
+    return (y.clone() if y.is_inference() else y.detach()).requires_grad_()
+
+
+def _value(energy: EnergyFunction, leaf: Tensor) -> Tensor:
+    """f, which may do without a graph only if it is constant.
+
+    Raises:
+        ValueError: it is not.
+    """
+    f = energy(leaf)
+    if not f.requires_grad:
+        other = energy(leaf + 1.0)
+        if not bool(((other == f) | (other.isnan() & f.isnan())).all()):
+            raise ValueError(
+                "energy: its value changes with y, but autograd sees no dependence: it is computed under no_grad or "
+                "detached. Leave that out, or give the energy a method value_and_grad."
+            )
+    return f
 
 
 def _grad(f: Tensor, leaf: Tensor, *, create_graph: bool = False, retain_graph: bool | None = None) -> Tensor:

@@ -10,12 +10,23 @@ from torch import Tensor
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers.base import Progress, Solver
 
-__all__ = ["freeze", "report", "solved"]
+__all__ = ["freeze", "grown", "report", "solved", "sound_start"]
 
 
 def solved(progress: Progress, tol: float, atol: float | Tensor) -> Tensor:
     """Rows at their relative or absolute tolerance, or whose gap is below the rounding of f."""
     return (progress.residual <= tol) | (progress.gap <= progress.noise.clamp(min=atol))
+
+
+def sound_start(progress: Progress) -> Tensor:
+    """Rows whose value, gap and scale can be judged."""
+    return torch.isfinite(progress.fun) & ~torch.isnan(progress.residual) & torch.isfinite(progress.noise)
+
+
+def grown(scale: Tensor, variation: Tensor) -> Tensor:
+    """The larger of the two: what f has been seen to vary. Where f overflows it says nothing: an infinite scale would
+    pass any gap."""
+    return torch.where(torch.isfinite(variation), torch.maximum(scale, variation), scale)
 
 
 def freeze(active: Tensor, new: Any, old: Any) -> Any:

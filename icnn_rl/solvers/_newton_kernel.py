@@ -303,7 +303,7 @@ def newton(
         scale = _variation(r, at)
         noise = (abs(f) + scale) * _NOISE * np.finfo(start.dtype).eps
         gap, damping, stalled, steps = _gap(r, at), 0.0, False, 0
-        sound = np.isfinite(f) and not np.isnan(gap / max(scale, _TINY))
+        sound = np.isfinite(f) and not np.isnan(gap / max(scale, _TINY)) and np.isfinite(noise)
         solved = _solved(gap, scale, noise, tol, atol)
         while sound and not solved and not stalled and steps < max_steps:
             steps += 1

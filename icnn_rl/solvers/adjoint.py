@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl._first_order import first_order
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
@@ -103,7 +104,14 @@ class DualKKT:
 def differentiable_value(
     adjoint: Implicit | ImplicitCG | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
 ) -> Tensor:
-    """``solution.value`` with a gradient attached. Failed rows stay detached: they must not spoil the others."""
+    """``solution.value`` with a gradient attached, of first order. Failed rows stay detached: they must not spoil the
+    others."""
+    return first_order(_value_with_graph(adjoint, problem, solver, solution, domain))
+
+
+def _value_with_graph(
+    adjoint: Implicit | ImplicitCG | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
+) -> Tensor:
     if isinstance(adjoint, DualKKT):
         if not isinstance(solver, BundleEntropy):
             raise ValueError(
@@ -141,7 +149,8 @@ def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solutio
         bound = torch.where(at_low, lower, torch.where(at_high, upper, y))  # live where the bounds are
     with torch.no_grad():
         matrix = root.unsqueeze(-1) * hessian * root.unsqueeze(-2)
-        diagonal = (1.0 - root + adjoint.damping * root) if tau == 0 else torch.ones_like(root)
+        rounding = torch.finfo(y.dtype).eps * hessian.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        diagonal = 1.0 - root + (adjoint.damping + rounding) * root if tau == 0 else torch.ones_like(root)
         matrix = matrix + torch.diag_embed(diagonal)
         matrix = torch.where(usable.unsqueeze(-1), matrix, torch.eye(y.shape[-1], dtype=y.dtype, device=y.device))
     moved_bound = bound - bound.detach()

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.solvers._loop import grown
 from icnn_rl.solvers.base import Problem, Progress
 
 __all__ = ["Bundle", "BundleEntropy"]
@@ -134,7 +135,7 @@ class BundleEntropy:
         state = state._replace(
             best_y=torch.where(better.unsqueeze(-1), y, state.best_y),
             best_fun=torch.where(better, regularised, state.best_fun),
-            scale=torch.maximum(state.scale, slope.abs().sum(-1)),
+            scale=grown(state.scale, slope.abs().sum(-1)),
         )
         state = self._solve_dual(problem, self._add_cut(problem, state, y, f, slope))
         # a model that touches f at its own minimiser has nothing left to say

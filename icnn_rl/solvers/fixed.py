@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.solution import Solution
-from icnn_rl.solvers._loop import freeze, report, solved
+from icnn_rl.solvers._loop import freeze, report, solved, sound_start
 from icnn_rl.solvers._questions import no_questions
 from icnn_rl.solvers.base import Problem
 from icnn_rl.solvers.newton import ProjectedNewton
@@ -29,7 +29,7 @@ def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: 
     with no_questions():
         state = solver.init(problem, problem.project(y0))
         progress = solver.progress(problem, state)
-        sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
+        sound = sound_start(progress)
         num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
         active = sound & ~solved(progress, solver.tol, atol)
         for _ in range(solver.max_steps):

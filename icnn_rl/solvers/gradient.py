@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range
+from icnn_rl.solvers._loop import grown
 from icnn_rl.solvers.base import Problem, Progress
 
 __all__ = ["ProjectedGradient"]
@@ -175,7 +176,7 @@ class ProjectedGradient:
     ) -> GradientState:
         better = f <= state.best_fun
         lower = torch.fmax(state.lower, f - problem.gap(y, g))
-        scale = torch.maximum(state.scale, (g.abs() * problem.widths(y)).sum(-1))
+        scale = grown(state.scale, (g.abs() * problem.widths(y)).sum(-1))
         return GradientState(
             y,
             g,

@@ -12,7 +12,7 @@ from icnn_rl._checks import check_float_tensor, check_same_kind
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
-from icnn_rl.solvers._loop import freeze, report, solved
+from icnn_rl.solvers._loop import freeze, report, solved, sound_start
 from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
 from icnn_rl.solvers.approach import STAGES, approach
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
@@ -74,6 +74,10 @@ def minimize(
         tensor([[1., 1.]])
     """
     domain = Unconstrained() if domain is None else domain
+    if adjoint not in ("auto", None) and not isinstance(adjoint, Adjoint):
+        raise ValueError(
+            f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
+        )
     start = _check_arguments(energy, solver, y0, domain, warm_start)
     problem = Problem(energy, domain, start)
     solution = _unroll(problem, solver, start) if isinstance(adjoint, Unrolled) else solve(problem, solver, start)
@@ -82,10 +86,7 @@ def minimize(
     chosen = _default_adjoint(energy, solver) if adjoint == "auto" else adjoint
     if chosen is None or isinstance(chosen, Unrolled) or not torch.is_grad_enabled():
         return solution
-    if not isinstance(chosen, Implicit | ImplicitCG | DualKKT):
-        raise ValueError(
-            f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
-        )
+    assert not isinstance(chosen, str)  # checked above
     return dataclasses.replace(solution, value=differentiable_value(chosen, problem, solver, solution, domain))
 
 
@@ -138,7 +139,7 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
     for _ in range(solver.max_steps):
         state = solver.step(problem, state)
     progress = Progress(*(item.detach() for item in solver.progress(problem, state)))
-    sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
+    sound = sound_start(progress)
     steps = torch.full_like(progress.fun, solver.max_steps, dtype=torch.int64)
     return report(solver, state, progress, sound, steps)
 
@@ -153,14 +154,15 @@ def solve(
     With ``averages`` the search begins from :func:`icnn_rl.solvers.approach.approach`, not from ``y0`` itself. A row is
     also done, and successful, once its certified gap is at most ``atol``, in f's units.
     """
-    if isinstance(solver, ProjectedNewton) and solver.compiled and _compiled.fits(problem, y0):
+    one_for_all = not isinstance(atol, Tensor) or atol.numel() == 1
+    if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all and _compiled.fits(problem, y0):
         return _compiled.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
     if averages:
         y0 = approach(problem, y0)
     problem, start, excluded = problem.start(y0)
     everything, whole = problem, solver.init(problem, start)
     progress = solver.progress(problem, whole)
-    sound = torch.isfinite(progress.fun) & ~torch.isnan(progress.residual)
+    sound = sound_start(progress)
     num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
     state, index = whole, None  # the rows still worked on, and where they belong; None: all of them
     active = sound & ~solved(progress, solver.tol, atol)

@@ -28,6 +28,7 @@ from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid, join, vector_of
 from icnn_rl.solution import Status
+from icnn_rl.solvers._loop import grown
 from icnn_rl.solvers.base import Problem, Progress
 from icnn_rl.solvers.region import Duals, Region
 
@@ -126,7 +127,7 @@ class ProximalBundle:
         y = trial.y.to(state.y.dtype)
         f, g = problem.value_and_grad(y)
         width = problem.widths(y).double()
-        scale = torch.maximum(state.scale, (g.double().abs() * width).sum(-1).to(f.dtype))
+        scale = grown(state.scale, (g.double().abs() * width).sum(-1).to(f.dtype))
         noise = problem.noise(f, scale).double()
         promised = state.fun.double() - trial.model  # >= 0
         got = state.fun.double() - f.double()

@@ -119,7 +119,8 @@ class Region:
         if self.set.G is None or self.set.h is None:
             return torch.zeros_like(y[..., 0], dtype=torch.bool)
         left, h = self._left(y), self.set.h
-        return ~(left <= h + tolerance * (h.abs() + left.abs())).all(-1)  # NaN: outside
+        slack = tolerance * (h.abs() + left.abs()) if tolerance > 0 else 0.0  # h may be infinite
+        return ~(left <= h + slack).all(-1)  # NaN: outside
 
     def project(self, y: Tensor) -> Minimum:
         """Nearest points."""

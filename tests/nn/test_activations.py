@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
 
@@ -126,3 +127,21 @@ def test_networks_can_be_pickled(activation: object) -> None:
     copy = pickle.loads(pickle.dumps(net))
     x, y = torch.randn(5, 3), torch.randn(5, 2)
     assert torch.equal(net(x, y), copy(x, y))
+
+
+def _sharp(x: Tensor) -> Tensor:
+    return F.softplus(x, beta=100.0, threshold=40.0)
+
+
+def _sharp_jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s = torch.sigmoid(100 * x)
+    return _sharp(x), s, 100 * (s - s * s)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_ones_own_activation_knows_all_of_it(copied: Callable[[object], object]) -> None:
+    own = ConvexActivation("sharp", _sharp, _sharp_jet, smooth=True, square_width=None)
+    assert copied(own) == own
+    by_autograd = resolve_activation(_sharp)
+    assert copied(by_autograd) == by_autograd
+    assert copied(CONVEX_ACTIVATIONS["squareplus"]) is CONVEX_ACTIVATIONS["squareplus"]

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from icnn_rl import minimize
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
+from icnn_rl.solvers import ProjectedNewton
 from tests.nn.convexity import ACTIVATIONS, midpoint_excess
 
 DOUBLE = torch.float64
@@ -171,3 +173,46 @@ def test_values_and_gradients_carry_the_graph_to_x_and_the_parameters() -> None:
     gradient_in_y(x).sum().backward()
     assert net.nonneg[0].weight.grad is not None
     assert net.passthrough[0].weight.grad is not None
+
+
+# what is made once
+
+
+def test_a_first_use_without_gradients_does_not_cost_later_ones_theirs() -> None:
+    torch.manual_seed(0)
+    net, x, y = PICNN(3, 2, (4,), (4,), ensemble=2), torch.randn(3, 3), torch.randn(3, 2)
+    gradients = []
+    for first in (False, True):
+        energy = net.bind(x, "mean")
+        if first:
+            with torch.no_grad():
+                energy.value_grad_hessian(y)
+        total = sum(part.square().sum() for part in energy.value_grad_hessian(y))
+        gradients.append(torch.autograd.grad(total, list(net.parameters())))
+    for expected, got in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "softmax"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_reduction_over_no_ensemble_is_the_network(batch: int, reduction: str) -> None:
+    net, x, y = PICNN(3, 2, (4,), (4,)), torch.randn(batch, 3), torch.randn(batch, 2)
+    for expected, got in zip(
+        net.bind(x).value_grad_hessian(y), net.bind(x, reduction).value_grad_hessian(y), strict=True
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_network_without_hidden_layers_has_a_hessian_for_every_row() -> None:
+    net = ICNN(3, (), strong_convexity=2.0)
+    hessian = net.bind().value_grad_hessian(torch.randn(5, 3))[2]
+    torch.testing.assert_close(hessian, 2.0 * torch.eye(3).expand(5, 3, 3))
+    far = torch.zeros(64, 3)
+    far[:40] = -net.bind().linear[0].detach() / 2.0
+    found = minimize(net.bind(), ProjectedNewton(), far)
+    torch.testing.assert_close(found.value, far[:1].expand(64, 3), rtol=0, atol=1e-5)
+
+
+def test_a_temperature_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="temperature: expected a number in"):
+        PICNN(3, 2, (4,), (4,), ensemble=2).bind(torch.randn(1, 3), "softmax", temperature=-1.0)

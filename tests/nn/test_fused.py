@@ -69,3 +69,12 @@ def test_without_numba_a_network_is_the_same(monkeypatch: pytest.MonkeyPatch, ac
     monkeypatch.setattr(_fused, "available", lambda: False)
     monkeypatch.setattr(_fused, "_kernel", lambda: pytest.fail("asked for the kernel"))
     torch.testing.assert_close(ours, net(x, y))
+
+
+def test_second_derivatives_where_not_every_input_asks_for_them() -> None:
+    net = PICNN(3, 2, (4,), (4,), context_norm=True, activation="squareplus")
+    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    parameters = list(net.parameters())
+    first = torch.autograd.grad(net(x, y).sum(), parameters, create_graph=True)
+    second = torch.autograd.grad(sum(part.square().sum() for part in first), parameters, allow_unused=True)
+    assert any(part is not None and part.abs().max() > 0 for part in second)

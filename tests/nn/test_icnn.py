@@ -127,3 +127,8 @@ def test_survives_state_dict_and_deepcopy() -> None:
     assert torch.equal(other(y), net(y))
     assert torch.equal(copy.deepcopy(net)(y), net(y))
     assert "hidden=(4, 4)" in repr(net)
+
+
+def test_a_missing_batch_dimension_is_named() -> None:
+    with pytest.raises(ValueError, match=r"y: expected shape \(B, 3\), got \(3,\)"):
+        ICNN(3)(torch.zeros(3))

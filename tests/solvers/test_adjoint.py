@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from icnn_rl.solvers import (
     BundleEntropy,
     DualKKT,
     Implicit,
+    ImplicitCG,
     ProjectedGradient,
     ProjectedNewton,
     Solver,
@@ -380,3 +382,32 @@ def test_a_degenerate_corner_has_a_finite_gradient() -> None:
 def test_wrong_settings_are_named(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_singular_hessian_in_float32_has_a_gradient() -> None:
+    theta = torch.tensor(1.0, requires_grad=True)
+    found = minimize(lambda y: (y.sum(-1) - theta) ** 2, ProjectedNewton(), torch.zeros(2, 2))
+    (gradient,) = torch.autograd.grad(found.value.sum(), theta)
+    assert float(gradient) == pytest.approx(2.0, rel=1e-3)  # sum_j y_j = theta in both rows
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), ImplicitCG()])
+def test_a_second_derivative_is_refused(adjoint: Implicit | ImplicitCG) -> None:
+    theta = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    y0 = torch.zeros(1, 1, dtype=torch.float64)
+    found = minimize(lambda y: (torch.exp(theta * y) - y).sum(-1), ProjectedNewton(tol=1e-12), y0, adjoint=adjoint)
+    (first,) = torch.autograd.grad(found.value.sum(), theta, create_graph=True)
+    assert first.item() == pytest.approx(-(1.0 - math.log(2.0)) / 4.0, rel=1e-6)  # y = -log(theta) / theta
+    with pytest.raises(RuntimeError, match="second derivatives through this minimiser are not known"):
+        torch.autograd.grad(first, theta)
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), ImplicitCG()])
+def test_a_gradient_that_comes_as_nan_stays_nan(adjoint: Implicit | ImplicitCG) -> None:
+    theta = torch.ones(2, requires_grad=True)
+    found = minimize(
+        lambda y: ((y - theta[:, None]) ** 2).sum(-1), ProjectedNewton(), torch.zeros(2, 1), adjoint=adjoint
+    )
+    found.value.backward(torch.tensor([[float("nan")], [1.0]]))
+    assert theta.grad is not None
+    assert theta.grad.isnan().tolist() == [True, False]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icnn_rl.nn import PICNN, EnsembleEnergy
+from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
 from icnn_rl.solvers import Box, Problem, ProjectedNewton, Solver, Unconstrained, solve
 from icnn_rl.solvers.approach import approach
 from tests.problems import draw
@@ -67,3 +67,22 @@ def test_rows_that_are_not_finite_keep_their_start_and_disturb_nobody() -> None:
     assert (near[3] == 0).all()
     others = torch.arange(8) != 3
     torch.testing.assert_close(near[others], clean[others])
+
+
+@pytest.mark.parametrize("bound", [1.0, torch.ones(3), torch.ones(4, 3)])
+@pytest.mark.parametrize("ensemble", [None, 4])
+def test_bounds_of_every_shape_give_the_same_start(bound: float | Tensor, ensemble: int | None) -> None:
+    torch.manual_seed(0)
+    energy = ICNN(3, (8,), activation="squareplus", ensemble=ensemble).bind("mean")
+    y = torch.zeros(4, 3)
+    expected = approach(Problem(energy, Box(-torch.ones(4, 3), torch.ones(4, 3)), y), y)
+    torch.testing.assert_close(approach(Problem(energy, Box(-bound, bound), y), y), expected)
+
+
+def test_a_tolerance_for_every_row() -> None:
+    energy = ICNN(3, (8,), activation="squareplus").bind()
+    y = torch.zeros(2, 3)
+    problem = Problem(energy, Box(-1.0, 1.0), y)
+    found = solve(problem, ProjectedNewton(), y, atol=torch.tensor([1e9, 0.0]))
+    assert found.success.all()
+    assert found.num_steps[0] == 0 < found.num_steps[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 
 import pytest
@@ -17,6 +18,8 @@ from icnn_rl.solvers import (
     Implicit,
     ProjectedGradient,
     ProjectedNewton,
+    ProximalBundle,
+    Solver,
     Unrolled,
 )
 from tests.problems import CASES, METHODS, Answer, Case, Instance, Method, Plain, Quadratic, answer, draw
@@ -257,7 +260,7 @@ def test_the_step_limit_is_reported(name: str) -> None:
 
 def test_the_error_counts_rows_per_status() -> None:
     poison = torch.tensor([0.0, float("nan"), 0.0], dtype=DOUBLE)
-    with pytest.raises(SolveError, match=r"^1 of 3 rows: NONFINITE_INPUT\. The objective or its gradient") as caught:
+    with pytest.raises(SolveError, match=r"^1 of 3 rows: NONFINITE_INPUT\. The objective or a derivative") as caught:
         minimize(lambda y: (y**2).sum(-1) + poison, ProjectedNewton(), torch.ones(3, 2, dtype=DOUBLE))
     assert caught.value.solution.success.tolist() == [True, False, True]
 
@@ -425,3 +428,65 @@ def test_projected_gradient_reports_max_steps_on_a_kink() -> None:
     )
     assert solution.status.item() == Status.MAX_STEPS
     assert solution.gap.item() >= solution.fun.item()
+
+
+# energies that autograd or floating point would misjudge
+
+
+@pytest.mark.parametrize("solver", [ProjectedNewton(), ProjectedGradient(), ProximalBundle()], ids=repr)
+def test_inference_mode_changes_nothing(solver: Solver) -> None:
+    def energy(y: Tensor) -> Tensor:
+        return ((y - 0.25) ** 2).sum(-1)
+
+    y0, domain = torch.zeros(2, 2, dtype=DOUBLE), Box(-1.0, 1.0)
+    with torch.inference_mode():
+        found = minimize(energy, solver, torch.zeros(2, 2, dtype=DOUBLE), domain=domain)
+    torch.testing.assert_close(found.value, minimize(energy, solver, y0, domain=domain).value)
+    torch.testing.assert_close(found.value, torch.full_like(y0, 0.25), rtol=0, atol=1e-3)
+
+
+def test_an_energy_that_hides_its_dependence_is_refused_and_a_constant_one_is_not() -> None:
+    def hidden(y: Tensor) -> Tensor:
+        with torch.no_grad():
+            return (y * y).sum(-1)
+
+    with pytest.raises(ValueError, match="energy: its value changes with y, but autograd sees no dependence"):
+        minimize(hidden, ProjectedNewton(), torch.zeros(1, 2), domain=Box(-1.0, 1.0))
+    constant = minimize(lambda y: torch.ones(len(y)), ProjectedNewton(), torch.zeros(3, 2), domain=Box(-1.0, 1.0))
+    assert constant.fun.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        ProximalBundle(),
+        BundleEntropy(entropy=1e-3),
+        ProjectedGradient("adam", lr=150.0),
+        ProjectedGradient("momentum", lr=50.0),
+        ProjectedGradient(lr=50.0),
+        ProjectedGradient(),
+    ],
+    ids=repr,
+)
+def test_an_overflow_on_the_way_does_not_pass_for_success(solver: Solver) -> None:
+    def energy(y: Tensor) -> Tensor:
+        return (torch.exp(y) - 5.0 * y).sum(-1)  # infinite above 88.7; least at log 5
+
+    found = minimize(energy, solver, torch.zeros(1, 1), domain=Box(-1000.0, 1000.0), adjoint=None, throw=False)
+    assert not bool(found.success) or float(found.value) == pytest.approx(math.log(5.0), abs=0.1)
+    assert bool(torch.isfinite(found.residual).all())
+
+
+def test_an_infinite_hessian_at_the_start_is_named() -> None:
+    def energy(y: Tensor) -> Tensor:
+        return (y**1.5 - y).sum(-1)
+
+    y0 = torch.tensor([[0.0], [0.5]])
+    found = minimize(energy, ProjectedNewton(), y0, domain=Box(0.0, 1.0), throw=False)
+    assert found.status.tolist() == [Status.NONFINITE_INPUT, Status.SUCCESS]
+    assert float(found.value[1]) == pytest.approx(4 / 9, abs=1e-5)
+
+
+def test_a_wrong_adjoint_is_named_without_gradients_too() -> None:
+    with torch.no_grad(), pytest.raises(ValueError, match="adjoint: expected 'auto', None, Implicit"):
+        minimize(lambda y: (y * y).sum(-1), ProjectedNewton(), torch.zeros(1, 2), adjoint="bogus")
