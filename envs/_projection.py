@@ -109,9 +109,7 @@ class Projector:
         as_sent = sent.astype(np.float64)
         sets = self._sets(obs, len(given))
         before = after = sets.violation(as_sent)
-        if np.isnan(before).any():
-            state = _named(obs, np.isnan(before))
-            raise ValueError(f"constraint: what it gives in the state {state} is not a number.")
+        _refuse_nan(np.isnan(before), obs)
         good = (after <= self.tol) & ((as_sent >= self.low) & (as_sent <= self.high)).all(-1)
         status = np.zeros(len(given), np.int64)
         beyond = np.maximum(self.low - point, point - self.high).max(-1)
@@ -125,6 +123,7 @@ class Projector:
             status = np.where(good, int(Status.SUCCESS), status)
         moved_in, left = self._rounded(sets, found, good | (status != Status.SUCCESS))
         sent = np.where(good[:, None], sent, moved_in)
+        _refuse_nan(~np.isfinite(sent).all(-1), obs)  # whatever went wrong, such an action is never sent
         if given.dtype != self.dtype:
             before = sets.violation(point)
         moved = _distance(sent.astype(np.float64), point)
@@ -247,8 +246,9 @@ class _Polytopes:
             norm = self.norm
             if norm.all():
                 away /= norm
-            else:  # a row of zeros holds or does not
-                away = np.where(norm > 0, away / np.where(norm > 0, norm, 1.0), np.where(self.h >= 0, -np.inf, np.inf))
+            else:  # a row of zeros holds or does not; a norm that is NaN is no 0
+                zero = np.where(np.isnan(self.h), np.nan, np.where(self.h >= 0, -np.inf, np.inf))
+                away = np.where(norm == 0, zero, away / np.where(norm == 0, 1.0, norm))
             worst = away.max(-1)
         if self.lb is not None:
             worst = np.maximum(worst, (self.lb - a).max(-1))
@@ -422,6 +422,11 @@ def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Bo
     low, high = np.minimum(actions.low, 0.0), np.maximum(actions.high, 0.0)
     dtype = np.dtype(space.dtype).type
     return spaces.Box(np.append(space.low, low).astype(dtype), np.append(space.high, high).astype(dtype), dtype=dtype)
+
+
+def _refuse_nan(rows: Array, obs: Observation) -> None:
+    if rows.any():
+        raise ValueError(f"constraint: what it gives in the state {_named(obs, rows)} is not a number.")
 
 
 def _named(obs: Observation, rows: Array) -> str:

@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from icnn_rl import Status
-from icnn_rl.envs import ProjectAction, VecProjectAction
+from icnn_rl.envs import ProjectAction, VecProjectAction, _projection
 from icnn_rl.qp.constraints import EmptySetError, ball, box, ellipsoid, l1_ball, linear, power_limit, rate_limit
 
 
@@ -46,10 +46,11 @@ class Walk(gym.Env):
 class Reads:
     """h of linear rows that depend on the observation."""
 
-    column: int
+    columns: int | slice
 
     def __call__(self, obs):
-        return obs[..., self.column : self.column + 1]
+        columns = self.columns
+        return obs[..., columns if isinstance(columns, slice) else slice(columns, columns + 1)]
 
 
 SUMS = power_limit(slice(0, 3), 0.5)
@@ -210,6 +211,35 @@ def test_an_observation_that_is_not_a_number_is_refused():
     env._obs[:] = torch.nan
     with pytest.raises(ValueError, match=r"constraint: what it gives in the state .*nan.* is not a number"):
         env.step(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "states"),
+    [
+        (SUMS, [[0.0, 0.0, 0.0, 1.0], [np.nan, 1.0, 1.0, 1.0]]),
+        (linear([[0.0, 0.0, 0.0]], Reads(0)), [[1.0, 0.0, 0.0, 0.0], [np.nan, 0.0, 0.0, 0.0]]),
+        (linear([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], Reads(slice(0, 2))), [[1.0] * 4, [1.0, np.nan, 1.0, 1.0]]),
+    ],
+)
+def test_nan_is_refused_next_to_rows_of_zeros(constraint, states):
+    """A row whose norm or right-hand side is NaN does not hold, and is no row of zeros that fails."""
+    venv = VecProjectAction(DummyVecEnv([Walk] * 2), constraint)
+    venv.reset()
+    venv._obs = torch.tensor(states, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"constraint: what it gives in the state .*nan.* is not a number"):
+        venv.step(np.full((2, 3), 0.9, np.float32))
+    assert [env.received for env in venv.venv.envs] == [[], []]
+
+
+def test_a_projection_that_is_not_a_number_is_not_sent(monkeypatch):
+    env = ProjectAction(Walk(), SUMS)
+    env.reset(seed=0)
+    env._obs[:] = 1.0
+    lost = np.full((1, 3), np.nan), np.zeros(1, np.int64)
+    monkeypatch.setattr(_projection._Polytopes, "nearest", lambda self, a: lost)
+    with pytest.raises(ValueError, match="is not a number"):
+        env.step(np.ones(3, np.float32))
+    assert env.unwrapped.received == []
 
 
 # a1 + a2 + a3 <= -2 and >= 1: nothing satisfies both
