@@ -375,7 +375,22 @@ def _solve_rows(
         return outcome, system
     guess = None if guess is None else guess[left]
     others, second = _solve_finite(pick(left, problem), solver, data, guess)
-    return numeric.put(outcome, left, others), Mixed(problem, system, left, second)
+    if len(left) == len(outcome.x):
+        return others, second
+    return numeric.put(outcome, left, others), Mixed(_sound(problem, left, second.problem), system, left, second)
+
+
+def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
+    """The problem with the matrices of the rows at ``left`` taken from ``finite``: a NaN in one of them, times the
+    gradient 0 of a failed row, would be a NaN in what all rows share."""
+    pairs = ((problem.Q, finite.Q), (problem.G, finite.G))
+    q, g = (
+        whole.index_copy(0, left, part.expand(len(left), *part.shape[1:]))
+        if isinstance(whole, Tensor) and isinstance(part, Tensor) and whole.shape[0] > 1
+        else whole
+        for whole, part in pairs
+    )
+    return dataclasses.replace(problem, Q=q, G=g)
 
 
 def _finite(problem: Problem) -> tuple[Problem, Tensor]:

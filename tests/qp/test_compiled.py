@@ -279,6 +279,33 @@ def test_failed_rows_pass_no_gradient_on() -> None:
         assert leaf.grad[[0, 1, 2, 3, 5, 7, 8]].any()
 
 
+@pytest.mark.parametrize("name", ["Q", "G"])
+@pytest.mark.parametrize("every", [False, True], ids=["one_row", "all_rows"])
+def test_nan_in_a_matrix_stays_out_of_what_the_rows_share(name: str, every: bool) -> None:
+    """The gradients of shared arguments are those of the rows that were solved, alone."""
+    arguments = random_rows(7, 6, 4, 9)
+    arguments["h"] = arguments["h"][0].abs() + 0.1
+    shared = "Q" if name == "G" else "G"
+    arguments[shared] = arguments[shared][0]
+    bad = list(range(6)) if every else [2]
+    arguments[name][bad, 0, 0] = torch.nan
+    good = [row for row in range(6) if row not in bad]
+    leaves = {key: value.clone().requires_grad_() for key, value in arguments.items()}
+    solution = solve_qp(**leaves, throw=False)
+    assert solution.status.tolist() == [int(Status.NONFINITE_INPUT if row in bad else 0) for row in range(6)]
+    found = dict(zip(leaves, torch.autograd.grad(solution.value.nansum(), list(leaves.values())), strict=True))
+    own = {k: v.clone() if k in (shared, "h") else v[good].clone() for k, v in arguments.items()}
+    own = {key: value.requires_grad_() for key, value in own.items()}
+    if every:
+        assert all(not gradient.any() for gradient in found.values())
+        return
+    alone = torch.autograd.grad(solve_qp(**own).value.sum(), list(own.values()))
+    for key, expected in zip(own, alone, strict=True):
+        gradient = found[key] if key in (shared, "h") else found[key][good]
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
+        assert key in (shared, "h") or not found[key][bad].any()
+
+
 def test_works_without_numba(monkeypatch: pytest.MonkeyPatch, counted: list[int]) -> None:
     monkeypatch.setattr(compiled, "available", lambda: False)
     arguments = random_rows(1, 5, 6, 24)
