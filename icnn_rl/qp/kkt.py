@@ -34,7 +34,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from icnn_rl.qp._tree import map_tensors
+from icnn_rl.qp._tree import map_tensors, pick
 from icnn_rl.qp.problem import Problem, matvec, norms_of, rmatvec
 from icnn_rl.qp.sparse import Pairs, SparseRows
 
@@ -385,6 +385,21 @@ class Mixed:
         return dx, dnu, dz
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Two systems with all rows each: those that are ``chosen`` (B, 1) bool belong to the second."""
+
+    problem: Problem
+    first: System
+    chosen: Tensor
+    second: System
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        pairs = zip(self.first.solve(rx, ra, rc), self.second.solve(rx, ra, rc), strict=True)
+        dx, dnu, dz = (torch.where(self.chosen, b, a) for a, b in pairs)
+        return dx, dnu, dz
+
+
 #: What can be iterated on, what leads there, what can be solved with. All have ``problem`` and, once factored,
 #: ``solve(rx, ra, rc)`` -> dx (B, n), dnu (B, q), dz (B, k). The first have ``factored(e)``, e (B, k), a copy that
 #: holds the factor, and ``spent``, what a solution takes off the right-hand sides rx and ra: Q dx + A^T dnu + C^T dz
@@ -393,7 +408,19 @@ class Mixed:
 #: active sets, and back.
 Inner = Primal | Range
 Kkt = Primal | Range | Dual | Eliminate | Scale | Cast
-System = Kkt | Mixed
+System = Kkt | Mixed | Spread
+
+
+def spread(system: System) -> System:
+    """The same system with a row for each of the batch in every tensor that is not shared, and no row numbers:
+    torch.func maps every tensor."""
+    if not isinstance(system, Mixed):
+        return system
+    index, batch = system.index, system.problem.p.shape[0]
+    chosen = torch.zeros(batch, 1, dtype=torch.bool, device=index.device).index_fill(0, index, True)
+    place = torch.zeros(batch, dtype=index.dtype, device=index.device)
+    place = place.index_copy(0, index, torch.arange(len(index), device=index.device))
+    return Spread(system.problem, spread(system.first), chosen, pick(place, spread(system.second)))
 
 
 def primal(problem: Problem, semidefinite: bool) -> Primal:

@@ -14,7 +14,7 @@ from icnn_rl.qp import _compiled, numeric
 from icnn_rl.qp._tree import leaves, map_tensors, pick, rebuild
 from icnn_rl.qp.autograd import differentiable, transformed
 from icnn_rl.qp.external import External
-from icnn_rl.qp.kkt import Mixed, System
+from icnn_rl.qp.kkt import Mixed, System, spread
 from icnn_rl.qp.numeric import Outcome
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal, Problem
@@ -309,7 +309,8 @@ class _Numbers(torch.autograd.Function):
         assert b is not None
         assert d is not None
         rows_g, rows_a = (_with_pattern(pattern, part) for pattern, part in zip(call.patterns, (g, a), strict=True))
-        call.answer = _answer(call, Problem(q, p, rows_g, rows_a, b, d, lower, upper, None), guess)
+        outcome, system = _answer(call, Problem(q, p, rows_g, rows_a, b, d, lower, upper, None), guess)
+        call.answer = outcome, spread(system)  # what is mapped has a row for each of the batch
         return tuple(t.clone() if t._is_view() else t for part in call.answer for t in leaves(part))
 
     @staticmethod

@@ -337,6 +337,44 @@ def test_jacrev_and_vmap_of_it(name: str) -> None:
         torch.testing.assert_close(mapped[i], expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [1, 4]], ids=str)
+def test_mapped_gradients_next_to_rows_that_failed(compiled: bool, order: list[int]) -> None:
+    """vmap(grad) of rows of which some are infeasible, NaN or hard, against each row's backward pass alone."""
+    h = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [1.0, -0.5], [1e-7, 1e-7], [float("nan"), 1.0]], dtype=DOUBLE)[order]
+    p = torch.tensor([3.0, 1.0], dtype=DOUBLE)
+    G = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=DOUBLE)
+
+    def loss(h: Tensor, p: Tensor) -> Tensor:
+        solution = solve_qp(1.0, p, G, h, lb=-2.0, throw=False, solver=PrimalDual(compiled=compiled))
+        return torch.where(solution.status == 0, (solution.value.sin() * torch.tensor([1.0, 2.0])).sum(), 0.0)
+
+    rows = [row.clone().requires_grad_() for row in h]
+    expected = [torch.autograd.grad(loss(row, p), row)[0] for row in rows]
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss), (0, None))(h, p), torch.stack(expected))
+    twice = torch.func.vmap(torch.func.vmap(torch.func.grad(loss), (0, None)), (None, 0))(h, torch.stack((p, p)))
+    torch.testing.assert_close(twice, torch.stack(expected).expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_mapped_gradients_of_rows_solved_with_more_care(compiled: bool) -> None:
+    """A semidefinite Q, unbounded in one row: systems within systems."""
+    p = torch.tensor([[1.0, 0.0, 1.0], [1.0, -1.0, 1.0], [float("nan"), 0.0, 1.0], [-2.0, 0.0, 0.0]], dtype=DOUBLE)
+    Q, A, b = torch.diag(torch.tensor([1.0, 0.0, 2.0], dtype=DOUBLE)), torch.ones(1, 3, dtype=DOUBLE), torch.ones(1)
+
+    def loss(p: Tensor) -> Tensor:
+        return solve_qp(Q, p, lb=0.0, throw=False, solver=PrimalDual(compiled=compiled)).value.nan_to_num().sin().sum()
+
+    def with_rows(p: Tensor) -> Tensor:
+        return solve_qp(Q, p, A=A, b=b.to(p), throw=False).value.nan_to_num().sin().sum()
+
+    for function in (loss, with_rows):
+        rows = [row.clone().requires_grad_() for row in p]
+        expected = torch.stack([torch.autograd.grad(function(row), row)[0] for row in rows])
+        for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 0, 3]):
+            torch.testing.assert_close(torch.func.vmap(torch.func.grad(function))(p[order]), expected[order])
+
+
 def test_grad_and_its_gradient() -> None:
     """torch.func.grad and jacrev of it, against double backward."""
     arguments = smooth("everything")
