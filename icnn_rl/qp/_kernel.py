@@ -49,7 +49,7 @@ class _Block(NamedTuple):
     norms: Array
     unit: Array
     per_unit: Array
-    # of verify.residuals: the length, and what the terms of gradient and gap are at least compared with; |x|^2 before
+    # of verify.residuals: the length, and what the terms of the gradient are at least compared with; |x|^2 before
     scale: Array
     # point
     x: Array
@@ -90,7 +90,7 @@ def _room(size: int) -> Array:
 @_jit
 def _new_block(n: int, k: int) -> _Block:
     return _Block(
-        _room(n * n), _room(n), _room(k * n), _room(k), _room(k), _room(k), _room(k), _room(k), _room(4),
+        _room(n * n), _room(n), _room(k * n), _room(k), _room(k), _room(k), _room(k), _room(k), _room(3),
         _room(n), _room(k), _room(k), _room(k),
         _room(k), _room(n * n), _room(n),
         _room(n), _room(k), _room(k), _room(n), _room(k), _room(k), _room(k), _room(k), _room(k),
@@ -171,7 +171,6 @@ def _set_up(b: _Block) -> Any:
     length = _FLOOR * where(less(short, np.inf), short, 0.0)
     store(b.scale, 0, length)
     store(b.scale, 1, maximum(p, largest * length))
-    store(b.scale, 2, largest * length * length)
     return definite
 
 
@@ -382,7 +381,7 @@ def _project(b: _Block, m: int, lower: bool) -> None:
     before = splat(0.0)
     for j in range(n):
         before = before + load(b.x, j) * load(b.x, j)
-    store(b.scale, 3, before)
+    store(b.scale, 2, before)
     _on_set(b, m, lower)
     _left(b)
     _solve(b, b.rc)
@@ -396,7 +395,7 @@ def _project(b: _Block, m: int, lower: bool) -> None:
 @_jit
 def _change_set(b: _Block, done: Any) -> Any:
     """``primal_dual.wrong_side``: move rows on the wrong side, but for those that are done; who has none is done."""
-    largest, square = splat(0.0), load(b.scale, 3)
+    largest, square = splat(0.0), load(b.scale, 2)
     for i in range(len(b.d)):
         largest = maximum(largest, magnitude(load(b.z, i) * load(b.norms, i)))
     for j in range(len(b.p)):
@@ -436,7 +435,7 @@ def _residuals(b: _Block) -> Any:
         if count(less(0.0, over)) > 0:  # the others need no division
             excess = maximum(excess, over / maximum(length, _TINY))
         work_d, balance, total = work_d + magnitude(d * z), balance + d * z, total + z
-    work = maximum(maximum(maximum(load(b.scale, 2), work_q), work_p), work_d)
+    work = maximum(maximum(maximum(pull * load(b.scale, 0), work_q), work_p), work_d)
     primal, dual = excess, off / maximum(pull, _TINY)
     gap = magnitude(balance) / maximum(work, _TINY)
     nan = total * 0.0  # comparisons drop a NaN

@@ -19,7 +19,8 @@ class Residuals:
     primal: max_i of (C x - d)_i over |d_i| + |c_i| |x|, and |A x - b|_i over |b_i| + |a_i| |x|. dual: |Q x + p +
     A^T nu + C^T z| over the largest of its four terms, in the maximum norm. gap: |x^T Q x + p^T x + b^T nu + d^T z|,
     the duality gap, over the largest of its four terms. Where the solution is 0 all these are rounding; so |x| is taken
-    to be 1e-4 t at least, t the distance from 0 of the nearest constraint that is not met there with equality.
+    to be 1e-4 t at least, t the distance from 0 of the nearest constraint that is not met there with equality, and the
+    terms of the gap what the largest of the gradient's does along that way.
     duality: the duality gap itself.
     """
 
@@ -48,7 +49,7 @@ def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) 
         terms, weights = [*terms, at.aty], [*weights, problem.b * nu]
     floor = problem.largest_diagonal() * length
     pull = _largest(torch.stack([floor, *(_largest(term.abs()) for term in terms)], -1))
-    work = _largest(torch.stack([floor * length, *(term.abs().sum(-1) for term in weights)], -1))
+    work = _largest(torch.stack([pull * length, *(term.abs().sum(-1) for term in weights)], -1))
     balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
     dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=tiny)
     return Residuals(primal, dual, balance / work.clamp(min=tiny), balance)

@@ -231,6 +231,21 @@ def test_a_separable_programme_has_a_closed_form() -> None:
     torch.testing.assert_close(solve_qp(**arguments).value, expected, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("nearest", [1.0, 1e-2, 1e-4, 1e-6])
+def test_zero_may_be_the_answer_next_to_a_border(nearest: float, compiled: bool) -> None:
+    """-p is in the cone of the rows that meet in 0, one row passes it at a small distance."""
+    generator = torch.Generator().manual_seed(0)
+    G = torch.randn(64, 13, 6, generator=generator, dtype=DOUBLE)
+    h = torch.zeros(64, 13, dtype=DOUBLE)
+    h[:, 0] = nearest
+    z = torch.rand(64, 12, generator=generator, dtype=DOUBLE)
+    p = -(G[:, 1:].mT @ z.unsqueeze(-1)).squeeze(-1)
+    solution = solve_qp(1.0, p, G, h, throw=False, solver=PrimalDual(compiled=compiled))
+    assert solution.success.all()
+    assert solution.value.abs().max() < 1e-12 * nearest
+
+
 def test_projects_onto_the_simplex() -> None:
     """Against sorting: x = max(y - theta, 0) with sum x = 1."""
     y = torch.randn(16, 9, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
