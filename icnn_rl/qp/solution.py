@@ -28,8 +28,9 @@ class QPSolution(Solution):
     multipliers are differentiable with respect to every tensor argument.
 
     Attributes:
-        value: (B, n) the minimiser z. Of an infeasible row: the point that violates the constraints least; of an
-            unbounded one, or one that ran into trouble: the last point; NaN where the input was not finite.
+        value: (B, n) the minimiser z. Of an infeasible row: the point that violates the constraints least, or 0, with
+            multipliers 0, where h or a bound is infinite in the way that no point can meet; of an unbounded row, or one
+            that ran into trouble: the last point; NaN where the input was not finite.
         fun: (B,) 1/2 z^T Q z + p^T z.
         gap: (B,) duality gap: fun less the value of the dual, a bound on fun - minimum up to the residuals.
         status, num_steps: (B,) see :class:`icnn_rl.Status`; factorisations.

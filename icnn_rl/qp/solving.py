@@ -15,7 +15,7 @@ from icnn_rl.qp._tree import leaves, map_tensors, pick, rebuild
 from icnn_rl.qp.autograd import differentiable, transformed
 from icnn_rl.qp.external import External
 from icnn_rl.qp.kkt import Mixed, System, spread
-from icnn_rl.qp.numeric import Outcome
+from icnn_rl.qp.numeric import NonConvexError, Outcome
 from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.solution import ActiveSet, QPSolution
@@ -417,28 +417,45 @@ def _solve_finite(
             bad = bad | ~torch.isfinite(tensor).flatten(1).all(-1)
     excluded = bad | impossible
     some = bool(excluded.any())
+    rows = torch.arange(excluded.shape[0], device=excluded.device)
     if some and bool(excluded.all()):
         problem, guess = _neutral(problem), None
     elif some:
-        stand_in = torch.arange(excluded.shape[0], device=excluded.device).where(~excluded, (~excluded).nonzero()[0])
-        problem = pick(stand_in, problem)
-    outcome, system = numeric.solve(problem, solver, data, guess)
-    if some:
-        status = torch.where(impossible, int(Status.PRIMAL_INFEASIBLE), outcome.status)
-        status = torch.where(bad, int(Status.NONFINITE_INPUT), status)
-        row = bad.unsqueeze(-1)
-        x, nu, z = (torch.where(row, torch.nan, part) for part in (outcome.x, outcome.nu, outcome.z))
-        nan = torch.where(bad, torch.nan, 0.0)
-        fit = map_tensors(lambda t: t + nan, outcome.residuals)
-        fit = dataclasses.replace(fit, duality=torch.where(impossible, torch.inf, fit.duality))
-        active = outcome.active & ~excluded.unsqueeze(-1)
-        outcome = dataclasses.replace(outcome, x=x, nu=nu, z=z, residuals=fit, status=status, active=active)
+        rows = rows.where(~excluded, (~excluded).nonzero()[0])
+        problem = pick(rows, problem)
+    try:
+        outcome, system = numeric.solve(problem, solver, data, guess)
+    except NonConvexError as error:  # it counts the stand-ins
+        raise NonConvexError(int(rows[error.row]), error.eigenvalue) from None
+    outcome = _set_aside(outcome, bad, impossible) if some else outcome
     if some or problem.present is not None:
         outcome = dataclasses.replace(outcome, s=given.d - given.Cx(outcome.x))
     if bool((outcome.status != Status.SUCCESS).any()):
         # a failed row gets no gradient, but 0 times a factor that is NaN would be one
         system = map_tensors(lambda t: torch.nan_to_num(t, 0.0, 0.0, 0.0) if t.is_floating_point() else t, system)
     return outcome, system
+
+
+def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
+    """What rows that were not solved report instead of their stand-in's answer: nothing but NaN where a number of theirs
+    is none, and 0, infinitely far from the set, where no point can meet a constraint."""
+    value = torch.where(bad, torch.nan, 0.0)
+    off = torch.where(bad, torch.nan, torch.inf)
+    excluded = bad | impossible
+    row = excluded.unsqueeze(-1)
+    x, nu, z = (torch.where(row, value.unsqueeze(-1), part) for part in (outcome.x, outcome.nu, outcome.z))
+    status = torch.where(impossible, int(Status.PRIMAL_INFEASIBLE), outcome.status)
+    return dataclasses.replace(
+        outcome,
+        x=x,
+        nu=nu,
+        z=z,
+        active=outcome.active & ~row,
+        residuals=map_tensors(lambda t: torch.where(excluded, off, t), outcome.residuals),
+        steps=torch.where(excluded, 0, outcome.steps),
+        status=torch.where(bad, int(Status.NONFINITE_INPUT), status),
+        ray=torch.where(row, 0.0, outcome.ray),
+    )
 
 
 def _neutral(problem: Problem) -> Problem:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icnn_rl import SolveError, Status
-from icnn_rl.qp import Diagonal, PrimalDual, QPSolution, primal_dual, solve_qp
+from icnn_rl.qp import Diagonal, NonConvexError, PrimalDual, QPSolution, primal_dual, solve_qp
 from tests.qp import references
 from tests.qp.problems import (
     BY_NAME,
@@ -430,6 +430,53 @@ def test_nan_anywhere_is_a_row_of_nonfinite_input(name: str) -> None:
     arguments[name].view(3, -1)[1, 0] = float("nan")
     solution = solve_qp(**arguments, throw=False)
     assert solution.status.tolist() == [Status.SUCCESS, Status.NONFINITE_INPUT, Status.SUCCESS]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rows_set_aside_report_nothing_of_their_neighbours(compiled: bool) -> None:
+    """Rows that no point can meet, and rows with NaN, next to others and each alone."""
+    nan = float("nan")
+    p = torch.tensor([[-5.0, -7.0], [1.0, 2.0], [nan, 0.0], [1.0, 1.0]], dtype=DOUBLE)
+    h = torch.tensor([[1.0, 1.0], [-INF, 1.0], [1.0, 1.0], [1.0, 1.0]], dtype=DOUBLE)
+    lb = torch.tensor([[-9.0, -9.0], [-9.0, -9.0], [-9.0, -9.0], [INF, -9.0]], dtype=DOUBLE)
+    A, b = torch.tensor([[1.0, -1.0]], dtype=DOUBLE), torch.tensor([0.5], dtype=DOUBLE)
+    statuses = [Status.SUCCESS, Status.PRIMAL_INFEASIBLE, Status.NONFINITE_INPUT, Status.PRIMAL_INFEASIBLE]
+    for equations in ({}, {"A": A, "b": b}):
+        arguments = {"G": torch.eye(2, dtype=DOUBLE), **equations}
+        solver = PrimalDual(compiled=compiled)
+        all_rows = solve_qp(1.0, p, h=h, lb=lb, **arguments, throw=False, solver=solver)
+        assert all_rows.status.tolist() == statuses
+        for row in (1, 2, 3):
+            here, alone = all_rows, solve_qp(1.0, p[row], h=h[row], lb=lb[row], **arguments, throw=False, solver=solver)
+            number = nan if row == 2 else 0.0
+            for name in ("value", "dual_ineq", "dual_eq", "dual_lb"):
+                expected = torch.full_like(getattr(alone, name), number)
+                torch.testing.assert_close(getattr(here, name)[row], expected, equal_nan=True)
+                torch.testing.assert_close(getattr(alone, name), expected, equal_nan=True)
+            for name in ("residual", "primal_residual", "dual_residual", "gap"):
+                assert str(float(getattr(here, name)[row])) == str(float(getattr(alone, name))) != "0.0", name
+                assert not getattr(here, name)[row].isfinite()
+            assert int(here.num_steps[row]) == int(alone.num_steps) == 0
+
+
+def test_a_ray_belongs_to_its_row() -> None:
+    p = torch.tensor([[-1.0, 0.0], [float("nan"), 0.0], [-1.0, 0.0]], dtype=DOUBLE)
+    lb = torch.tensor([[0.0, 0.0], [0.0, 0.0], [INF, 0.0]], dtype=DOUBLE)
+    solution = solve_qp(0.0, p, lb=lb, throw=False)
+    assert solution.status.tolist() == [Status.DUAL_INFEASIBLE, Status.NONFINITE_INPUT, Status.PRIMAL_INFEASIBLE]
+    assert solution.ray[0].any()
+    assert not solution.ray[1:].any()
+
+
+def test_a_saddle_is_named_by_its_row_next_to_rows_set_aside() -> None:
+    eye = torch.eye(2, dtype=DOUBLE)
+    p = torch.zeros(3, 2, dtype=DOUBLE)
+    p[0, 0] = float("nan")
+    for signs, row in (([1, 1, -1], 2), ([1, -1, 1], 1), ([-1, 1, -1], 2)):
+        Q = eye * torch.tensor(signs, dtype=DOUBLE).reshape(3, 1, 1)
+        with pytest.raises(NonConvexError, match=f"row {row} of") as caught:
+            solve_qp(Q, p, lb=0.0, throw=False)
+        assert caught.value.row == row
 
 
 def test_failures_are_thrown_with_everything_that_was_found() -> None:
