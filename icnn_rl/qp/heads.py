@@ -128,12 +128,14 @@ class FeasibleActions(nn.Module):
     def settle(
         self, found: ConvexSet, obs: Observation | None, x: Tensor, proposal: Tensor, status: Tensor, unknown: Tensor
     ) -> Tensor:
-        """``x`` where it was found; the fallback, without a gradient, where the solve failed; NaN in the ``unknown``
-        rows (B,). A solve that merely stopped short keeps its value where that is in the set to 1e-6."""
+        """``x`` where it was found; without a gradient the fallback where the set is empty, and the least violating
+        point where the solve stopped short further than 1e-6 outside of it; NaN in the ``unknown`` rows (B,) and where
+        something else that the solve was given is not finite."""
         failed = status != Status.SUCCESS
         if not bool(failed.any()):
             return x
         with torch.no_grad():
+            unknown = unknown | (status == Status.NONFINITE_INPUT)
             lost = failed & ~unknown & ~(self.violation(found, obs, x) <= NEARLY)
             usable = self._instead(found, obs, x, proposal, status, lost) if bool(lost.any()) else x
             usable = torch.where(unknown.unsqueeze(-1), torch.nan, usable)
@@ -143,12 +145,14 @@ class FeasibleActions(nn.Module):
         self, found: ConvexSet, obs: Observation | None, x: Tensor, proposal: Tensor, status: Tensor, lost: Tensor
     ) -> Tensor:
         empty = lost & (status == Status.PRIMAL_INFEASIBLE)
-        rule = self.fallback
-        if isinstance(rule, str) and not bool(empty.any()):
-            rule = "least_violation"
-        units = self.units(x)
-        instead = backup(rule, obs, found, proposal.detach(), lost, low=self.low, high=self.high, units=units)
-        return torch.where(lost.unsqueeze(-1), instead, x)
+        proposal, units = proposal.detach(), self.units(x)
+        if bool((lost & ~empty).any()):
+            near = backup("least_violation", obs, found, proposal, lost)
+            x = torch.where(lost.unsqueeze(-1), near, x)
+        if bool(empty.any()):
+            other = backup(self.fallback, obs, found, proposal, empty, low=self.low, high=self.high, units=units)
+            x = torch.where(empty.unsqueeze(-1), other, x)
+        return x
 
 
 class _Counting(nn.Module):
@@ -202,7 +206,8 @@ class ActionProjection(_Counting):
             differentiable, with gradient (raw - a) / distance, so that d/d raw ||raw - a||^2 = 2 (raw - a) exactly.
         fallback: for states in which the set is empty: "least_violation", "error", an action, or a function of the
             observations, see :meth:`icnn_rl.qp.constraints.ActionConstraint.project`. Failed rows pass no gradient on;
-            they are counted in ``failed``. A raw action with NaN stays NaN: it is never turned into numbers.
+            they are counted in ``failed``. Where the raw action or the observation holds NaN the action is NaN: it is
+            never turned into numbers.
 
     Raises:
         ValueError: a wrong argument.

@@ -193,6 +193,37 @@ def test_nan_is_never_turned_into_a_number(head):
     assert grad[0].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("fallback", ["least_violation", "error", [0.25, 0.25]])
+@pytest.mark.parametrize("head", ["projection", "optnet"])
+def test_an_observation_with_nan_is_no_empty_set(head, fallback):
+    constraint = power_limit([0, 1], 0.1)
+    obs = torch.tensor([[1.0, 1.0], [float("nan"), 1.0]])
+    raw = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    if head == "projection":
+        out = ActionProjection(constraint, -1.0, 1.0, fallback=fallback)(obs, raw, return_output=True)
+    else:
+        layer = OptNetHead(4, 2, constraint, -1.0, 1.0, linear=False, quadratic="diagonal", fallback=fallback)
+        out = layer(torch.ones(2, 4), obs, raw, return_output=True)
+    assert out.status.tolist() == [0, Status.NONFINITE_INPUT]
+    assert out.action[0].isfinite().all()
+    assert out.action[1].isnan().all()
+    (grad,) = torch.autograd.grad(out.action.sum(), raw)
+    assert grad[0].isfinite().all()
+    assert grad[1].tolist() == [0.0, 0.0]
+
+
+def test_a_backup_action_is_for_empty_sets_alone():
+    """Rows: found, empty, stopped short outside of the set, stopped short inside."""
+    layer = ActionProjection(box(crossed, 1.0), -4.0, 4.0, fallback=[-3.0, -3.0])
+    obs, proposal = torch.tensor([[0.0], [5.0], [0.0], [0.0]]), torch.full((4, 2), 3.0, dtype=DOUBLE)
+    found = layer.actions.at(obs, proposal)
+    value = torch.tensor([[1.0, 1.0], [3.0, 3.0], [1.5, 1.0], [0.5, 0.5]], dtype=DOUBLE)
+    status = torch.tensor([0, int(Status.PRIMAL_INFEASIBLE), int(Status.MAX_STEPS), int(Status.NUMERICAL)])
+    settled = layer.actions.settle(found, obs, value, proposal, status, torch.zeros(4, dtype=torch.bool))
+    expected = [[1.0, 1.0], [-3.0, -3.0], [1.0, 1.0], [0.5, 0.5]]
+    torch.testing.assert_close(settled, torch.tensor(expected, dtype=DOUBLE), rtol=0.0, atol=1e-8)
+
+
 def test_the_fallback_is_near_the_raw_action_and_within_the_action_space():
     nothing = linear([[0.0, 0.0], [1.0, 0.0]], [-1.0, -0.5])
     raw = torch.tensor([[0.9, 0.8]], dtype=DOUBLE)
