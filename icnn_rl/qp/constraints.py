@@ -621,11 +621,9 @@ class _Part:
 
 def _idle(w: Tensor, positive: bool) -> ConvexSet:
     """No power at all: bounds. A set without an interior is better not described by rows that meet in one point."""
-    free = torch.full_like(w, torch.inf)
-    return ConvexSet(
-        lb=torch.where((w < 0) if positive else (w != 0), 0.0, -free),
-        ub=torch.where((w > 0) if positive else (w != 0), 0.0, free),
-    )
+    free = torch.where(w.isnan(), w, torch.inf)  # of a motor whose velocity is not known nothing is known
+    lower, upper = (w < 0, w > 0) if positive else (w.abs() > 0, w.abs() > 0)  # false next to a NaN
+    return ConvexSet(lb=torch.where(lower, 0.0, -free), ub=torch.where(upper, 0.0, free))
 
 
 def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:

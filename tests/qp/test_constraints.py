@@ -108,6 +108,25 @@ def test_power_limit_is_its_definition(n: int, motoring_only: bool) -> None:
         assert float(torch.where(inside, ahead, 0.0).amax()) <= 1e-8
 
 
+@pytest.mark.parametrize("motoring_only", [False, True])
+@pytest.mark.parametrize("n", [3, 8])
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_a_velocity_that_is_nan_is_neither_a_limit_nor_none(limit: float, n: int, motoring_only: bool) -> None:
+    c = power_limit(slice(0, n), limit, motoring_only=motoring_only)
+    obs = normal(0, 3, n)
+    obs[1, 0] = torch.nan
+    found = c.project(obs, normal(1, 3, n))
+    assert found.status.tolist() == [0, int(Status.NONFINITE_INPUT), 0]
+    assert found.action[1].isnan().all()
+    assert found.violation.isnan().tolist() == [False, True, False]
+    assert found.action[[0, 2]].isfinite().all()
+    if limit == 0:
+        assert bool((c.at(obs, n).violation(normal(1, 3, n)).isnan() == torch.tensor([False, True, False])).all())
+        still = obs[[0, 2]] != 0
+        drawn = (obs * found.action)[[0, 2]][still]
+        assert bool((drawn <= 1e-12).all() if motoring_only else (drawn.abs() <= 1e-12).all())
+
+
 def test_barrier_rows_by_hand() -> None:
     one = control_barrier(first_order, 2.0).at(torch.tensor([[0.5, -1.0]]), 2)  # a <= 2 (1 - x)
     assert one.G is not None
