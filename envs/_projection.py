@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from icnn_rl.qp import _compiled
-from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, intersect
+from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, backup, intersect
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
 
@@ -182,11 +182,8 @@ class Projector:
                 f"constraint: no action within the action space satisfies it in the state {_named(obs, empty)}. Relax "
                 "the constraint, or choose a fallback: 'least_violation' or a backup action."
             )
-        backup = self.fallback(obs) if callable(self.fallback) else self.fallback
-        action = np.asarray(backup, dtype=np.float64)
-        if action.shape not in ((self.n,), point.shape) or not np.isfinite(action).all():
-            raise ValueError(f"fallback: expected finite actions, shape {point.shape} or ({self.n},), got {backup!r}.")
-        return np.broadcast_to(action, point.shape)
+        given = self.fallback(obs) if callable(self.fallback) else self.fallback
+        return backup(given, obs, ConvexSet(), torch.from_numpy(point), torch.from_numpy(empty)).numpy()
 
     def _cast(self, value: Array) -> Array:
         clipped: Array = np.minimum(np.maximum(value.astype(self.dtype), self.space.low), self.space.high)
