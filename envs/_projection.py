@@ -408,12 +408,17 @@ def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Bo
     """The space of observations that end with the action executed before.
 
     Raises:
-        ValueError: the observations are no vectors.
+        ValueError: the observations are no vectors, or not of floats.
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ValueError(
             "env: the constraint reads the last action, which is appended to observations that are vectors (a Box of "
             f"one dimension); these are {space}. Put gymnasium.wrappers.FlattenObservation inside."
+        )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            "env: the constraint reads the last action, which is appended to observations, and would be rounded to their "
+            f"dtype: expected floats, got {space.dtype}. Put gymnasium.wrappers.DtypeObservation(env, np.float32) inside."
         )
     # 0 after a reset
     low, high = np.minimum(actions.low, 0.0), np.maximum(actions.high, 0.0)

@@ -351,6 +351,27 @@ def test_the_last_action_is_appended_for_a_limit_on_its_rate():
     assert env.executed_action.tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_the_last_action_is_not_rounded_to_integers(dtype):
+    """Observations of integers are refused; the wrapper that the error names helps."""
+    space = spaces.Box(0, 100, (4,), dtype)
+    constraint = rate_limit(0.25)
+
+    def make():
+        return gym.wrappers.TransformObservation(Walk(), lambda obs: np.abs(obs).astype(dtype), space)
+
+    message = f"expected floats, got {np.dtype(dtype)}. Put gymnasium.wrappers.DtypeObservation"
+    with pytest.raises(ValueError, match=message):
+        ProjectAction(make(), constraint)
+    with pytest.raises(ValueError, match=message):
+        VecProjectAction(DummyVecEnv([make]), constraint)
+    ProjectAction(make(), box(-0.5, 0.5))  # appends nothing
+    env = ProjectAction(gym.wrappers.DtypeObservation(make(), np.float32), constraint)
+    seen, infos = _steps(env, np.ones((4, 3), np.float32))
+    np.testing.assert_array_equal(seen[1:, 4:], [info["action/executed"] for info in infos])
+    np.testing.assert_allclose(seen[:, 4], [0.0, 0.25, 0.5, 0.75, 1.0], atol=1e-6)
+
+
 class Parted(Walk):
     """Dict observations."""
 
