@@ -461,7 +461,9 @@ def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
 def _neutral(problem: Problem) -> Problem:
     """A problem of the same form that is solved by 0."""
     ones = torch.ones_like(problem.Q) if problem.diagonal else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
-    return dataclasses.replace(map_tensors(torch.zeros_like, problem), Q=ones)
+    # sparse rows keep their places: at one place, all their entries would meet
+    zeros = map_tensors(lambda t: torch.zeros_like(t) if t.is_floating_point() else t, problem)
+    return dataclasses.replace(zeros, Q=ones)
 
 
 def _report(

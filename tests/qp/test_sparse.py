@@ -120,6 +120,21 @@ def test_failures_are_told() -> None:
     assert solution.status.tolist() == [Status.SUCCESS, Status.PRIMAL_INFEASIBLE]
 
 
+def test_nan_costs_what_numbers_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no row can be solved, the entries stay where they are: at one place, all would meet all."""
+    counts, pairs = [], SparseRows.pairs
+    monkeypatch.setattr(SparseRows, "pairs", lambda self: counts.append(self.number_of_pairs()) or pairs(self))
+    n = 50
+    G, A = torch.eye(n, dtype=DOUBLE).to_sparse(), torch.eye(n, dtype=DOUBLE)[:5].to_sparse()
+    h, b = torch.zeros(n, dtype=DOUBLE), torch.zeros(5, dtype=DOUBLE)
+    for number in (1.0, float("nan")):
+        p = torch.full((n,), number, dtype=DOUBLE)
+        solution = solve_qp(1.0, p, G, h, A=A, b=b, throw=False)
+        assert int(solution.status) == (Status.SUCCESS if number == 1.0 else Status.NONFINITE_INPUT)
+    assert counts[0] == n + 3 * 5  # five variables are in two rows each
+    assert set(counts) == {counts[0]}
+
+
 def test_a_mapped_sparse_matrix_is_an_error() -> None:
     def solve(values: Tensor) -> Tensor:
         A = SparseRows(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]), values[None], (1, 2))
