@@ -106,9 +106,10 @@ class Interior(NamedTuple):
 class Minimum(NamedTuple):
     """Minimiser of a quadratic over a set.
 
-    value (..., n), differentiable; multiplier (...) of the ellipsoid, in the units of lam above; solution: of the last
-    quadratic programme, with the multipliers of the rows and bounds and the status of each row of the batch. Where no
-    point is in rows, bounds and ellipsoid, the status is PRIMAL_INFEASIBLE and ``value`` breaks as little as possible.
+    value (..., n), differentiable, on an ellipsoid's border once; multiplier (...) of the ellipsoid, in the units of
+    lam above; solution: of the last quadratic programme, with the multipliers of the rows and bounds and the status of
+    each row of the batch. Where no point is in rows, bounds and ellipsoid, the status is PRIMAL_INFEASIBLE and
+    ``value`` breaks as little as possible.
     With an ellipsoid the status is SUCCESS only where rows, bounds and ellipsoid hold at ``value`` to 1e-9, relative to
     their sizes and up to the rounding of (y - c)^T M (y - c); else NUMERICAL. So it is, with a value of NaN, where M is
     not positive definite.
@@ -713,6 +714,8 @@ class _Search:
         Q, p = self.Q + weight.unsqueeze(-1) * ellipsoid.M, self.p - weight * (self.pull + slope)
         guess = self.active and self.active._replace(ineq=torch.cat((self.active.ineq, on), -1))
         solution = self.owner._solve(Q, p, tangent=(slope, right), warm_start=guess, **self.options)
+        if bool(searched.any()):
+            solution = _first_order(solution)
         with torch.no_grad():
             # y(lam) is exact for a size that differs by its excess: where the last QP, ill-conditioned with the
             # ellipsoid, is not as good, it has a say in the derivatives alone
@@ -836,6 +839,56 @@ class _Search:
             low, high = torch.where(over, lam, low), torch.where(over, torch.where(bracketed, high, further), lam)
             bracketed = bracketed | ~over
         return torch.where(searched, lam, 0.0), y, sure
+
+
+def _first_order(solution: QPSolution) -> QPSolution:
+    """A solution with a row of the tangent, which stands for the ellipsoid to first order: second derivatives, which
+    would lack its curvature, are refused."""
+    names = ("value", "dual_ineq", "dual_eq", "dual_lb", "dual_ub")
+    parts: dict[str, Any] = {name: _Once.apply(getattr(solution, name)) for name in names}  # type: ignore[no-untyped-call]
+    return dataclasses.replace(solution, **parts)
+
+
+class _Once(torch.autograd.Function):
+    """x, unchanged; its derivatives have no derivatives. torch's ``once_differentiable`` lets those pass in silence
+    where the gradient that arrives is a constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gradient: Tensor = _Last.apply(*grads, x)  # type: ignore[no-untyped-call]
+        return gradient
+
+
+class _Last(torch.autograd.Function):
+    """A gradient, unchanged, as a function of x too; raises where somebody wants its derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, x: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        raise RuntimeError(
+            "ConvexSet: second derivatives on the border of a ball or an ellipsoid are not there, only first ones. Take "
+            "gradients without create_graph, or describe the set by linear rows."
+        )
 
 
 def _traced(Q: Tensor | Diagonal | float, p: Tensor, owner: ConvexSet) -> bool:

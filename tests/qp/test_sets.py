@@ -344,6 +344,29 @@ def test_gradients_are_elements_of_the_jacobian() -> None:
             assert -1e-9 <= found <= 1.0 + 1e-9 if expected is None else abs(found - expected) < 1e-9
 
 
+def test_second_derivatives_on_the_border_of_a_ball_are_refused() -> None:
+    """First ones are x / |x|'s; a second one raises, with any loss and in torch.func, and none is missed inside."""
+    ball = Ellipsoid(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE), torch.tensor(1.0, dtype=DOUBLE))
+    s = ConvexSet(ellipsoid=ball)
+
+    def nearest(point: Tensor) -> Tensor:
+        return s.project(point).value
+
+    point = torch.tensor([3.0, 4.0], dtype=DOUBLE, requires_grad=True)
+    J = torch.func.jacrev(nearest)(point.detach())
+    unit = torch.tensor([0.6, 0.8], dtype=DOUBLE)
+    torch.testing.assert_close(J, (torch.eye(2, dtype=DOUBLE) - torch.outer(unit, unit)) / 5.0)
+    for loss in (lambda y: y[0], lambda y: y.sin().sum()):
+        (once,) = torch.autograd.grad(loss(nearest(point)), point, create_graph=True)  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(once.detach(), torch.func.grad(lambda x, f=loss: f(nearest(x)))(point.detach()))
+        with pytest.raises(RuntimeError, match="second derivatives"):
+            torch.autograd.grad(once.sum() + point.square().sum(), point)
+        with pytest.raises(RuntimeError, match="second derivatives"):
+            torch.func.jacrev(torch.func.grad(lambda x, f=loss: f(nearest(x))))(point.detach())
+    inside = (0.1 * point.detach()).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: nearest(x).sin(), inside)
+
+
 def test_gradient_at_a_degenerate_vertex_is_a_projection() -> None:
     """Three rows through one point of the plane, two of them nearly carrying it."""
     G = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=DOUBLE)
