@@ -417,8 +417,8 @@ def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Bo
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
-            "env: the constraint reads the last action, which is appended to observations, and would be rounded to their "
-            f"dtype: expected floats, got {space.dtype}. Put gymnasium.wrappers.DtypeObservation(env, np.float32) inside."
+            "env: the constraint reads the last action, which is appended to observations and rounded to their dtype: "
+            f"expected floats, got {space.dtype}. Put gymnasium.wrappers.DtypeObservation(env, np.float32) inside."
         )
     # 0 after a reset
     low, high = np.minimum(actions.low, 0.0), np.maximum(actions.high, 0.0)

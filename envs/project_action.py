@@ -79,11 +79,13 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fallback: Fallback = "least_violation",
         tol: float = 1e-6,
     ) -> None:
-        RecordConstructorArgs.__init__(self, constraint=constraint, fallback=fallback, tol=tol)
         gym.Wrapper.__init__(self, env)
         _check_units(env)
         self.constraint = constraint
         self._projector = Projector(constraint, env.action_space, fallback, tol)
+        if not isinstance(fallback, str) and not callable(fallback):
+            fallback = tuple(np.asarray(fallback, np.float64).tolist())  # specs are compared, which arrays do not like
+        RecordConstructorArgs.__init__(self, constraint=constraint, fallback=fallback, tol=tol)
         self.executed_action = self._projector.rest
         self._obs: Any = None
         if constraint.needs_last_action:

@@ -268,7 +268,7 @@ class ConvexSet:
             parts.append((y - self.ub).amax(-1))
         if self.ellipsoid is not None:
             parts.append(self.ellipsoid.violation(y))
-        return largest(parts) if parts else y.new_full(y.shape[:-1], -torch.inf)
+        return largest(parts) if parts else torch.where(y.isnan().any(-1), y.sum(-1), -torch.inf)
 
     def interior(self, like: Tensor) -> Interior:
         """A point away from all borders: the centre of the largest ball between rows and bounds, of radius 1 at most;
@@ -886,8 +886,8 @@ class _Last(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError(
-            "ConvexSet: second derivatives on the border of a ball or an ellipsoid are not there, only first ones. Take "
-            "gradients without create_graph, or describe the set by linear rows."
+            "ConvexSet: second derivatives on the border of a ball or an ellipsoid are not there, only first ones. "
+            "Take gradients without create_graph, or describe the set by linear rows."
         )
 
 

@@ -437,8 +437,8 @@ def _solve_finite(
 
 
 def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
-    """What rows that were not solved report instead of their stand-in's answer: nothing but NaN where a number of theirs
-    is none, and 0, infinitely far from the set, where no point can meet a constraint."""
+    """What rows that were not solved report instead of their stand-in's answer: NaN where a number of theirs is none,
+    and 0, infinitely far from the set, where no point can meet a constraint."""
     value = torch.where(bad, torch.nan, 0.0)
     off = torch.where(bad, torch.nan, torch.inf)
     excluded = bad | impossible

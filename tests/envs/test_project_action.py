@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import dataclass
 
@@ -482,6 +483,22 @@ def test_a_pickle_in_the_middle_of_an_episode_goes_on_as_the_original(constraint
         one, two = env.step(action), again.step(action)
         np.testing.assert_array_equal(one[0], two[0])
         np.testing.assert_array_equal(one[-1]["action/executed"], two[-1]["action/executed"])
+
+
+def _with_backup(kind):
+    return ProjectAction(Walk(), box(2.5, 3.0), fallback=kind([0.5, 0.25, 0.0]))
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+def test_the_environment_can_be_made_again_from_its_spec(kind):
+    """Specs are compared and written as JSON, which arrays are not made for."""
+    inside = gym.envs.registration.EnvSpec("Walk-v0", entry_point=_with_backup, kwargs={"kind": kind})
+    env = gym.make(inside)
+    for again in (env, gym.make(env.spec)):
+        again.reset(seed=0)
+        assert again.step(np.zeros(3, np.float32))[-1]["action/executed"].tolist() == [0.5, 0.25, 0.0]
+    pendulum = ProjectAction(gym.make("Pendulum-v1"), box(2.5, 3.0), fallback=kind([0.5]))
+    assert json.loads(pendulum.spec.to_json())["additional_wrappers"][0]["kwargs"]["fallback"] == [0.5]
 
 
 def test_an_agent_with_noise_and_warm_up_stays_inside():

@@ -279,6 +279,14 @@ def test_violation_is_a_distance() -> None:
         ConvexSet(lifted=1).violation(y)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_violation_of_no_constraint_is_none_or_not_a_number(dtype: torch.dtype) -> None:
+    y = torch.tensor([[1.0, -INF], [float("nan"), INF]], dtype=dtype)
+    for s in (ConvexSet(), ConvexSet(G=torch.zeros(0, 2, dtype=dtype), h=torch.zeros(0, dtype=dtype))):
+        expected = torch.tensor([-INF, float("nan")], dtype=dtype)
+        torch.testing.assert_close(s.violation(y), expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("lifted", [False, True])
 def test_change_of_units(lifted: bool) -> None:
     scale, offset = torch.tensor([2.0, 0.5, 10.0], dtype=DOUBLE), torch.tensor([1.0, -1.0, 0.3], dtype=DOUBLE)
