@@ -384,14 +384,15 @@ def _solve_rows(
 def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
     """The problem with the matrices of the rows at ``left`` taken from ``finite``: a NaN in one of them, times the
     gradient 0 of a failed row, would be a NaN in what all rows share."""
-    pairs = ((problem.Q, finite.Q), (problem.G, finite.G))
-    q, g = (
-        whole.index_copy(0, left, part.expand(len(left), *part.shape[1:]))
-        if isinstance(whole, Tensor) and isinstance(part, Tensor) and whole.shape[0] > 1
-        else whole
-        for whole, part in pairs
-    )
-    return dataclasses.replace(problem, Q=q, G=g)
+    g = problem.G
+    if isinstance(g, Tensor) and isinstance(finite.G, Tensor):
+        g = _with_rows(g, left, finite.G)
+    return dataclasses.replace(problem, Q=_with_rows(problem.Q, left, finite.Q), G=g)
+
+
+def _with_rows(whole: Tensor, index: Tensor, part: Tensor) -> Tensor:
+    """``whole`` with these rows replaced; what all rows share stays."""
+    return whole if whole.shape[0] == 1 else whole.index_copy(0, index, part.expand(len(index), *part.shape[1:]))
 
 
 def _finite(problem: Problem) -> tuple[Problem, Tensor]:
