@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -58,7 +60,20 @@ def impute(name: str, train: Tensor, test: Tensor, mask: Tensor, seed: int = 0) 
         imputer = KNNImputer(n_neighbors=5)
     else:  # the nearest 50 columns: all of them take minutes on images
         near = 50 if train.shape[1] > 50 else None
-        imputer = IterativeImputer(random_state=seed, max_iter=20, tol=1e-2, n_nearest_features=near)
+        imputer = IterativeImputer(random_state=seed, max_iter=20, n_nearest_features=near)
     imputer.fit(train.numpy())
+    if name == "iterative":
+        _replay(imputer)
     filled = imputer.transform(np.where(mask.numpy(), test.numpy(), np.nan))
     return torch.where(mask, test, torch.tensor(filled, dtype=test.dtype))
+
+
+def _replay(imputer: Any) -> None:
+    """Let ``transform`` of an IterativeImputer fitted on complete rows go through its regressions max_iter times.
+
+    ``transform`` makes as many rounds as ``fit`` made. On complete rows ``fit`` has nothing to fill, so it stops after
+    one round, whatever max_iter is; rows with holes need several, since one hole is estimated from the fillings of
+    the others. More rounds of ``fit`` would be the same regressions over again, but for a new draw of near columns.
+    """
+    imputer.imputation_sequence_ = imputer.imputation_sequence_ * (imputer.max_iter // imputer.n_iter_)
+    imputer.n_iter_ = imputer.max_iter
