@@ -117,8 +117,10 @@ def fit(
             epoch = progress.epoch + 1
             with _random_state(epoch_seed(seed, epoch), update.device):
                 row = _train(update, batches(data, batch_size, epoch_seed(seed, epoch)), epoch, epochs, steps, bar)
-                row |= _prefixed("val/", evaluate(model, validation, batch_size, loss, metrics)) if validation else {}
-                row |= evaluate(model, data, batch_size, _no_loss, metrics) if metrics and not validation else {}
+                if validation is not None:
+                    row |= _prefixed("val/", evaluate(model, validation, batch_size, loss, metrics))
+                elif metrics:
+                    row |= evaluate(model, data, batch_size, _no_loss, metrics)
             progress.history.append(row)
             if key not in row:
                 raise ValueError(f"monitor: no {key!r} in the history, which has {', '.join(row)}.")

@@ -97,6 +97,14 @@ class TestHistory:
     def test_metrics_without_validation_are_of_the_data(self):
         assert "one" in run(Model(), line(), metrics={"one": lambda m, b: 1.0})[-1]
 
+    @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: x.numpy(), list])
+    def test_every_kind_of_data_set_validates(self, wrap):
+        def size(model, batch):
+            return model(batch[0]).square().mean()
+
+        rows = run(Model(), wrap(torch.randn(20, 3)), validation=wrap(torch.randn(6, 3)), epochs=2, loss=size)
+        assert all(math.isfinite(row["val/loss"]) for row in rows)
+
     def test_the_mean_weights_a_short_last_batch_by_its_rows(self):
         model, data = Model(), line(10)
         row = run(model, data, epochs=1, batch_size=8, lr=1e-12, metrics={"rows": lambda m, b: len(b[0])})[0]
