@@ -72,7 +72,7 @@ class SavedModule(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Read a file of this class.
+        """Read a file of this class. The module comes in evaluation mode, for use; ``train()`` it to go on training.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -87,7 +87,7 @@ class SavedModule(nn.Module):
             module.load_state_dict(tensors, assign=True)  # assign: the stored dtype is the module's
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: does not fit {cls.__name__} of this version of icnn_rl. {error}") from error
-        return module.to(device)
+        return module.to(device).eval()  # in training mode dropout would make its answers random
 
 
 def _read(path: Path, device: str) -> tuple[dict[str, str], dict[str, Tensor]]:

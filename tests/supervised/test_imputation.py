@@ -134,7 +134,7 @@ def test_files(tmp_path):
         model.fit_regression_(images, mask[0], 1.0)
         path = tmp_path / f"{type(model).__name__}.safetensors"
         model.eval().save(path)
-        again = type(model).load(path).eval()
+        again = type(model).load(path)
         assert torch.equal(again(images, mask), model(images, mask))
     with pytest.raises(ValueError, match="holds a ConvRegression, not a ImputationModule"):
         ImputationModule.load(path)

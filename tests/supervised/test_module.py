@@ -46,6 +46,7 @@ def test_it_comes_back_whole(tmp_path, solver, dtype):
     assert again.weight.requires_grad
     assert again.given["hidden"] == (5,)
     assert again.given["solver"] == solver
+    assert not again.training
     assert again.given["table"] == {"a": (1, 2.5, None), "b": {"c": True}}
     assert [f.name for f in tmp_path.iterdir()] == ["m.safetensors"]
 

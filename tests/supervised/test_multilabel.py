@@ -99,7 +99,7 @@ def test_files(tmp_path):
     torch.manual_seed(0)
     module = MultiLabelModule(6, 3, (8,), (4,), loss="max_margin", dropout=0.2).eval()
     module.save(tmp_path / "m.safetensors")
-    again = MultiLabelModule.load(tmp_path / "m.safetensors").eval()
+    again = MultiLabelModule.load(tmp_path / "m.safetensors")
     x = torch.rand(4, 6)
     assert torch.equal(again(x), module(x))
     assert again.arguments() == module.arguments()
