@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 
 from icnn_rl._checks import check_choice, check_range
 
-__all__ = ["IMPUTERS", "TABLES", "RandomlyMasked", "impute", "load_table"]
+__all__ = ["IMPUTERS", "TABLES", "RandomlyMasked", "impute", "load_table", "split_table"]
 
 TABLES = ("iris", "wine", "breast_cancer", "diabetes", "faces16")
 IMPUTERS = ("mean", "knn", "iterative")
 
 
 def load_table(name: str, data: str | None = None) -> Tensor:
-    """Rows (N, n) of a bundled data set, every column scaled to [0, 1] by its smallest and largest entry.
+    """Rows (N, n) of a bundled data set, in its own units.
 
     "faces16": the Olivetti faces at 16 x 16 pixels, from ``data`` (see :func:`icnn_rl.supervised.faces.load_faces`).
     """
@@ -28,9 +28,23 @@ def load_table(name: str, data: str | None = None) -> Tensor:
         return torch.nn.functional.avg_pool2d(load_faces(data), 4).flatten(1)
     from sklearn import datasets  # an extra
 
-    rows = torch.tensor(getattr(datasets, f"load_{name}")().data, dtype=torch.float32)
-    low, high = rows.amin(0), rows.amax(0)
-    return ((rows - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+    return torch.tensor(getattr(datasets, f"load_{name}")().data, dtype=torch.float32)
+
+
+def split_table(name: str, seed: int = 0, data: str | None = None) -> tuple[Tensor, Tensor]:
+    """Rows to train and to test on, every column scaled by its extremes among the rows to train on.
+
+    These then lie in [0, 1]; entries of the others may lie outside. Seven rows of ten are drawn to train on; of the
+    faces, whose grey levels stay as they are, it is the first 350: the others are of people not seen before.
+    """
+    rows = load_table(name, data)
+    if name == "faces16":
+        return rows[:350], rows[350:]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    cut = int(0.7 * len(rows))
+    low, high = rows[order[:cut]].amin(0), rows[order[:cut]].amax(0)
+    scaled = (rows[order] - low) / (high - low).clamp(min=1e-12)
+    return scaled[:cut], scaled[cut:]
 
 
 class RandomlyMasked(Dataset[tuple[Tensor, Tensor]]):

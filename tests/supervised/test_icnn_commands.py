@@ -12,7 +12,7 @@ from sklearn.impute import IterativeImputer
 
 from icnn_rl.cli import main
 from icnn_rl.supervised.imputation import ImputationModule
-from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, load_table
+from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, load_table, split_table
 
 FACES = "icnn_rl.experiment.commands.imputation.load_faces"
 
@@ -75,11 +75,22 @@ def test_a_missing_file_is_named(command, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_rows_to_test_on_do_not_set_the_scale(monkeypatch):
+    rows = torch.arange(40.0).reshape(20, 2)
+    monkeypatch.setattr("icnn_rl.supervised.tables.load_table", lambda name, data: rows)
+    train, test = split_table("wine", seed=3)
+    assert train.shape == (14, 2)
+    assert torch.equal(train.amin(0), torch.zeros(2))
+    assert torch.equal(train.amax(0), torch.ones(2))
+    both = torch.cat((train, test))
+    assert float(both.min()) < 0.0 or float(both.max()) > 1.0  # an extreme row is among those to test on
+    steps = both[:, 0].sort().values.diff()
+    torch.testing.assert_close(steps, steps[:1].expand(19))
+
+
 def test_imputers_keep_what_is_seen():
     rows = load_table("iris")
     assert rows.shape == (150, 4)
-    assert float(rows.min()) == 0.0
-    assert float(rows.max()) == 1.0
     mask = torch.rand(30, 4) >= 0.3
     for name in IMPUTERS:
         filled = impute(name, rows[30:], rows[:30], mask)

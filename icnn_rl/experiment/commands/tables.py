@@ -14,7 +14,7 @@ from icnn_rl.experiment.commands.run import Run, add_command, user_errors
 from icnn_rl.solvers import BundleEntropy
 from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.imputation import ImputationModule, mask_random
-from icnn_rl.supervised.tables import IMPUTERS, TABLES, RandomlyMasked, impute, load_table
+from icnn_rl.supervised.tables import IMPUTERS, TABLES, RandomlyMasked, impute, split_table
 
 __all__ = ["register"]
 
@@ -32,28 +32,24 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> None:
     with user_errors():
-        rows = load_table(args.table, args.data)
+        train, test = split_table(args.table, args.seed, args.data)
         run = Run(args)
-        order = torch.arange(len(rows))
-        if args.table != "faces16":  # the last faces are of people not seen before
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(args.seed))
-        cut = 350 if args.table == "faces16" else int(0.7 * len(rows))
-        train, test = rows[order[:cut]], rows[order[cut:]]
         mask = mask_random(test, args.fraction, seed=args.seed + 1)
+        inside = test.clamp(0.0, 1.0)  # the box of the network: it does not know of rows beyond those it has seen
         model = ImputationModule(
-            (rows.shape[1],), tuple(args.hidden), BundleEntropy(max_steps=args.steps, tol=1e-4), context=args.context
+            (train.shape[1],), tuple(args.hidden), BundleEntropy(max_steps=args.steps, tol=1e-4), context=args.context
         )
         model.fit_start_(train)
         history = run.train(
             model,
             RandomlyMasked(train, args.fraction),
-            TensorDataset(test, mask),  # for the curve only
+            TensorDataset(inside, mask),  # for the curve only
             lr=falling(args.lr),
             max_grad_norm=1.0,
         )
     spread = train.std(0).clamp(min=1e-6)
     with torch.no_grad():
-        result: dict[str, Any] = {"table": args.table, "rmse_icnn": _rmse(model(test, mask), test, mask, spread)}
+        result: dict[str, Any] = {"table": args.table, "rmse_icnn": _rmse(model(inside, mask), test, mask, spread)}
     result["seconds_icnn"] = sum(row["time"] for row in history)
     for name in IMPUTERS:
         start = time.perf_counter()
