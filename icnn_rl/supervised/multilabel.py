@@ -13,10 +13,11 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import f1_score
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
@@ -116,12 +117,12 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
         """Train on X (B, m), y (B, n), called Y elsewhere.
 
         Raises:
-            ValueError: NaN or infinite features, Y that does not fit X or whose columns have more than two classes, a
-                wrong setting.
+            ValueError: NaN or infinite features, Y that is sparse, does not fit X or has columns with more than two
+                classes, a wrong setting.
         """
         self._check_settings()
-        X, y = check_X_y(X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, estimator=self)
-        validate_data(self, X, accept_sparse="csr", skip_check_array=True)
+        _refuse_sparse(y)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True)
         check_classification_targets(y)
         target = self._encode(np.asarray(y))
         x, labels = _tensor(X), torch.from_numpy(target)
@@ -237,6 +238,7 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """F1 of the predicted labels, averaged as ``average`` says; rows or labels without any count as 0."""
+        _refuse_sparse(y)
         predicted = self.predict(X)
         truth = np.asarray(y).reshape(predicted.shape)
         classes = [self.classes_] if self._one_output else self.classes_
@@ -245,6 +247,11 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
             for side in (truth, predicted)
         ]
         return _f1(on[0], on[1], self.average, sample_weight)
+
+
+def _refuse_sparse(y: Any) -> None:
+    if sparse.issparse(y):
+        raise ValueError(f"y: expected a dense array (B, n), got {type(y).__name__}. Pass y.toarray().")
 
 
 def _second(column: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.bool_]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -76,6 +79,26 @@ def test_without_a_convex_path_it_is_a_feedforward_net():
     clf = MultiLabelICNN(**{**SMALL, "hidden": (), "epochs": 3}).fit(X, Y)
     linear = clf.module_.net.bind(torch.from_numpy(X)).linear[0]
     np.testing.assert_allclose(clf.predict_proba(X), torch.sigmoid(-linear).detach().numpy(), atol=1e-5)
+
+
+def test_columns_go_by_their_names():
+    X, Y = _problem(60)
+    table = pd.DataFrame(X, columns=list("abcdef"))
+    clf = MultiLabelICNN(**{**SMALL, "epochs": 1}).fit(table, Y)
+    assert list(clf.feature_names_in_) == list("abcdef")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clf.predict(table)
+    with pytest.raises(ValueError, match="feature names"):
+        clf.predict(table[list("fedcba")])
+
+
+def test_sparse_labels_are_refused():
+    X, Y = _problem(60)
+    clf, labels = MultiLabelICNN(**{**SMALL, "epochs": 1}).fit(X, Y), sparse.csr_matrix(Y)
+    for verb in (clf.fit, clf.score):
+        with pytest.raises(ValueError, match=r"y: expected a dense array .* got csr_matrix. Pass y.toarray"):
+            verb(X, labels)
 
 
 def test_classes_that_are_not_0_and_1():
