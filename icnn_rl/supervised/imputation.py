@@ -31,7 +31,7 @@ from icnn_rl.supervised.losses import energy_loss
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.regression import Regression
 
-__all__ = ["ImputationModule", "check_masked", "mask_left", "mask_random"]
+__all__ = ["ImputationModule", "check_masked", "mask_left", "mask_random", "squared_error"]
 
 _LOSSES = ("mse", "energy")
 _ADJOINT = ImplicitCG(tol=1e-2, max_steps=8)
@@ -70,6 +70,13 @@ def check_masked(images: Tensor, mask: Tensor, shape: Sequence[int], bounds: tup
             f"images: observed entries run from {float(seen.min()):g} to {float(seen.max()):g}, expected [{low:g}, "
             f"{high:g}]. Rescale them, or pass bounds."
         )
+
+
+def squared_error(filled: Tensor, truth: Tensor, where: Tensor) -> Tensor:
+    """The mean at the entries ``where``; where there are none a 0 that still depends on the parameters: a small batch
+    may hide nothing by chance, and a mean over nothing, NaN, would stop the training."""
+    errors = filled[where] - truth[where]
+    return errors.square().sum() / max(errors.numel(), 1)
 
 
 class ImputationModule(SavedModule):
@@ -278,7 +285,7 @@ class ImputationModule(SavedModule):
         images, mask = batch
         known = torch.isfinite(images) & ~mask
         if self.loss_name == "mse":
-            return (self._unit(self(images, mask))[known] - self._unit(images)[known]).square().mean()
+            return squared_error(self._unit(self(images, mask)), self._unit(images), known)
         check_masked(images, mask, self.shape, self.bounds)
         unit = torch.where(mask, self._unit(images), 0.0)
         energy = self.energy(unit, mask)

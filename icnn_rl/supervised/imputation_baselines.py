@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from icnn_rl._checks import check_widths
 from icnn_rl.nn.conv_context import ConvContext
 from icnn_rl.supervised.batches import Batch
-from icnn_rl.supervised.imputation import check_masked
+from icnn_rl.supervised.imputation import check_masked, squared_error
 from icnn_rl.supervised.module import SavedModule
 from icnn_rl.supervised.regression import Regression
 
@@ -77,5 +77,4 @@ class ConvRegression(SavedModule):
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the hidden pixels."""
         images, mask = batch
-        filled: Tensor = self(images, mask)
-        return (filled[~mask] - images[~mask]).square().mean()
+        return squared_error(self(images, mask), images, ~mask)

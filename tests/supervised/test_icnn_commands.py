@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -32,6 +33,17 @@ def test_imputation(model, tmp_path, monkeypatch, capsys):
     if model != "regression":
         assert ImputationModule.load(out / "model.safetensors").convex == (model != "twin")
     assert "test_mse" in capsys.readouterr().out
+
+
+def test_the_curve_of_a_random_mask_ends_at_the_test_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(FACES, lambda path: torch.rand(400, 1, 16, 8, generator=torch.Generator().manual_seed(0)))
+    out = tmp_path / "run"
+    options = ["--model", "regression", "--mask", "random", "--fraction", "0.02", "--epochs", "1", "--batch-size", "3"]
+    sizes = ["--hidden", "2", "--context", "3", "--latent", "4"]
+    assert main(["imputation", *options, *sizes, "--no-progress-bar", "--out", str(out)]) == 0
+    (row,) = csv.DictReader((out / "history.csv").read_text().splitlines())
+    result = json.loads((out / "evaluation.json").read_text())
+    assert float(row["val/mse"]) == pytest.approx(result["test_mse"], rel=1e-4)
 
 
 def test_synthetic(tmp_path):

@@ -100,6 +100,24 @@ def test_entries_nobody_knows_are_no_part_of_the_loss():
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        _small,
+        lambda: _small(loss="energy"),
+        lambda: _small(solver=GRADIENT),
+        lambda: ConvRegression((1, 12, 12), (4, 4)),
+    ],
+    ids=["mse", "energy", "gradient", "regression"],
+)
+def test_a_batch_with_nothing_hidden_is_no_loss(make):
+    samples = [(image, torch.ones(1, 12, 12, dtype=torch.bool)) for image in _symmetric(4)]
+    model = make()
+    history = fit(model, samples, epochs=1, batch_size=2, lr=1e-2, progress_bar=False)
+    assert history[0]["loss"] == pytest.approx(0.0, abs=1e-7)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("solver", [BUNDLE, GRADIENT], ids=["bundle", "gradient"])
 def test_regression_inside(solver):
     data, mask = _symmetric(200), mask_left(torch.zeros(1, 12, 12))

@@ -61,13 +61,14 @@ def _run(args: argparse.Namespace) -> None:
         train, test = faces[:350], faces[TEST_FACES]
         left = mask_left(train[0])
         masks = left.expand(test.shape) if args.mask == "left" else mask_random(test, args.fraction, seed=12345)
+        hidden = float((~masks).double().sum()) / len(masks)  # pixels a face
         model = build(args, train, left)
         before = error(model, test, masks)
         history = run.train(
             model,
             AugmentedFaces(train, left if args.mask == "left" else None, fraction=args.fraction),
             TensorDataset(test, masks),  # for the curve only: nothing is chosen by it
-            {"mse": lambda model, batch: _squared(model, *batch)},
+            {"mse": lambda model, batch: _squared(model, *batch) / hidden},
             lr=falling(args.lr),
             optimizer=partial(torch.optim.AdamW, weight_decay=args.weight_decay),
             max_grad_norm=1.0,
@@ -113,8 +114,10 @@ def build(args: argparse.Namespace, train: Tensor, left: Tensor) -> Model:
 
 
 def _squared(model: Any, images: Tensor, mask: Tensor) -> Tensor:
+    """Squared errors of the hidden pixels, summed over a face and averaged over faces: ``fit`` weighs batches by their
+    faces, so that a mean over a batch's hidden pixels would weigh these unequally."""
     filled: Tensor = model(images, mask)
-    return (filled[~mask] - images[~mask]).square().mean() * _GREY_LEVELS
+    return (filled[~mask] - images[~mask]).square().sum() / len(images) * _GREY_LEVELS
 
 
 def _grey(filled: Tensor, images: Tensor, mask: Tensor) -> float:
