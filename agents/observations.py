@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from torch import Tensor
 
@@ -87,6 +87,8 @@ def _check_wrappers(env: VecEnv, read: set[str | None]) -> None:
                 "constraint.reading('...'), or write the constraint for the stacked vector, with indices from the end, "
                 "and set trust_obs=True."
             )
+        if isinstance(layer, VecExtractDictObs):  # what is read is a part of a Dict below
+            read = {layer.key}
         layer = layer.venv
     for wrapper in CHANGED_UNITS:
         if any(layer.env_is_wrapped(wrapper)):
@@ -95,11 +97,9 @@ def _check_wrappers(env: VecEnv, read: set[str | None]) -> None:
 
 def _ends_with_last_action(env: VecEnv) -> bool:
     """Whether a wrapper in or around the environments says that it appends the last action."""
-    try:
-        around = env.get_attr("constraint")
-    except AttributeError:
+    if not env.has_attr("constraint"):  # first: an attribute that is not there ends the workers of a SubprocVecEnv
         return False
-    return all(getattr(constraint, "needs_last_action", False) for constraint in around)
+    return all(getattr(constraint, "needs_last_action", False) for constraint in env.get_attr("constraint"))
 
 
 def _parts_read(

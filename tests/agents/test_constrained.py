@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.sac.policies import Actor as SACActor
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from icnn_rl.agents import (
     ExecutedActionReplayBuffer,
 )
 from icnn_rl.agents.observations import check_observations
+from icnn_rl.envs import VecProjectAction
 from icnn_rl.qp import ActionProjection
 from icnn_rl.qp.constraints import box, l1_ball, linear, power_limit, rate_limit
 from tests.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv, Projecting
@@ -268,10 +271,25 @@ def test_refuses_normalised_observations(name: str) -> None:
     in_dict = DummyVecEnv([lambda: DriftEnv(as_dict=True)])
     with pytest.raises(ValueError, match=r"VecNormalize has normalised"):
         _agent(name, VecNormalize(in_dict, norm_obs_keys=["raw"]), constraint=BUDGET.reading("raw"))
+    in_part = VecNormalize(in_dict, norm_obs_keys=["net"])
+    with pytest.raises(ValueError, match=r"VecNormalize has normalised"):
+        _agent(name, VecExtractDictObs(in_part, "net"))
+    _agent(name, VecExtractDictObs(in_part, "raw"))
     _agent(name, VecNormalize(make(), norm_obs=False))
     _agent(name, VecNormalize(make()), trust_obs=True)
     _agent(name, VecNormalize(make()), constraint=l1_ball(2.5))  # reads nothing
     _agent(name, VecFrameStack(make(), 3), constraint=l1_ball(2.5))
+
+
+def test_the_last_action_is_looked_for_in_other_processes_too() -> None:
+    limit = rate_limit(0.1)
+    for wrap, refused in ((lambda env: env, True), (partial(VecProjectAction, constraint=limit), False)):
+        env = wrap(SubprocVecEnv([DriftEnv]))
+        try:
+            with pytest.raises(ValueError, match=r"last action.*ProjectAction") if refused else nullcontext():
+                _agent("sac", env, constraint=limit)
+        finally:
+            env.close()
 
 
 def test_refuses_a_saved_agent_under_normalisation(tmp_path: Path) -> None:
