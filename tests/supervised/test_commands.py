@@ -100,6 +100,7 @@ def digits_slice(data):
     [
         (["sudoku", "--data", "nowhere.npz"], "nowhere.npz: no such file"),
         (["sudoku", "--boards", "10", "--clues", "1", "2"], "clues: "),
+        (["sudoku", "--boards", "10", "--model", "conv", "--resolves", "1"], "--resolves 1: --model conv cannot"),
         (["digits", "--data", "nowhere"], "nowhere: no such file, and no folder"),
         (["denoising", "--length", "5"], "pieces: expected"),
         (["sudoku", "--boards", "10", "--resume"], "--resume: "),

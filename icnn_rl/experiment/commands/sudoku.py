@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.errors import UserError
 from icnn_rl.supervised.datafiles import find_file
 from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.sudoku import (
@@ -48,6 +49,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.model == "conv" and args.resolves:
+        raise UserError(f"--resolves {args.resolves}: --model conv cannot solve again; leave it out or give 0.")
     with user_errors():
         train, test = _data(args)
         hull = _hull(args, train) if args.model == "hull" else None  # before the folder: it may refuse the boards
