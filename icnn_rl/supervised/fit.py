@@ -62,7 +62,7 @@ def fit(
     Everything random in an epoch, its order and what the model draws, follows from ``seed`` and the number of the
     epoch; torch's global generator is left as it was found. Weights that must not be negative are projected after
     every update (``project_`` of each ``NonNegativeLinear``). A model with a method ``parameter_groups(lr)`` gives its
-    parts learning rates of their own, which keep their proportions as ``lr`` changes.
+    parts learning rates of their own: it is called with 1, and ``lr`` times what it gives is the rate of an update.
 
     Args:
         model: is trained in place, and left in evaluation mode.
@@ -199,10 +199,10 @@ class _Update:
         if not self.parameters:
             raise ValueError(f"model: {type(task.model).__name__} has no parameters to train.")
         self.device = _device(task.model)
-        start = self.lr(0.0)
         groups = getattr(task.model, "parameter_groups", None)
-        self.optimizer = optimizer(groups(start) if callable(groups) else self.parameters, lr=start)
-        self.shares = [group["lr"] / start for group in self.optimizer.param_groups]
+        # at a rate of 1 a group's rate is its share of the rate of an update, which may well start at 0
+        self.optimizer = optimizer(groups(1.0) if callable(groups) else self.parameters, lr=1.0)
+        self.shares = [group["lr"] for group in self.optimizer.param_groups]
         self.projected = [module for module in task.model.modules() if isinstance(module, NonNegativeLinear)]
         self.state = [t.detach() for t in chain(task.model.parameters(), task.model.buffers())]
         self.sound = [t.clone() for t in self.state]

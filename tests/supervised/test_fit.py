@@ -131,6 +131,20 @@ class TestHistory:
         assert max(seen) == pytest.approx(14 / 15)
         assert history[-1]["lr"] == pytest.approx(0.1 / 15)
 
+    def test_the_rate_may_start_at_0_and_parts_have_shares_of_it(self):
+        class Parts(Model):
+            def parameter_groups(self, lr):
+                return [{"params": [self.weight], "lr": lr}, {"params": [self.bias], "lr": 10 * lr}]
+
+        model, start = Parts(), Model()
+        sgd = partial(run, model, line(), optimizer=torch.optim.SGD, batch_size=40)
+        sgd(epochs=1, lr=lambda progress: progress)
+        assert torch.equal(model.weight, start.weight)
+        start.loss(line().tensors).backward()
+        sgd(epochs=1, lr=0.01)
+        torch.testing.assert_close(model.weight, start.weight - 0.01 * start.weight.grad)
+        torch.testing.assert_close(model.bias, start.bias - 0.1 * start.bias.grad)
+
     def test_a_loss_a_callback_and_an_optimizer_of_ones_own(self):
         lengths = []
         history = run(
