@@ -38,6 +38,7 @@ class Report(BaseCallback):
             advantage = (energy.member_values(random).mean(0) - greedy.fun).mean()
         bound = self.model.reward_scale * buffer.rewards[: buffer.size()].max() / (1 - self.model.gamma)
         loss = self.logger.name_to_value["train/critic_loss"]
+        self.logger.name_to_count["train/critic_loss"] = 0  # its mean starts anew, as it does where the log is written
         print(
             f"{self.num_timesteps:7d} steps: value {-greedy.fun.mean():9.1f}   at most {bound:9.1f}   "
             f"above a random action {advantage:7.2f}   loss {loss:9.3g}",
