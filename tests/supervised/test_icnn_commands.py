@@ -62,6 +62,14 @@ def test_tables(tmp_path):
     assert 0 < result["rmse_icnn"] < 2
 
 
+def test_an_error_of_nothing_is_null(tmp_path, capsys):
+    options = ["--table", "iris", "--fraction", "0", "--epochs", "1", "--hidden", "4", "--context", "8"]
+    assert main(["tables", *options, "--no-progress-bar", "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert result["rmse_icnn"] is result["rmse_knn"] is None
+    assert "rmse_icnn: nan" in capsys.readouterr().out
+
+
 def test_the_iterative_imputer_makes_all_its_rounds():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(300, 2, generator=generator) @ torch.randn(2, 8, generator=generator)

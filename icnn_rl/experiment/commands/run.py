@@ -176,7 +176,8 @@ class Run:
             axis.set_xlabel("epoch")
             axis.grid(alpha=0.3)
             axis.legend(fontsize="small")
-        axes[0].set_yscale("log")
+        if any(row.get(key, 0.0) > 0.0 for row in history for key in ("loss", "val/loss")):
+            axes[0].set_yscale("log")
         self.save_figure("learning_curve", figure)
 
     def save_figure(self, name: str, figure: Figure) -> None:
@@ -184,8 +185,12 @@ class Run:
         save_figure(self.folder / f"{name}.png", figure)
 
     def report(self, result: Mapping[str, Any]) -> None:
-        """Print, and write evaluation.json."""
-        write_text(self.folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
+        """Print, and write evaluation.json: null for what is no finite number, which JSON does not know."""
+        known = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in result.items()
+        }
+        write_text(self.folder / "evaluation.json", json.dumps(known, indent=1, allow_nan=False) + "\n")
         for key, value in result.items():
             print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
         print(f"run folder: {self.folder}")
