@@ -11,9 +11,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from icnn_rl._checks import check_positive_int
@@ -162,7 +164,7 @@ class _Search:
                 if count < 2:
                     break
         else:
-            places = self._places(left, candidates, fewest)
+            places = self._places(left, candidates)
             if places is not None:
                 return places
         bits = candidates[best]
@@ -171,9 +173,8 @@ class _Search:
             rng.shuffle(choices)
         return choices
 
-    def _places(self, left: list[list[int]], candidates: dict[int, int], fewest: int) -> list[tuple[int, int]] | None:
-        """The places of a digit in a unit, if there are fewer than ``fewest``."""
-        found = None
+    def _places(self, left: list[list[int]], candidates: dict[int, int]) -> list[tuple[int, int]] | None:
+        """The one place of a digit in a unit; [] if some digit has none in one; None if every digit has several."""
         for kind in range(3):
             for unit, cells in enumerate(self.units[kind]):
                 missing = left[kind][unit]
@@ -188,7 +189,7 @@ class _Search:
                 if single:
                     bit = single & -single
                     return [(i, bit) for i in cells if candidates.get(i, 0) & bit]
-        return found
+        return None
 
     def forced(self, board: list[int], i: int) -> bool:
         """Whether the digit of cell i follows from the other givens at a glance: no other fits, or it fits nowhere
@@ -301,7 +302,7 @@ def read_boards(path: str | Path, box: int | None = None) -> tuple[Tensor, Tenso
 def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            puzzles, solutions = (torch.as_tensor(file[name].astype(np.int64)) for name in ("puzzles", "solutions"))
+            puzzles, solutions = (_numbers(file[name]) for name in ("puzzles", "solutions"))
     except Exception as error:  # zipfile, zlib, numpy and KeyError, by what is damaged
         raise ValueError(f"{path}: expected an npz file with puzzles and solutions ({error}).") from error
     if puzzles.shape != solutions.shape or puzzles.dim() != 3:
@@ -310,6 +311,11 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor]:
             f"{tuple(solutions.shape)}."
         )
     return puzzles, solutions
+
+
+def _numbers(array: NDArray[Any]) -> Tensor:
+    """Integers as int64, others as float64: whether these are whole is still to be checked."""
+    return torch.as_tensor(array.astype(np.int64 if array.dtype.kind in "iub" else np.float64))
 
 
 def _read_text(path: Path) -> tuple[Tensor, Tensor]:

@@ -187,6 +187,10 @@ class TestFiles:
         np.savez(tmp_path / "b.npz", puzzles=np.zeros((2, 4, 4)))
         with pytest.raises(ValueError, match=r"b.npz: expected an npz file with puzzles and solutions"):
             read_boards(tmp_path / "b.npz")
+        solved = SOLVED.numpy()[None]
+        np.savez(tmp_path / "b.npz", puzzles=solved, solutions=solved + 0.4)
+        with pytest.raises(ValueError, match=r"b.npz: solutions: expected whole numbers 0 to 4"):
+            read_boards(tmp_path / "b.npz")
         np.savez(tmp_path / "b.npz", puzzles=np.zeros((2, 4, 4)), solutions=np.zeros((3, 4, 4)))
         with pytest.raises(ValueError, match=r"b.npz: expected puzzles and solutions of one shape"):
             read_boards(tmp_path / "b.npz")
