@@ -173,6 +173,13 @@ class QPLayer(nn.Module):
             raise ValueError(f"{right}: it is learned as a function of z0; give z0, what that starts from, instead.")
         self._set(f"{right}_constant", _optional(right, constant, (rows,), like), learned=False)
 
+    @torch.no_grad()
+    def move_z0_(self, z0: Tensor) -> None:
+        """Let z_0 be this vector (n,), strictly within the bounds."""
+        if self.z0_free is None:
+            raise RuntimeError("z0: this layer has none: neither its h nor its b is a function of it.")
+        self.z0_free.copy_(_free("z0", _tensor("z0", z0, (self.n,), self.z0_free), self.lb, self.ub))
+
     def _set_feasible_point(self, z0: Tensor | None, s0: Numbers, like: Tensor) -> None:
         """What z_0 and s_0 are functions of, where h or b are functions of them."""
         follows = (self.n_ineq > 0 and self.h_constant is None), (self.n_eq > 0 and self.b_constant is None)

@@ -99,10 +99,6 @@ class SudokuDataset(TensorPairs):
         seen = {tuple(board) for board in other.puzzles.flatten(1).tolist()}
         return torch.tensor([tuple(board) not in seen for board in self.puzzles.flatten(1).tolist()], dtype=torch.bool)
 
-    def without(self, other: SudokuDataset) -> Self:
-        """The samples whose puzzle is none of ``other``'s."""
-        return self.subset(self.unseen(other))
-
 
 class SudokuModule(SavedModule):
     """Puzzles to boards, through a quadratic programme with learned equations.
@@ -161,7 +157,7 @@ class SudokuModule(SavedModule):
             A=A if self._sparse is None else None,
             b=None if self._sparse is None else torch.ones(self.n_constraints),
             lb=0.0,
-            z0=torch.full((n,), 1.0 / self.size) if self._sparse is None else None,
+            z0=self._middle() if self._sparse is None else None,
             solver=self.solver,
             throw=False,
         )
@@ -185,6 +181,10 @@ class SudokuModule(SavedModule):
         assert self.layer.A is not None
         return self.layer.A
 
+    def _middle(self) -> Tensor:
+        """The middle of all boards: every digit as much as any other in every cell."""
+        return torch.full((self.size**3,), 1.0 / self.size)
+
     def true_rules(self) -> Tensor:
         """What A is to find, (4 N^2, N^3); the space of its rows, not the rows themselves."""
         return rules(self.box).to(self.layer.Q_constant)
@@ -193,7 +193,8 @@ class SudokuModule(SavedModule):
     def fit_rules_(self, solutions: Tensor) -> None:
         """The rules in closed form: A z = b becomes the affine hull of solved boards x, (n, N, N).
 
-        The rows of A are an orthonormal basis of { v : v^T (x - 1 / N) = 0 for every x }.
+        The rows of A are an orthonormal basis of { v : v^T (x - 1 / N) = 0 for every x }, and z_0 = 1 / N again,
+        wherever training has moved it.
 
         Raises:
             ValueError: the boards are too few to leave n_constraints equations, or the module does not learn.
@@ -209,6 +210,7 @@ class SudokuModule(SavedModule):
                 f"{self.n_constraints}. The hull of all boards leaves as many as the rules' rank; give more boards."
             )
         self.A.copy_(basis)
+        self.layer.move_z0_(self._middle())
 
     def relaxed(self, puzzles: Tensor) -> Tensor:
         """z >= 0, (B, N, N, N): row, column, digit. Rows that were not solved are counted in ``solves``.

@@ -29,10 +29,10 @@ class TestDataset:
         few = BOARDS.subset(BOARDS.clues == 5)
         assert 0 < len(few) < len(BOARDS)
 
-    def test_without(self):
+    def test_unseen(self):
         train, test = BOARDS.split(0.5)
-        assert len(train.without(train)) == 0
-        assert len(test.without(BOARDS.subset(torch.arange(200, 210)))) <= 190
+        assert not train.unseen(train).any()
+        assert int(test.unseen(BOARDS.subset(torch.arange(200, 210))).sum()) <= 190
 
     def test_wrong_solutions_are_refused(self):
         with pytest.raises(ValueError, match="solutions: board 0 does not solve its puzzle"):
@@ -42,7 +42,7 @@ class TestDataset:
 
     def test_the_papers_boards(self, data_folder):
         train, test = SudokuDataset.load(data_folder / "optnet_4x4.npz").split(0.9)
-        assert (len(train), len(test), len(test.without(train))) == (9000, 1000, 928)
+        assert (len(train), len(test), int(test.unseen(train).sum())) == (9000, 1000, 928)
 
 
 class TestModule:
@@ -133,6 +133,14 @@ class TestModule:
         assert float(gap.detach().abs().max()) < 1e-5
         control = SudokuModule(box=2, init="rules", learn=False)
         torch.testing.assert_close(model(BOARDS.puzzles[:20]), control(BOARDS.puzzles[:20]), rtol=0, atol=1e-3)
+
+    def test_rules_in_closed_form_hold_after_training_too(self):
+        model = SudokuModule(box=2)
+        fit(model, BOARDS.subset(slice(60)), epochs=2, batch_size=20, lr=0.05, progress_bar=False)
+        model.fit_rules_(BOARDS.solutions)
+        gap = (one_hot(BOARDS.solutions).flatten(1) - model.layer.z0) @ model.A.T
+        assert float(gap.detach().abs().max()) < 1e-5
+        assert score(model, BOARDS.subset(slice(40)).tensors) == 1.0
 
     def test_rules_in_closed_form_refuse_too_few_boards(self):
         model = SudokuModule(box=2)
