@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Self, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.solvers import Solver
-from icnn_rl.supervised.fit import fit
+from icnn_rl.supervised.fit import falling, fit
 from icnn_rl.supervised.multilabel_module import LOSSES, MultiLabelModule
 
 __all__ = ["MultiLabelICNN", "best_threshold"]
@@ -148,7 +147,7 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
             torch.utils.data.TensorDataset(x[kept], labels[kept]),
             epochs=self.epochs,
             batch_size=self.batch_size,
-            lr=partial(_falling, self.learning_rate),
+            lr=falling(self.learning_rate),
             seed=self.seed,
             progress_bar=self.progress_bar,
         )
@@ -265,10 +264,11 @@ def best_threshold(
     probabilities: NDArray[np.floating], target: NDArray[np.floating], average: str = "samples"
 ) -> float:
     """The threshold in 0.02, 0.04 .. 0.98 with the best F1. For calibrated probabilities half the F1 reached, well
-    below 1/2 (Lipton, Elkan, Naryanaswamy, ECML PKDD 2014)."""
+    below 1/2 (Lipton, Elkan, Naryanaswamy, ECML PKDD 2014). 1/2 where every threshold has an F1 of 0, as where
+    ``target`` holds no positive: nothing can be chosen on such rows."""
     grid = np.linspace(0.02, 0.98, 49)
     scores = [_f1(target > 0.5, probabilities >= threshold, average) for threshold in grid]
-    return float(grid[int(np.argmax(scores))])
+    return float(grid[int(np.argmax(scores))]) if max(scores) > 0.0 else 0.5
 
 
 def _f1(
@@ -277,10 +277,6 @@ def _f1(
     if truth.shape[1] == 1:  # scikit-learn knows one column only as a binary target
         return float(f1_score(truth[:, 0], predicted[:, 0], zero_division=0.0, sample_weight=sample_weight))
     return float(f1_score(truth, predicted, average=average, zero_division=0.0, sample_weight=sample_weight))
-
-
-def _falling(start: float, progress: float) -> float:
-    return start * (1.0 - progress)
 
 
 def _tensor(X: Any) -> Tensor:

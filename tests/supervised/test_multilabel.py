@@ -114,6 +114,7 @@ def test_classes_that_are_not_0_and_1():
 def test_thresholds():
     p = np.array([[0.1, 0.3], [0.4, 0.05], [0.35, 0.6]])
     assert best_threshold(p, np.array([[0, 1], [1, 0], [1, 1]])) == pytest.approx(0.12)
+    assert best_threshold(p, np.zeros((3, 2))) == 0.5  # no positives: all score 0
     X, Y = _problem(30)
     assert MultiLabelICNN(**{**SMALL, "epochs": 1}).fit(X, Y).threshold_ == 0.5  # too few rows to choose one
 
