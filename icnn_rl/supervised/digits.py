@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
+from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int
 from icnn_rl.qp import PrimalDual, QPLayer
 from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount
@@ -158,9 +158,3 @@ def accuracy(model: nn.Module, batch: Batch) -> float:
     """The share of a batch's images that are classified right. A metric for ``fit``."""
     images, labels = batch
     return float((model(images).argmax(-1) == labels).double().mean())
-
-
-def subset(data: DigitsDataset, fraction: float) -> DigitsDataset:
-    """The first ``fraction`` of a data set."""
-    cut = max(round(check_range("fraction", fraction, 0.0, 1.0, open_low=True) * len(data)), 1)
-    return DigitsDataset(data.images[:cut], data.labels[:cut])

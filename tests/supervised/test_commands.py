@@ -90,9 +90,7 @@ def test_digits(tmp_path, data_folder, monkeypatch):
 
 
 def digits_slice(data):
-    from icnn_rl.supervised.digits import subset
-
-    return subset(data, 200 / len(data))
+    return type(data)(data.images[:200], data.labels[:200])
 
 
 @pytest.mark.parametrize(
