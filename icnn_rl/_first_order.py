@@ -51,6 +51,6 @@ class _Last(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         raise RuntimeError(
-            "second derivatives through this minimiser are not known: it was differentiated at the solution, with what "
-            "varies there held fixed. Take one gradient, or finite differences of it."
+            "second derivatives through this minimiser are not known: its gradient holds fixed what a second one would "
+            "vary. Take gradients without create_graph, or finite differences of them."
         )

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor
+from icnn_rl._first_order import first_order
 from icnn_rl.qp.autograd import transformed
 from icnn_rl.qp.external import External
 from icnn_rl.qp.primal_dual import PrimalDual
@@ -715,7 +716,7 @@ class _Search:
         guess = self.active and self.active._replace(ineq=torch.cat((self.active.ineq, on), -1))
         solution = self.owner._solve(Q, p, tangent=(slope, right), warm_start=guess, **self.options)
         if bool(searched.any()):
-            solution = _first_order(solution)
+            solution = _once(solution)
         with torch.no_grad():
             # y(lam) is exact for a size that differs by its excess: where the last QP, ill-conditioned with the
             # ellipsoid, is not as good, it has a say in the derivatives alone
@@ -841,54 +842,12 @@ class _Search:
         return torch.where(searched, lam, 0.0), y, sure
 
 
-def _first_order(solution: QPSolution) -> QPSolution:
+def _once(solution: QPSolution) -> QPSolution:
     """A solution with a row of the tangent, which stands for the ellipsoid to first order: second derivatives, which
     would lack its curvature, are refused."""
     names = ("value", "dual_ineq", "dual_eq", "dual_lb", "dual_ub")
-    parts: dict[str, Any] = {name: _Once.apply(getattr(solution, name)) for name in names}  # type: ignore[no-untyped-call]
+    parts: dict[str, Any] = {name: first_order(getattr(solution, name)) for name in names}
     return dataclasses.replace(solution, **parts)
-
-
-class _Once(torch.autograd.Function):
-    """x, unchanged; its derivatives have no derivatives. torch's ``once_differentiable`` lets those pass in silence
-    where the gradient that arrives is a constant."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        gradient: Tensor = _Last.apply(*grads, x)  # type: ignore[no-untyped-call]
-        return gradient
-
-
-class _Last(torch.autograd.Function):
-    """A gradient, unchanged, as a function of x too; raises where somebody wants its derivative."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradient: Tensor, x: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        raise RuntimeError(
-            "ConvexSet: second derivatives on the border of a ball or an ellipsoid are not there, only first ones. "
-            "Take gradients without create_graph, or describe the set by linear rows."
-        )
 
 
 def _traced(Q: Tensor | Diagonal | float, p: Tensor, owner: ConvexSet) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -83,7 +82,7 @@ def test_without_a_convex_path_it_is_a_feedforward_net():
 
 def test_columns_go_by_their_names():
     X, Y = _problem(60)
-    table = pd.DataFrame(X, columns=list("abcdef"))
+    table = pytest.importorskip("pandas").DataFrame(X, columns=list("abcdef"))
     clf = MultiLabelICNN(**{**SMALL, "epochs": 1}).fit(table, Y)
     assert list(clf.feature_names_in_) == list("abcdef")
     with warnings.catch_warnings():
