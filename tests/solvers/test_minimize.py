@@ -484,7 +484,7 @@ def test_an_infinite_hessian_at_the_start_is_named() -> None:
     y0 = torch.tensor([[0.0], [0.5]])
     found = minimize(energy, ProjectedNewton(), y0, domain=Box(0.0, 1.0), throw=False)
     assert found.status.tolist() == [Status.NONFINITE_INPUT, Status.SUCCESS]
-    assert float(found.value[1]) == pytest.approx(4 / 9, abs=1e-5)
+    assert found.value[1].item() == pytest.approx(4 / 9, abs=1e-5)
 
 
 def test_a_wrong_adjoint_is_named_without_gradients_too() -> None:
