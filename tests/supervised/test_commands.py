@@ -93,6 +93,13 @@ def digits_slice(data):
     return type(data)(data.images[:200], data.labels[:200])
 
 
+@pytest.mark.parametrize("option", ["--resolves", "--seed"])
+def test_a_count_below_0_is_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["sudoku", option, "-1"])
+    assert f"argument {option}: expected an integer >= 0, got -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

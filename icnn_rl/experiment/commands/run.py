@@ -48,7 +48,7 @@ def add_command(
     parser.add_argument("--epochs", type=_positive_int, default=epochs, help="passes over the data")
     parser.add_argument("--batch-size", type=_positive_int, default=batch_size)
     parser.add_argument("--lr", type=_positive_float, default=lr, help="learning rate of Adam")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of data, model and order")
+    parser.add_argument("--seed", type=_non_negative_int, default=0, help="seed of data, model and order")
     parser.add_argument(
         "--out", type=Path, default=None, help=f"run folder; None: runs/{name}-sSEED, numbered if taken"
     )
@@ -66,7 +66,7 @@ def _positive_int(text: str) -> int:
     return int(text)
 
 
-def _seed(text: str) -> int:
+def _non_negative_int(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
     return int(text)

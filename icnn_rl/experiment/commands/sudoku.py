@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, _non_negative_int, add_command, new_figure, user_errors
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.supervised.datafiles import find_file
 from icnn_rl.supervised.fit import falling
@@ -45,7 +45,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--clues", type=int, nargs=2, default=(4, 10), help="fewest and most givens of those")
     parser.add_argument("--split", type=float, default=0.9, help="share of the boards to train on")
     parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=False, help="linear, to 0")
-    parser.add_argument("--resolves", type=int, default=0, help="re-solves with what is sure written in, in the test")
+    parser.add_argument(
+        "--resolves", type=_non_negative_int, default=0, help="re-solves with what is sure written in, in the test"
+    )
 
 
 def _run(args: argparse.Namespace) -> None:

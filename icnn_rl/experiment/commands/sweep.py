@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from icnn_rl.experiment.commands.run import _positive_int
+from icnn_rl.experiment.commands.run import _non_negative_int, _positive_int
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import write_text
@@ -72,7 +72,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--eval-episodes", type=_positive_int, help="episodes of an evaluation while training (5)")
     parser.add_argument("--checkpoint-freq", type=_positive_int, help="steps between checkpoints (a tenth of the run)")
     parser.add_argument("--final-episodes", type=_positive_int, help="episodes of the evaluation at the end (20)")
-    parser.add_argument("--retries", type=int, default=2, help="how often a job that broke off starts again (2)")
+    parser.add_argument(
+        "--retries", type=_non_negative_int, default=2, help="how often a job that broke off starts again (2)"
+    )
     add_backend(parser)
     parser.set_defaults(run=_run)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from icnn_rl.experiment.commands.run import _positive_int
+from icnn_rl.experiment.commands.run import _non_negative_int, _positive_int
 from icnn_rl.experiment.commands.sweep import add_backend, open_pool, run_shown
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import write_text
@@ -42,7 +42,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("--warm-up", default="tenth", help="as of icnn-rl sweep")
     parser.add_argument("--final-episodes", type=_positive_int, default=20, help="episodes that give a run's return")
-    parser.add_argument("--retries", type=int, default=2, help="how often a job that broke off starts again")
+    parser.add_argument(
+        "--retries", type=_non_negative_int, default=2, help="how often a job that broke off starts again"
+    )
     parser.add_argument("--sampler-seed", type=int, default=0, help="seed of the search")
     add_backend(parser)
     parser.set_defaults(run=_run)
