@@ -597,7 +597,8 @@ class ICNNQ(OffPolicyAlgorithm):
             )
         _finite_obs(new_obs)
         for info in rest[-1]:  # where an episode has ended, new_obs is the first of the next
-            _finite_obs(info.get("terminal_observation", new_obs))
+            if "terminal_observation" in info:
+                _finite_obs(info["terminal_observation"])
         if isinstance(self.critic.features_extractor, NormalizedExtractor):
             self.critic.features_extractor.update(new_obs)
         assert isinstance(self.action_space, spaces.Box)

@@ -54,6 +54,9 @@ _OWN_ARGUMENTS = {"self", "env", "seed", "device", "verbose", "tensorboard_log",
 _SOLVERS = {name: getattr(solvers, name) for name in ("ProjectedNewton", "ProjectedGradient", "BundleEntropy")}
 
 
+_COMMAND = "command"  # a key of supervised runs alone
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data;
@@ -88,8 +91,10 @@ class Config:
             data = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
             raise UserError(f"{path}: not valid YAML ({error}).") from error
-        if command := supervised_command(path):
-            raise UserError(f"{path}: of a run of `icnn-rl {command}`; expected one of `icnn-rl rl` or of a sweep.")
+        if isinstance(data, dict) and _COMMAND in data:
+            raise UserError(
+                f"{path}: of a run of `icnn-rl {data[_COMMAND]}`; expected one of `icnn-rl rl` or of a sweep."
+            )
         names = [f.name for f in fields(cls)]
         needed = [f.name for f in fields(cls) if f.default is MISSING]
         missing = [name for name in needed if not isinstance(data, dict) or name not in data]
@@ -108,7 +113,7 @@ def supervised_command(path: Path) -> str | None:
         data = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError):
         return None
-    return str(data["command"]) if isinstance(data, dict) and "command" in data else None
+    return str(data[_COMMAND]) if isinstance(data, dict) and _COMMAND in data else None
 
 
 def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dict[str, Any]:

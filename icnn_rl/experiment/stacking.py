@@ -15,9 +15,8 @@ from icnn_rl.experiment.checkpoint import save_checkpoint
 from icnn_rl.experiment.config import Config, build_agent
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import sole_user
 from icnn_rl.experiment.training import (
-    check_free,
+    fresh_folder,
     open_log,
     quiet_progress_bar,
     run_callbacks,
@@ -43,12 +42,9 @@ def train_stacked(
     Raises:
         UserError: a folder holds something, a setting is wrong, or the runs cannot be stacked.
     """
-    for folder in folders:
-        check_free(folder)
     with contextlib.ExitStack() as cleanup:
         for folder in folders:
-            cleanup.enter_context(sole_user(folder))
-            check_free(folder)  # again: another process may have just left it
+            cleanup.enter_context(fresh_folder(folder))
         stack = _build(configs, cleanup)
         seeds = [config.seed for config in configs]
         for i, (agent, config, folder) in enumerate(zip(stack.agents, configs, folders, strict=True)):

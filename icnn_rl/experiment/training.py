@@ -57,9 +57,7 @@ def train_run(
         UserError: the folder holds something, the environment or a setting is wrong.
         FolderBusyError: another process is at work in the folder.
     """
-    check_free(folder)
-    with sole_user(folder):
-        check_free(folder)  # again: another process may have just left it
+    with fresh_folder(folder):
         env = make_env(config.env, config.n_envs, config.seed, config.constraint)
         try:
             model = build_agent(config, env, None)
@@ -69,7 +67,21 @@ def train_run(
             env.close()
 
 
-def check_free(folder: Path) -> None:
+@contextlib.contextmanager
+def fresh_folder(folder: Path) -> Iterator[None]:
+    """A run folder for this process alone, with nothing in it yet.
+
+    Raises:
+        UserError: it holds something, or is a file.
+        FolderBusyError: another process is at work in it.
+    """
+    _check_free(folder)  # before anything is put there
+    with sole_user(folder):
+        _check_free(folder)  # again: another process may have just left it
+        yield
+
+
+def _check_free(folder: Path) -> None:
     """Whether a run may be put into ``folder``.
 
     Raises:
