@@ -106,10 +106,10 @@ class EvaluationCallback(BaseCallback):
             self.num_timesteps, float(returns.mean()), float(returns.std()), len(returns), float(lengths.mean())
         )
         best = max((r.mean for r in self.rows), default=-np.inf)
+        if row.mean > best:  # first, so that a run killed here has no row whose model is missing
+            write_file(self.folder / "best_model.zip", self.model.save)
         self.rows.append(row)
         write_evaluations(self.folder / "eval.csv", self.rows)
-        if row.mean > best:
-            write_file(self.folder / "best_model.zip", self.model.save)
         self.logger.record("eval/mean_reward", row.mean)
         self.logger.record("eval/mean_ep_length", row.mean_length)
         tqdm.write(f"{row.timesteps:>9} steps: return {row.mean:.1f} ± {row.std:.1f} over {row.episodes} episodes")

@@ -54,7 +54,8 @@ def ray_pool(address: str | None = None, gpus: float = 0.0) -> Iterator[Submit]:
     fails like one that raises: who has submitted it decides whether to submit it again.
 
     Args:
-        address: of the cluster's head; None: RAY_ADDRESS, else a Ray of this machine, which ends with the pool.
+        address: of the cluster's head, "auto": that of a cluster which this machine is part of; None: RAY_ADDRESS, else
+            what ``ray start`` has begun on this machine, else a Ray of its own, which ends with the pool.
         gpus: share of a GPU for a job.
 
     Raises:

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -35,8 +36,9 @@ __all__ = [
     "write_report",
 ]
 
+Key = TypeVar("Key", bound=tuple[Any, ...])
 Array: TypeAlias = NDArray[np.float64]
-Task: TypeAlias = tuple[str, int, int]  # environment, steps, episodes of the final evaluation
+Task: TypeAlias = tuple[str, int, int]  # environment, steps asked for, episodes of the final evaluation
 
 _LEVEL = 0.95
 _BOOTSTRAP_SEED = 0
@@ -54,8 +56,8 @@ class FinishedRun:
 
     @property
     def task(self) -> Task:
-        """What runs must share to be compared."""
-        return self.config.env, self.final.timesteps, self.final.episodes
+        """What runs must share to be compared. Steps are those asked for: PPO ends with a rollout, up to one beyond."""
+        return self.config.env, self.config.timesteps, self.final.episodes
 
 
 # reading
@@ -67,7 +69,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     Raises:
         UserError: a path holds none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         if (path / "config.yml").is_file():
             folders = [path]
@@ -75,8 +77,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             folders = [file.parent for file in path.rglob("config.yml") if supervised_command(file) is None]
         if not folders:
             raise UserError(f"{path}: no run folder there. Expected runs of icnn-rl rl, or the folder of a sweep.")
-        found.update(dict.fromkeys(sorted(folders)))
-    return list(found)
+        for folder in sorted(folders):
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
@@ -95,7 +98,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
         try:
             summary = json.loads(path.read_text())
             final = EvalRow(**{name: summary[name] for name in EvalRow._fields})
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: not a final evaluation ({error!r}). Write it anew: icnn-rl eval {folder}."
             ) from error
@@ -117,7 +120,7 @@ def read_reported(path: Path) -> dict[str, dict[str, float]]:
     try:
         if path.suffix == ".csv":
             table: dict[str, dict[str, float]] = defaultdict(dict)
-            with path.open(newline="") as stream:
+            with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark first
                 for row in csv.DictReader(stream):
                     table[row["source"]][row["env"]] = float(row["return"])
             return dict(table)
@@ -234,7 +237,7 @@ def write_report(
     """
     if not runs:
         raise UserError(f"none of {len(unfinished)} runs is finished: there is nothing to report yet.")
-    groups = _groups(runs)
+    groups = _grouped(runs, lambda run: run.task)
     page, folder = (out, out.with_suffix("")) if out.suffix == ".md" else (out / "report.md", out)
     sections = [
         "# Results\n",
@@ -251,11 +254,15 @@ def write_report(
     return text
 
 
-def _groups(runs: Sequence[FinishedRun]) -> dict[Task, dict[str, list[FinishedRun]]]:
-    """By task, then agent; runs in the order of their seeds."""
-    groups: dict[Task, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(runs, key=lambda run: (run.task, run.config.agent, run.config.seed)):
-        group = groups[run.task][run.config.agent]
+def _grouped(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], Key]) -> dict[Key, dict[str, list[FinishedRun]]]:
+    """By key, then agent; runs in the order of their seeds.
+
+    Raises:
+        UserError: runs of a group differ in settings, or two have one seed.
+    """
+    groups: dict[Key, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (key(run), run.config.agent, run.config.seed)):
+        group = groups[key(run)][run.config.agent]
         if group:
             _check_alike(group[0], run)
             _check_new_seed(group[-1], run)
@@ -361,9 +368,15 @@ def _versions(runs: Sequence[FinishedRun]) -> str:
         extra = yaml.safe_load((run.folder / "config.yml").read_text())
         for name, version in {**extra.get("versions", {}), "revision": extra.get("revision")}.items():
             if version is not None:
-                found[name][str(version)[:7] if name == "revision" else str(version)] = None
+                found[name][_short(version) if name == "revision" else str(version)] = None
     lines = [f"{name} {', '.join(versions)}" for name, versions in found.items()]
     return f"## Versions\n\n{'; '.join(lines)}.\n" if lines else ""
+
+
+def _short(revision: str) -> str:
+    """Seven digits, and the mark of sources that were changed."""
+    commit, plus, changes = revision.partition("+")
+    return commit[:7] + plus + changes
 
 
 def _unfinished(folders: Sequence[Path]) -> str:
@@ -389,19 +402,16 @@ def _evaluations(runs: Sequence[FinishedRun]) -> str:
 def _curves(runs: Sequence[FinishedRun], folder: Path, beside: Path, resamples: int) -> str:
     """A picture for every environment and number of steps, as PNG and SVG in ``folder``; returns the section that shows
     them on a page in the folder ``beside``."""
-    pictures: dict[tuple[str, int], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(runs, key=lambda run: (run.task, run.config.agent, run.config.seed)):
-        pictures[run.config.env, run.final.timesteps][run.config.agent].append(run)
     lines = [
         "## Learning curves\n",
         "Mean over runs of the evaluations while training, with its 95 % bootstrap band.\n",
     ]
-    for (env, steps), agents in pictures.items():
+    for (env, steps), agents in _grouped(runs, lambda run: run.task[:2]).items():
         figure = _figure(env, agents, resamples)
         name = f"curves-{env.replace('/', '_').replace(':', '_')}-{steps}"
         for ending in ("png", "svg"):
             _save(figure, folder / f"{name}.{ending}")
-        lines.append(f"![{env}]({(folder / name).relative_to(beside).as_posix()}.png)\n")
+        lines.append(f"![{env}]({quote((folder / name).relative_to(beside).as_posix())}.png)\n")
     return "\n".join(lines)
 
 
@@ -412,6 +422,8 @@ def _figure(env: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: in
     for agent, group in agents.items():
         steps, means = shared_steps([run.evaluations for run in group])
         label = f"{agent} ({len(group)} runs)" if len(group) > 1 else f"{agent} (1 run, no band)"
+        if not len(steps):
+            label += ": no step at which all were evaluated"
         (line,) = axis.plot(steps, means.mean(0), marker="o", markersize=3, label=label)
         bounds = [interval([column], np.mean, resamples) for column in means.T]
         if len(group) > 1 and bounds:

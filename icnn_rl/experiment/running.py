@@ -34,10 +34,15 @@ class JobState:
     _submitted_at_beat: float | None = None
 
     @property
+    def steps_left(self) -> int:
+        """0 while the end is evaluated, and where a last rollout goes beyond the steps asked for."""
+        return max(self.job.config.timesteps - self.progress.timesteps, 0)
+
+    @property
     def seconds_left(self) -> float | None:
         """At the present speed; None: unknown."""
-        left, rate = self.job.config.timesteps - self.progress.timesteps, self.progress.steps_per_second
-        return left / rate if self.state == "running" and rate > 0 else None
+        rate = self.progress.steps_per_second
+        return self.steps_left / rate if self.state == "running" and rate > 0 else None
 
 
 def run_jobs(
@@ -125,11 +130,7 @@ def _row(state: JobState) -> list[str]:
 def _total_left(states: Sequence[JobState]) -> float | None:
     """All remaining steps at the speed of those now running."""
     rate = sum(state.progress.steps_per_second for state in states if state.state == "running")
-    left = sum(
-        state.job.config.timesteps - state.progress.timesteps
-        for state in states
-        if state.state in ("running", "waiting")
-    )
+    left = sum(state.steps_left for state in states if state.state in ("running", "waiting"))
     return left / rate if rate > 0 else None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
+from icnn_rl.experiment.config import AGENTS, Config, merge_settings, parse_overrides, resolve_settings
+from icnn_rl.experiment.environments import NO_CONSTRAINT, read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
 
-__all__ = ["ALL", "Sweep", "make_jobs", "read_sweep", "read_sweep_file"]
+__all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_sweep_file"]
 
 _MAX_WARM_UP = 10_000  # as ICNNQ's
 _DEFAULT = "default"
@@ -73,13 +74,25 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     return options
 
 
+def merge_options(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for :func:`read_sweep`: those of ``above`` win, settings one by one; what ``above`` sets for all agents
+    wins over what ``below`` sets for one."""
+    ours, theirs = (_settings(options.get("settings") or {}) for options in (above, below))
+    settings = {
+        agent: merge_settings(merge_settings(theirs.get(agent, {}), ours.get(ALL, {})), ours.get(agent, {}))
+        for agent in {**theirs, **ours}
+    }
+    return {**below, **above, "settings": settings}
+
+
 def read_sweep(options: Mapping[str, Any]) -> Sweep:
     """A sweep from plain data, of a file or the command line.
 
     Args:
         options: the fields of :class:`Sweep`. agents, envs and seeds may be lists or texts, "icnn,td3" and "0-9,12";
             timesteps a number, a mapping, or texts such as "100000" and "Walker2d-v5=200000"; settings a mapping or
-            texts such as "tau=0.01" and "td3:learning_rate=3e-4".
+            texts such as "tau=0.01" and "td3:learning_rate=3e-4"; constraint also texts and names of YAML files, as
+            of ``icnn-rl rl --constraint``.
 
     Raises:
         UserError: something is missing, unknown or of the wrong kind; names it.
@@ -90,12 +103,13 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
     sweep = Sweep(
         **{
             **options,
-            "agents": _names(options["agents"]),
-            "envs": _names(options["envs"]),
+            "agents": _names("agents", options["agents"]),
+            "envs": _names("envs", options["envs"]),
             "seeds": _seeds(options["seeds"]),
             "timesteps": _timesteps(options["timesteps"]),
             "settings": _settings(options.get("settings") or {}),
             "warm_up": _warm_up(options.get("warm_up", "tenth")),
+            "constraint": _constraint(options.get("constraint")),
         }
     )
     for agent in [*sweep.agents, *(name for name in sweep.settings if name != ALL)]:
@@ -104,14 +118,14 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
     for env in sweep.envs:
         if env not in sweep.timesteps and _DEFAULT not in sweep.timesteps:
             raise UserError(f"--timesteps: none for {env}. Give a number for all, or {env}=NUMBER.")
-        try:
-            gym.spec(env)
-        except (gym.error.Error, ImportError) as error:
-            raise UserError(f"--envs {env}: {error}") from error
-    for name in ("n_envs", "eval_freq", "eval_episodes", "checkpoint_freq", "final_episodes"):
-        if getattr(sweep, name) is not None:
-            _count(name, getattr(sweep, name))
-    return sweep
+        _check_known("--envs", env)
+    for env in sweep.timesteps:
+        if env not in (_DEFAULT, *sweep.envs):  # a file may tell of more than is trained now
+            _check_known("--timesteps", env)
+    counted = ["n_envs", "eval_episodes", "final_episodes"]
+    counted += [name for name in ("eval_freq", "checkpoint_freq") if getattr(sweep, name) is not None]
+    counts: dict[str, Any] = {name: _count(name, getattr(sweep, name)) for name in counted}
+    return replace(sweep, **counts)
 
 
 def make_jobs(sweep: Sweep, out: Path) -> list[Job]:
@@ -154,9 +168,18 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
     )
 
 
-def _names(given: str | Iterable[str]) -> list[str]:
+def _check_known(option: str, env: str) -> None:
+    try:
+        gym.spec(env)
+    except (gym.error.Error, ImportError) as error:
+        raise UserError(f"{option} {env}: {error}") from error
+
+
+def _names(name: str, given: Any) -> list[str]:
     names = given.split(",") if isinstance(given, str) else given
-    return list(dict.fromkeys(str(name).strip() for name in names))
+    if not isinstance(names, list | tuple):
+        raise UserError(f"--{name}: expected names, a list or with commas between, got {given!r}.")
+    return list(dict.fromkeys(str(each).strip() for each in names))
 
 
 def _seeds(given: Any) -> list[int]:
@@ -164,7 +187,7 @@ def _seeds(given: Any) -> list[int]:
     seeds: list[int] = []
     for part in given if isinstance(given, list) else str(given).split(","):
         first, dash, last = str(part).strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UserError(f"--seeds {given}: expected integers >= 0 and ranges such as 0-9, got {part!r}.")
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
@@ -173,15 +196,18 @@ def _seeds(given: Any) -> list[int]:
 def _timesteps(given: Any) -> dict[str, int]:
     if isinstance(given, Mapping):
         return {str(env): _count(f"timesteps of {env}", steps) for env, steps in given.items()}
-    found = {}
+    found: dict[str, int] = {}
     for part in given if isinstance(given, list) else [given]:
         env, equals, steps = str(part).rpartition("=")
-        found[env if equals else _DEFAULT] = _count("timesteps", steps)
+        name = env if equals else _DEFAULT
+        if name in found:
+            raise UserError(f"--timesteps: {env or 'a number for all'} twice, {found[name]} and {steps}.")
+        found[name] = _count("timesteps", steps)
     return found
 
 
 def _count(name: str, given: Any) -> int:
-    if isinstance(given, bool) or not str(given).isdigit() or int(given) < 1:
+    if isinstance(given, bool) or not str(given).isdecimal() or int(given) < 1:
         raise UserError(f"{name}: expected an integer >= 1, got {given!r}.")
     return int(given)
 
@@ -199,9 +225,17 @@ def _settings(given: Any) -> dict[str, dict[str, Any]]:
     return {str(agent): dict(part) for agent, part in given.items()}
 
 
+def _constraint(given: Any) -> Any:
+    """Texts, and names of YAML files, read; anything else as it is."""
+    texts = [given] if isinstance(given, str) and given != NO_CONSTRAINT else given
+    if isinstance(texts, list) and all(isinstance(item, str) for item in texts):
+        return read_constraints(texts)
+    return given
+
+
 def _warm_up(given: Any) -> str | int:
     if given in ("tenth", "own"):
         return str(given)
-    if not str(given).isdigit():
+    if not str(given).isdecimal():
         raise UserError(f"--warm-up: expected tenth, own or a number of steps, got {given!r}.")
     return int(given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import ALL, Sweep, make_jobs
 
-__all__ = ["check_study", "make_trial_jobs", "open_study", "read_space", "search", "suggest", "sweep_of"]
+__all__ = [
+    "check_study",
+    "first_settings",
+    "make_trial_jobs",
+    "open_study",
+    "read_space",
+    "search",
+    "suggest",
+    "sweep_of",
+]
 
 _AGAIN = "again"  # marks a trial that was broken off before, which has failed there
 _REASON, _TASK = "reason", "task"
@@ -55,7 +65,7 @@ def _range(key: str, given: Any) -> dict[str, Any]:
         low, high = (value if isinstance(value, int) else float(value) for value in (given["low"], given["high"]))
     except (TypeError, ValueError):
         raise wrong from None
-    if not low < high or (given.get("log") and low <= 0):
+    if not -math.inf < low < high < math.inf or (given.get("log") and low <= 0):
         raise wrong
     return {"low": low, "high": high, "log": bool(given.get("log"))}
 
@@ -123,6 +133,12 @@ def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
             value = trial.suggest_float(key, given["low"], given["high"], log=given["log"])
         items.append(f"{key}={json.dumps(value)}")
     return parse_overrides(items)
+
+
+def first_settings(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings at the lower ends and first choices, nested as those of :func:`suggest`: to check a space with."""
+    firsts = {key: given["choices"][0] if "choices" in given else given["low"] for key, given in space.items()}
+    return parse_overrides([f"{key}={json.dumps(value)}" for key, value in firsts.items()])
 
 
 def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:

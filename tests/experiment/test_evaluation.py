@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from icnn_rl.experiment import evaluation
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import (
@@ -65,6 +66,16 @@ def test_the_best_model_is_the_one_with_the_highest_return(make_config, tmp_path
     assert model.num_timesteps == best.timesteps
     returns, _ = evaluate(model, "InvertedPendulum-v5", 1)
     assert returns[0] == pytest.approx(best.mean)
+
+
+def test_a_run_killed_while_it_writes_its_table_has_the_model_of_every_row(make_config, tmp_path, monkeypatch):
+    def killed(path, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "write_evaluations", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(make_config(timesteps=90, eval_freq=15), tmp_path)
+    assert (tmp_path / "best_model.zip").is_file()
 
 
 def test_evaluating_again_gives_the_same_numbers(make_config, tmp_path):

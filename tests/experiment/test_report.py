@@ -278,6 +278,69 @@ def test_one_seed_counts_once(make_run, tmp_path):
         write_report([*runs, dataclasses.replace(runs[0], folder=tmp_path)], [], tmp_path / "report", {}, 100)
 
 
+def test_a_run_given_twice_is_one(make_run, monkeypatch):
+    folder = make_run("td3", 0, 1.0)
+    monkeypatch.chdir(folder.parent)
+    assert find_runs([folder, Path(folder.name), Path()]) == [folder]
+
+
+def test_runs_are_compared_by_the_steps_that_were_asked_for(make_run, tmp_path):
+    """PPO ends with a whole rollout, a run that trains by episodes with an episode."""
+    for seed, beyond in ((0, 9), (1, 30)):
+        make_run("td3", seed, 1.0 + seed)
+        path = make_run("ppo", seed, 5.0 + seed) / "evaluation_model.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "timesteps": 80 + beyond}))
+    runs, _ = read_runs(find_runs([tmp_path / "runs"]))
+    text = write_report(runs, [], tmp_path / "report", {}, 100)
+    assert [row[1:5] for row in _rows(text, "Return after training")] == [
+        [agent, "80", "5", "2"] for agent in ("ppo", "td3")
+    ]
+    assert [row[0] for row in _rows(text, "Probability of improvement")] == ["ppo > td3"]
+    assert len(re.findall(r"]\(.*\.png\)", text)) == 1
+    assert "InvertedPendulum-v5,ppo,1,final,110," in (tmp_path / "report" / "evaluations.csv").read_text()
+
+
+def test_curves_of_unlike_runs_are_not_averaged(make_run, tmp_path):
+    """Other episodes in the last evaluation: another row of the table, the same picture."""
+    runs, _ = read_runs([make_run("td3", 0, 1.0), make_run("td3", 1, 1.0, learning_rate=0.5)])
+    runs[1] = dataclasses.replace(runs[1], final=runs[1].final._replace(episodes=100))
+    with pytest.raises(UserError, match="Their mean would say nothing"):
+        write_report(runs, [], tmp_path / "report", {}, 100)
+
+
+def test_runs_that_share_no_step_have_a_curve_that_says_so(make_run, tmp_path):
+    folders = [make_run("td3", seed, 1.0) for seed in (0, 1)]
+    write_evaluations(folders[1] / "eval.csv", [EvalRow(step, 1.0, 0.5, 5, 9.0) for step in (30, 60)])
+    runs, _ = read_runs(folders)
+    write_report(runs, [], tmp_path / "report", {}, 100)
+    (picture,) = (tmp_path / "report").glob("*.svg")
+    assert "td3 (2 runs): no step at which all were evaluated" in picture.read_text()
+
+
+def test_pictures_of_a_page_with_a_space_in_its_name_are_found(make_run, tmp_path):
+    runs, _ = read_runs([make_run("td3", 0, 1.0)])
+    text = write_report(runs, [], tmp_path / "my page.md", {}, 100)
+    assert "](my%20page/curves-InvertedPendulum-v5-80.png)" in text
+    assert (tmp_path / "my page" / "curves-InvertedPendulum-v5-80.png").is_file()
+
+
+def test_changed_sources_stay_marked(make_run, tmp_path):
+    folders = [make_run("td3", seed, 1.0) for seed in (0, 1)]
+    for folder, mark in zip(folders, ("", "+changes"), strict=True):
+        path = folder / "config.yml"
+        path.write_text(path.read_text() + f"revision: {'0123456789' * 4}{mark}\n")
+    runs, _ = read_runs(folders)
+    assert "revision 0123456, 0123456+changes." in write_report(runs, [], tmp_path / "report", {}, 100)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+def test_a_damaged_final_evaluation_is_named(make_run, content):
+    folder = make_run("td3", 0, 1.0)
+    (folder / "evaluation_model.json").write_text(content)
+    with pytest.raises(UserError, match=r"evaluation_model.json: not a final evaluation"):
+        read_runs([folder])
+
+
 def test_nothing_to_report(tmp_path):
     with pytest.raises(UserError, match="no run folder there"):
         find_runs([tmp_path])
@@ -290,10 +353,11 @@ def test_nothing_to_report(tmp_path):
     [
         ("a.yml", "paper, table 2:\n  Hopper-v5: 3000\n"),
         ("a.csv", 'source,env,return\n"paper, table 2",Hopper-v5,3000\n'),
+        ("a.csv", '\ufeffsource,env,return\n"paper, table 2",Hopper-v5,3000\n'),
     ],
 )
 def test_reported_figures(name, content, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     assert read_reported(tmp_path / name) == {"paper, table 2": {"Hopper-v5": 3000.0}}
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,13 +19,14 @@ import pytest
 import yaml
 from rich.console import Console
 
+from icnn_rl.cli import main
 from icnn_rl.experiment.config import resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
 from icnn_rl.experiment.pools import local_pool
 from icnn_rl.experiment.running import JobState, draw, run_jobs
-from icnn_rl.experiment.sweep import make_jobs, read_sweep, read_sweep_file
+from icnn_rl.experiment.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
 
 ROOT = Path(__file__).resolve().parents[2]
 _PLAIN = {"agents": "icnn,td3", "envs": "Pendulum-v1,InvertedPendulum-v5", "seeds": "0-2", "timesteps": 1000}
@@ -106,12 +108,61 @@ def test_a_file_says_the_same_and_what_is_written_is_read_again(tmp_path):
         ({"warm_up": "half"}, "--warm-up: expected tenth, own or a number"),
         ({"settings": {"tau": 1}}, "settings: expected agent: {key: value}"),
         ({"eval_freq": 0}, "eval_freq: expected an integer >= 1, got 0"),
+        ({"n_envs": None}, "n_envs: expected an integer >= 1, got None"),
+        ({"agents": 3}, "--agents: expected names, a list or with commas between, got 3"),
+        ({"seeds": "²"}, "--seeds ²: expected integers"),
+        ({"timesteps": ["1000", "Pendulum=50"]}, "--timesteps Pendulum: "),
+        ({"timesteps": ["1000", "2000"]}, "--timesteps: a number for all twice, 1000 and 2000"),
+        ({"constraint": ["none", "l1:radius=1"]}, "--constraint none: together with others"),
     ],
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(UserError) as caught:
         read_sweep({**_PLAIN, **options})
     assert message in str(caught.value)
+
+
+def test_numbers_may_be_texts_and_a_file_may_tell_of_more_tasks():
+    sweep = read_sweep({**_PLAIN, "n_envs": "2", "timesteps": {"default": 1000, "Walker2d-v5": 2000}})
+    assert (sweep.n_envs, sweep.eval_freq) == (2, None)
+
+
+@pytest.mark.parametrize("given", ["none", ["none"]])
+def test_a_constraint_of_a_file_is_read_as_on_the_command_line(given, tmp_path):
+    assert read_sweep({**_PLAIN, "constraint": given}).constraint == "none"
+    (tmp_path / "limits.yml").write_text("{l2: {radius: 0.5}}")
+    limits = read_sweep({**_PLAIN, "constraint": str(tmp_path / "limits.yml")}).constraint
+    assert limits == [{"l2": {"radius": 0.5}}]
+    assert read_sweep({**_PLAIN, "constraint": limits}).constraint == limits
+
+
+def test_options_given_win_one_by_one():
+    """For all agents, over what the file says of one, too."""
+    file = {"settings": {"td3": {"gamma": 0.9, "learning_rate": 5e-4, "policy_kwargs": {"net_arch": [8]}}}, "n_envs": 2}
+    given = {"settings": ["gamma=0.8", "td3:policy_kwargs.n_critics=3", "icnn:tau=0.1"]}
+    merged = merge_options({**_PLAIN, **file}, given)
+    assert read_sweep(merged).settings == {
+        "all": {"gamma": 0.8},
+        "td3": {"gamma": 0.8, "learning_rate": 5e-4, "policy_kwargs": {"net_arch": [8], "n_critics": 3}},
+        "icnn": {"gamma": 0.8, "tau": 0.1},
+    }
+    assert merged["n_envs"] == 2
+    assert read_sweep(merge_options({**_PLAIN, **file}, {})).settings == file["settings"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ray-address", "10.0.0.1:6379"], "--ray-address 10.0.0.1:6379: means nothing to --backend local"),
+        (["--gpus", "0.25"], "--gpus 0.25: means nothing to --backend local. Leave it out, or choose --backend ray"),
+        (["--backend", "ray", "--workers", "3"], "--workers 3: means nothing to --backend ray"),
+    ],
+)
+def test_options_of_the_other_backend_are_refused(words, message, tmp_path, capsys):
+    command = ["sweep", "--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0", "--timesteps", "10", *words]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
@@ -264,6 +315,24 @@ def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypat
     assert is_finished(more)
     assert not is_finished(job)
     assert json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == 2
+
+
+def test_a_last_rollout_beyond_the_end_leaves_no_time(tmp_path):
+    state = JobState(_job(tmp_path), "running", Progress(2048, 10.0, None))
+    assert (state.steps_left, state.seconds_left) == (0, 0.0)
+
+
+def test_the_command_names_a_report_that_works(tmp_path, capsys):
+    out = tmp_path / "my runs"
+    settings = yaml.safe_dump({"settings": {"td3": _job(tmp_path).config.settings}})
+    (tmp_path / "sweep.yml").write_text(settings)
+    command = ["sweep", str(tmp_path / "sweep.yml"), "--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0"]
+    assert main([*command, "--timesteps", "40", "--final-episodes", "1", "--workers", "1", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    words = shlex.split(printed.partition("A report of them: ")[2])
+    assert words == ["icnn-rl", "report", str(out), "--out", f"{out}-report"]
+    pytest.importorskip("rliable", reason="needs the extra report")
+    assert main([*words[1:], "--resamples", "50"]) == 0
 
 
 def test_the_command_is_interrupted_and_goes_on(tmp_path):

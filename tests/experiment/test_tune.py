@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from filelock import FileLock
 
 from icnn_rl.cli import main
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Progress
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import read_sweep, read_sweep_file
-from icnn_rl.experiment.tune import make_trial_jobs, open_study, read_space, search, suggest
+from icnn_rl.experiment.tune import first_settings, make_trial_jobs, open_study, read_space, search, suggest
 
 optuna = pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -119,6 +120,26 @@ def test_the_best_settings_bring_the_fixed_ones_along_and_a_study_keeps_to_its_t
     assert _tune(tmp_path) == 0
 
 
+def test_a_misspelt_setting_leaves_no_study_behind(tmp_path, capsys):
+    assert _tune(tmp_path, "--set", "ta=0.1") == 1
+    assert "ta" in capsys.readouterr().err
+    assert _tune(tmp_path, "--gpus", "0.5") == 1
+    assert "--gpus 0.5: means nothing" in capsys.readouterr().err
+    assert not (tmp_path / "tune").exists()
+    assert _tune(tmp_path, "--set", "tau=0.1") == 0
+
+
+def test_one_search_at_a_time(tmp_path, capsys):
+    (tmp_path / "tune").mkdir()
+    with FileLock(tmp_path / "tune" / ".lock"):
+        assert _tune(tmp_path) == 1
+    assert "another process is at work in it" in capsys.readouterr().err
+
+
+def test_a_space_can_be_checked_by_its_first_settings(space):
+    assert first_settings(space) == {"tau": 0.001, "n_steps": 1, "policy_kwargs": {"hidden": [4]}}
+
+
 def test_the_kinds_of_ranges(space):
     settings = suggest(optuna.trial.FixedTrial({"tau": 0.01, "n_steps": 2, "policy_kwargs.hidden": "[4, 4]"}), space)
     assert settings == {"tau": 0.01, "n_steps": 2, "policy_kwargs": {"hidden": [4, 4]}}
@@ -134,6 +155,8 @@ def test_the_kinds_of_ranges(space):
         "tau: {low: a, high: b}",
         "tau: {low: 1, high: 2, step: 1}",
         "tau: {choices: []}",
+        "tau: {low: 1, high: .inf}",
+        "tau: {low: .nan, high: 1}",
     ],
 )
 def test_a_wrong_range_is_named(text, tmp_path):

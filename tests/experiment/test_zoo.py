@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.resources
 import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import yaml
 
+from icnn_rl.experiment import zoo
 from icnn_rl.experiment.config import resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.zoo import _own_file, hyperparameters, run
@@ -76,14 +79,25 @@ def test_the_hyperparameters_are_those_of_our_own_command(agent):
         (["--algo", "icnn"], True),
         (["--env", "Pendulum-v1", "--algo=naf"], True),
         (["--algo", "td3"], False),
-        (["--algo", "icnn", "--conf-file", "mine.yml"], False),
-        (["--algo", "icnn", "-conf", "mine.yml"], False),
         (["--algo"], False),
         ([], False),
     ],
 )
-def test_our_file_is_taken_for_our_agents_unless_another_is_given(arguments, ours):
+def test_our_file_is_taken_for_our_agents(arguments, ours):
     assert bool(_own_file(arguments)) == ours
+
+
+@pytest.mark.parametrize("option", ["--conf-file", "-conf", "--conf"])
+def test_a_file_that_is_given_wins(option, monkeypatch):
+    parser = argparse.ArgumentParser()  # as the zoo's
+    parser.add_argument("--algo")
+    parser.add_argument("-conf", "--conf-file")
+    scripts = types.SimpleNamespace(ALGOS={}, train=lambda: seen.append(parser.parse_args().conf_file))
+    seen = []
+    monkeypatch.setattr(zoo, "_import", lambda module: scripts)
+    run("train", ["--algo", "icnn", option, "mine.yml"])
+    run("train", ["--algo", "icnn"])
+    assert seen == ["mine.yml", str(hyperparameters("icnn"))]
 
 
 def test_an_unknown_script_is_named():

@@ -39,7 +39,10 @@ def test_sudoku_leaves_a_run_and_goes_on(tmp_path, capsys):
     SudokuModule.load(out / "model.safetensors")
     assert main([*SUDOKU, "--epochs", "2", "--out", str(out), "--resume"]) == 0
     assert [row["epoch"] for row in csv.DictReader((out / "history.csv").read_text().splitlines())] == ["1", "2"]
-    assert "boards_solved" in capsys.readouterr().out
+    assert yaml.safe_load((out / "config.yml").read_text()) == {**config, "epochs": 2}
+    assert main([*SUDOKU, "--epochs", "1", "--out", str(out), "--resume"]) == 1
+    assert "--epochs 1: the run in" in (captured := capsys.readouterr()).err
+    assert "boards_solved" in captured.out
     assert main([*SUDOKU, "--epochs", "2", "--out", str(out)]) == 1
     assert "s0: exists. Choose another folder" in capsys.readouterr().err
     assert main([*SUDOKU, "--epochs", "2", "--out", str(out), "--resume", "--lr", "0.5"]) == 1

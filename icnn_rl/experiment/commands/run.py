@@ -61,13 +61,13 @@ def add_command(
 
 
 def _positive_int(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
     return int(text)
 
 
 def _non_negative_int(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
     return int(text)
 
@@ -104,7 +104,7 @@ class Run:
         }
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
         if args.resume:
-            self.folder = _resumed(args.out, settings)
+            self.folder = _resumed(args.out, settings, args.epochs)
         else:
             self.folder = args.out or claim_folder(Path("runs") / f"{args.command}-s{args.seed}")
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -196,8 +196,8 @@ class Run:
         print(f"run folder: {self.folder}")
 
 
-def _resumed(folder: Path | None, settings: Mapping[str, Any]) -> Path:
-    """The folder of the run to go on with, which has these settings."""
+def _resumed(folder: Path | None, settings: Mapping[str, Any], epochs: int) -> Path:
+    """The folder of the run to go on with, which has these settings; its configuration tells the epochs from now on."""
     if folder is None:
         raise UserError("--resume: name the folder of the run to go on with: --out RUN.")
     path = folder / _CONFIG
@@ -210,6 +210,9 @@ def _resumed(folder: Path | None, settings: Mapping[str, Any]) -> Path:
                 f"--resume: the run in {folder} has {key} = {stored.get(key)}, not {value}. Give the same "
                 "options; only --epochs may be larger."
             )
+    if epochs < stored["epochs"]:
+        raise UserError(f"--epochs {epochs}: the run in {folder} trains to {stored['epochs']}. Give as many, or more.")
+    write_text(path, yaml.safe_dump({**stored, "epochs": epochs}, sort_keys=False))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,13 +12,12 @@ from pathlib import Path
 from rich.live import Live
 
 from icnn_rl.experiment.commands.run import _non_negative_int, _positive_int
-from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import write_text
 from icnn_rl.experiment.jobs import Job, check_folder
 from icnn_rl.experiment.pools import Submit, local_pool, ray_pool
 from icnn_rl.experiment.running import JobState, draw, run_jobs
-from icnn_rl.experiment.sweep import make_jobs, read_sweep, read_sweep_file
+from icnn_rl.experiment.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
 
 __all__ = ["add_backend", "open_pool", "register", "run_shown"]
 
@@ -36,6 +36,9 @@ _OPTIONS = (
     "checkpoint_freq",
     "final_episodes",
 )
+
+
+_OPTIONS_OF = {"local": ("workers",), "ray": ("ray_address", "gpus")}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,12 +86,23 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """The options that say where jobs run."""
     parser.add_argument("--backend", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
     parser.add_argument("--workers", type=_positive_int, default=None, help="local: jobs at a time (number of CPUs)")
-    parser.add_argument("--ray-address", default=None, help="ray: the cluster's head; RAY_ADDRESS, else this machine")
+    parser.add_argument("--ray-address", default=None, help="ray: the cluster's head, or auto")
     parser.add_argument("--gpus", type=float, default=0.0, help="ray: share of a GPU for a job, such as 0.25 (0)")
 
 
 def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
-    """The pool that the options of :func:`add_backend` ask for."""
+    """The pool that the options of :func:`add_backend` ask for.
+
+    Raises:
+        UserError: an option that means nothing to it.
+    """
+    (other,) = _OPTIONS_OF.keys() - {args.backend}
+    for name in _OPTIONS_OF[other]:
+        if value := getattr(args, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} {value}: means nothing to --backend {args.backend}. "
+                f"Leave it out, or choose --backend {other}."
+            )
     if args.backend == "ray":
         return ray_pool(args.ray_address, args.gpus)
     return local_pool(args.workers or len(os.sched_getaffinity(0)))
@@ -97,14 +111,13 @@ def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
 def _run(args: argparse.Namespace) -> None:
     options = read_sweep_file(args.file) if args.file else {}
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    if "constraint" in given:
-        given["constraint"] = read_constraints(given["constraint"])
-    sweep = read_sweep({**options, **given})
+    sweep = read_sweep(merge_options(options, given))
     jobs = make_jobs(sweep, args.out)
     for job in jobs:
         check_folder(job)
+    pool = open_pool(args)
     write_text(args.out / "sweep.yml", sweep.to_yaml())
-    with open_pool(args) as submit:
+    with pool as submit:
         states = run_shown(jobs, submit, args.retries)
     _report_failures(states, args.out)
 
@@ -145,7 +158,8 @@ def _line(state: JobState) -> str:
 
 def _report_failures(states: Sequence[JobState], out: Path) -> None:
     failed = [state for state in states if state.state == "failed"]
-    print(f"{len(states) - len(failed)} of {len(states)} jobs are done. A report of them: icnn-rl report {out}")
+    report = shlex.join(["icnn-rl", "report", str(out), "--out", f"{out}-report"])
+    print(f"{len(states) - len(failed)} of {len(states)} jobs are done. A report of them: {report}")
     if failed:
         names = ", ".join(state.job.name for state in failed)
         raise UserError(

@@ -11,11 +11,20 @@ import yaml
 from icnn_rl.experiment.commands.run import _non_negative_int, _positive_int
 from icnn_rl.experiment.commands.sweep import add_backend, open_pool, run_shown
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import write_text
+from icnn_rl.experiment.files import sole_user, write_text
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import read_sweep
-from icnn_rl.experiment.tune import check_study, make_trial_jobs, open_study, read_space, search, suggest, sweep_of
+from icnn_rl.experiment.tune import (
+    check_study,
+    first_settings,
+    make_trial_jobs,
+    open_study,
+    read_space,
+    search,
+    suggest,
+    sweep_of,
+)
 
 __all__ = ["register"]
 
@@ -45,7 +54,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--retries", type=_non_negative_int, default=2, help="how often a job that broke off starts again"
     )
-    parser.add_argument("--sampler-seed", type=int, default=0, help="seed of the search")
+    parser.add_argument("--sampler-seed", type=_non_negative_int, default=0, help="seed of the search")
     add_backend(parser)
     parser.set_defaults(run=_run)
 
@@ -57,21 +66,24 @@ def _run(args: argparse.Namespace) -> None:
     sweep = read_sweep(options)
     if len(sweep.agents) > 1 or len(sweep.envs) > 1:
         raise UserError(f"--agent {args.agent} --env {args.env}: expected one of each.")
-    study = open_study(args.out / "study.log", args.sampler_seed)
-    check_study(study, sweep, space)
-    with open_pool(args) as submit:
+    make_trial_jobs(sweep, first_settings(space), args.out)  # names the settings that the agent lacks, before all else
+    pool = open_pool(args)
+    with sole_user(args.out):
+        study = open_study(args.out / "study.log", args.sampler_seed)
+        check_study(study, sweep, space)
+        with pool as submit:
 
-        def run(jobs: Sequence[Job]) -> list[JobState]:
-            return run_shown(jobs, submit, args.retries)
+            def run(jobs: Sequence[Job]) -> list[JobState]:
+                return run_shown(jobs, submit, args.retries)
 
-        search(
-            study,
-            space,
-            lambda settings: make_trial_jobs(sweep, settings, args.out),
-            run,
-            trials=args.trials,
-            batch=args.batch,
-        )
+            search(
+                study,
+                space,
+                lambda settings: make_trial_jobs(sweep, settings, args.out),
+                run,
+                trials=args.trials,
+                batch=args.batch,
+            )
     good = [trial for trial in study.get_trials() if trial.value is not None]
     if not good:
         raise UserError(f"all {args.trials} trials failed. The logs are in {args.out / 'trials'}.")

@@ -41,7 +41,7 @@ def register() -> None:
 
 
 def run(script: str, arguments: Sequence[str]) -> None:
-    """Run a script of the zoo. Training one of our agents without ``--conf-file`` takes :func:`hyperparameters`.
+    """Run a script of the zoo. Training one of our agents without a ``--conf-file`` takes :func:`hyperparameters`.
 
     Args:
         script: one of :data:`SCRIPTS`.
@@ -56,7 +56,8 @@ def run(script: str, arguments: Sequence[str]) -> None:
     function = getattr(_import(SCRIPTS[script]), script)
     given = list(arguments)
     before = sys.argv
-    sys.argv = [f"rl_zoo3 {script}", *given, *(_own_file(given) if script == "train" else [])]
+    ours = _own_file(given) if script == "train" else []  # first: a --conf-file given, in whatever spelling, wins
+    sys.argv = [f"rl_zoo3 {script}", *ours, *given]
     try:
         function()
     finally:
@@ -66,8 +67,7 @@ def run(script: str, arguments: Sequence[str]) -> None:
 def _own_file(arguments: Sequence[str]) -> list[str]:
     words = [part for argument in arguments for part in argument.split("=")]
     agent = words[words.index("--algo") + 1] if "--algo" in words[:-1] else ""
-    chosen = {"-conf", "--conf-file"} & set(words)
-    return ["--conf-file", str(hyperparameters(agent))] if agent in _AGENTS and not chosen else []
+    return ["--conf-file", str(hyperparameters(agent))] if agent in _AGENTS else []
 
 
 def _import(module: str) -> Any:
