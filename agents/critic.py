@@ -146,7 +146,7 @@ class ConcaveCritic(BasePolicy):
         if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
             return solution
         instead = torch.where(empty.unsqueeze(-1), self.nearest(obs, solution.value, allowed), solution.value)
-        return dataclasses.replace(solution, value=instead)
+        return dataclasses.replace(solution, value=instead, fun=torch.where(empty, energy(instead), solution.fun))
 
     def nearest(self, obs: PyTorchObs, actions: Tensor, allowed: Box | ConvexSet) -> Tensor:
         """The allowed actions nearest to these, all scaled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +23,14 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
     get_actor_critic_arch,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    PyTorchObs,
+    ReplayBufferSamples,
+    Schedule,
+    TensorDict,
+)
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -61,7 +69,7 @@ class ICNNQPolicy(BasePolicy):
         activation: of the convex path: convex, non-decreasing.
         activation_fn: of the context path, an nn.Module class.
         layer_norm: LayerNorm on the context path.
-        normalize_observations: bring vector observations to zero mean and unit variance over all that were stored, see
+        normalize_observations: bring vector observations to zero mean and unit variance over all so far, see
             :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images, Dict observations and what a
             ``features_extractor_class`` reads stay as they are.
         n_critics: members E of the ensemble.
@@ -378,7 +386,8 @@ class ICNNQ(OffPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
             support_multi_env=True,
         )
-        self._warm_up_open = learning_starts is None
+        if learning_starts is None:
+            self.learning_starts = None  # type: ignore[assignment]  # known once learn() is told the length of the run
         self.policy_delay = check_positive_int("policy_delay", policy_delay)
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
@@ -402,9 +411,11 @@ class ICNNQ(OffPolicyAlgorithm):
             self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, and does not warn
         super()._setup_model()
         self._check_observations()
+        self._own_noise: ActionNoise | None = None
         if self.action_noise is None and self.exploration_noise > 0:
             shape = self._action_shape
-            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
+            self._own_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
+            self.action_noise = self._own_noise
         self._create_aliases()
 
     def _check_observations(self) -> None:
@@ -607,8 +618,8 @@ class ICNNQ(OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, executed.astype(buffer_action.dtype), new_obs, reward, *rest)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        if self._warm_up_open:
-            self.learning_starts, self._warm_up_open = min(total_timesteps // 10, _MAX_WARM_UP), False
+        if self.learning_starts is None:
+            self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
         return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def learn(
@@ -616,27 +627,41 @@ class ICNNQ(OffPolicyAlgorithm):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "ICNNQ",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfICNNQ:
+        """As SB3's; ``tb_log_name`` is the algorithm's own name unless given."""
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,
             log_interval=log_interval,
-            tb_log_name=tb_log_name,
+            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """As SB3's. Copies: the tensors of stacked agents are rows of larger ones, which would all be saved."""
+        """As SB3's, but copies that stay as they are. Those of stacked agents would be rows of larger tensors, all of
+        which would be saved."""
         parameters = super().get_parameters()
-        return {**parameters, "policy": {name: part.clone() for name, part in parameters["policy"].items()}}
+        policy = {name: part.clone() for name, part in parameters["policy"].items()}
+        return {**parameters, "policy": policy, "critic.optimizer": copy.deepcopy(parameters["critic.optimizer"])}
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """As SB3's, but what is given stays as it is: an optimiser goes on changing the state that it is given."""
+        given = copy.deepcopy(load_path_or_dict) if isinstance(load_path_or_dict, dict) else load_path_or_dict
+        super().set_parameters(given, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
+        # our own noise is made anew: for the exploration_noise and the number of environments of the agent then
+        noise = getattr(self.action_noise, "base_noise", self.action_noise)
         return [
             *super()._excluded_save_params(),
+            *(["action_noise"] if noise is self._own_noise else []),
+            "_own_noise",
             "critic",
             "critic_target",
             "actor",

@@ -23,7 +23,8 @@ _EPSILON = 1e-8
 class NormalizedExtractor(FlattenExtractor):
     """x = clip( (s - mean) / sqrt(variance + 1e-8), +-10 ), flattened; s itself before the first :meth:`update`.
 
-    Mean and variance are those of every observation given to :meth:`update`: an agent gives each one that it stores.
+    Mean and variance are those of every observation given to :meth:`update`: an agent gives what each step brings;
+    where an episode has ended that is the first one of the next, not the last.
     Critic and target share one extractor, so that a state looks the same to both.
 
     Attributes:
@@ -50,9 +51,10 @@ class NormalizedExtractor(FlattenExtractor):
         new = torch.as_tensor(obs, dtype=torch.float32, device=self.mean.device).flatten(1)
         self.count += len(new)
         share = len(new) / self.count
-        distance = new.mean(0) - self.mean
+        offsets = new - new[0]  # exact where a coordinate does not move
+        distance = (new[0] - self.mean) + offsets.mean(0)
         self.mean += share * distance
-        spread = new.var(0, correction=0) + (1.0 - share) * distance.square()
+        spread = offsets.var(0, correction=0) + (1.0 - share) * distance.square()
         self.variance.lerp_(spread, share)
 
     def forward(self, observations: Tensor) -> Tensor:

@@ -94,18 +94,20 @@ def _fused_adam(optimizer: torch.optim.Optimizer) -> bool:
 
 def _shared(agent: ICNNQ) -> dict[str, object]:
     """What one batched update cannot tell apart."""
+    assert isinstance(agent.critic, ICNNCritic)  # asked for by _requirements, as is a buffer
     net, replay = agent.critic.net, agent.replay_buffer
     assert replay is not None
     return {
         "observation_space": agent.observation_space,
         "action_space": agent.action_space,
         "policy_kwargs (the network)": f"{net}, strong_convexity={net.strong_convexity}",
+        "policy_kwargs (the activation)": repr(net.activation.value),  # a module's tells its parameters
         "features_extractor_class": type(agent.critic.features_extractor).__name__,
         "solver": agent.policy.solver,
         "act_solver": agent.policy.act_solver,
         "batch_size": agent.batch_size,
         "buffer_size": agent.buffer_size,
-        "learning_starts": None if agent._warm_up_open else agent.learning_starts,
+        "learning_starts": agent.learning_starts,
         "train_freq": agent.train_freq,
         "gradient_steps": agent.gradient_steps,
         "policy_delay": agent.policy_delay,

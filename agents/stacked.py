@@ -378,12 +378,23 @@ class StackedICNNQ(Generic[Row]):
     @contextlib.contextmanager
     def lone(self, i: int) -> Iterator[ICNNQ]:
         """Learner ``i`` as if it were alone: its replay buffer filled, the process's random generators those of its
-        streams, which go on from where they are left. For checkpoints, and for going on without the others."""
+        streams, which go on from where they are left. For checkpoints and evaluations; and, after :meth:`unstack`, for
+        going on without the others.
+
+        Raises:
+            RuntimeError: the learner has learned although it is still in the stack, which does not know of it.
+        """
         agent = self.agents[i]
         if not self._left:
             self._bring_up_to_date(i)
+        before = agent.num_timesteps, agent._n_updates
         with self._streams[i].installed():
             yield agent
+        if not self._left and (agent.num_timesteps, agent._n_updates) != before:
+            raise RuntimeError(
+                f"lone: agent {i} has learned while in the stack, which does not know of it and is of no use any more. "
+                "Call unstack() first."
+            )
 
     def _bring_up_to_date(self, i: int) -> None:
         """What the learner keeps beside its weights, and the stack has kept for it."""

@@ -177,8 +177,8 @@ class _AutogradJet:
 
     def __call__(self, x: Tensor) -> Jet:
         keep = torch.is_grad_enabled() and x.requires_grad
-        with torch.enable_grad():
-            leaf = x if keep else x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x if keep else x.detach().clone().requires_grad_()  # a copy: autograd takes no inference tensor
             g = self.function(leaf)
             (first,) = torch.autograd.grad(g.sum(), leaf, create_graph=True)
             if first.requires_grad:

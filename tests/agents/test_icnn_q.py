@@ -178,6 +178,66 @@ def test_exploration_noise_is_the_default_and_can_be_replaced() -> None:
     assert ICNNQ("MlpPolicy", "Pendulum-v1", action_noise=own, **QUICK).action_noise is own
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (1, 2)])
+def test_an_agent_goes_on_with_another_number_of_environments(before: int, after: int, tmp_path: Path) -> None:
+    ICNNQ("MlpPolicy", make_vec_env(ReachEnv, before), **QUICK).learn(40).save(tmp_path / "agent")
+    agent = ICNNQ.load(tmp_path / "agent", env=make_vec_env(ReachEnv, after), exploration_noise=0.5)
+    agent.learn(60)
+    noise = agent.action_noise
+    assert (noise if after == 1 else noise.noises[-1])._sigma.tolist() == [0.5, 0.5]  # type: ignore[union-attr]
+    assert ICNNQ.load(tmp_path / "agent", exploration_noise=0.0).action_noise is None
+
+
+def test_noise_of_ones_own_is_saved_and_may_be_changed(tmp_path: Path) -> None:
+    own = NormalActionNoise(np.zeros(2), np.full(2, 0.7))
+    ICNNQ("MlpPolicy", ReachEnv(), action_noise=own, **QUICK).save(tmp_path / "agent")
+    assert "sigma=[0.7 0.7]" in repr(ICNNQ.load(tmp_path / "agent").action_noise)
+    ICNNQ("MlpPolicy", ReachEnv(), **QUICK).save(tmp_path / "agent")
+    assert ICNNQ.load(tmp_path / "agent", action_noise=own).action_noise is own
+    agent = ICNNQ.load(tmp_path / "agent")
+    agent.action_noise = own
+    agent.save(tmp_path / "agent")
+    assert "sigma=[0.7 0.7]" in repr(ICNNQ.load(tmp_path / "agent").action_noise)
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_a_warm_up_set_before_learning_counts(steps: int, tmp_path: Path) -> None:
+    ICNNQ("MlpPolicy", ReachEnv(), **{**QUICK, "learning_starts": None}).save(tmp_path / "agent")
+    agent = ICNNQ.load(tmp_path / "agent", env=ReachEnv(), learning_starts=steps).learn(50)
+    assert (agent.learning_starts, agent._n_updates) == (steps, 50 - steps)
+    agent = ICNNQ.load(tmp_path / "agent", env=ReachEnv()).learn(50)
+    assert (agent.learning_starts, agent._n_updates) == (5, 45)
+
+
+def test_parameters_that_were_read_off_stay() -> None:
+    """Whoever goes on learning: the agent that they are from, or one that they were given to."""
+    agent = ICNNQ("MlpPolicy", ReachEnv(), **QUICK).learn(40)
+    kept = agent.get_parameters()
+    moments = [state["exp_avg"].clone() for state in kept["critic.optimizer"]["state"].values()]
+    other = ICNNQ("MlpPolicy", ReachEnv(), **QUICK)
+    other.set_parameters(kept)
+    other.learn(40)
+    agent.learn(40, reset_num_timesteps=False)
+    for one, state in zip(moments, kept["critic.optimizer"]["state"].values(), strict=True):
+        assert torch.equal(one, state["exp_avg"])
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_the_tensorboard_run_has_the_algorithms_name(algorithm: type[ICNNQ], tmp_path: Path) -> None:
+    algorithm("MlpPolicy", ReachEnv(), tensorboard_log=str(tmp_path), **QUICK).learn(5)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{algorithm.__name__}_1"]
+
+
+def test_an_activation_of_ones_own_acts_and_learns() -> None:
+    obs = np.random.default_rng(0).uniform(-1.0, 1.0, (20, 2)).astype(np.float32)
+    actions = []
+    for activation in (torch.nn.Softplus(beta=2), "softplus"):  # the same function, by autograd and in closed form
+        settings = {**QUICK, "policy_kwargs": {**SMALL, "activation": activation}}
+        agent = ICNNQ("MlpPolicy", ReachEnv(), **settings).learn(60)
+        actions.append(agent.predict(obs, deterministic=True)[0])
+    np.testing.assert_allclose(actions[0], actions[1], atol=1e-3)
+
+
 def test_warm_up_is_a_tenth_of_the_first_run() -> None:
     agent = ICNNQ("MlpPolicy", "Pendulum-v1", **{**QUICK, "learning_starts": None})
     agent.learn(200)

@@ -49,6 +49,15 @@ def test_moments_are_those_of_all_observations_in_whatever_batches_they_come() -
     np.testing.assert_allclose(x, (seen - seen.mean(0)) / seen.std(0), atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_a_coordinate_that_never_moves_is_0_whatever_its_size(rows: int) -> None:
+    obs = np.tile(np.array([1000.1, -0.3], np.float32), (rows, 1))
+    extractor = NormalizedExtractor(vector(2))
+    for _ in range(50):
+        extractor.update(obs)
+    assert torch.equal(extractor(torch.as_tensor(obs)), torch.zeros(rows, 2))
+
+
 def test_one_observation_at_a_time_does_not_drift() -> None:
     rng = np.random.default_rng(1)
     seen = rng.normal([1000.0, 0.0], [1.0, 1e-3], size=(5000, 2))

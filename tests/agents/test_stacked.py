@@ -155,6 +155,24 @@ def test_a_learner_goes_on_alone_as_if_it_always_had() -> None:
     assert largest_difference(lone, agent) < 1e-4
 
 
+def test_learning_alone_while_in_the_stack_is_an_error() -> None:
+    stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 5)
+    with pytest.raises(RuntimeError, match=r"lone: agent 0 has learned while in the stack.*Call unstack\(\) first"):  # noqa: SIM117
+        with stack.lone(0) as agent:
+            agent.learn(5, reset_num_timesteps=False)
+    stack = StackedICNNQ(make_seed, [0, 1]).learn(WARM_UP + 5)
+    stack.unstack()
+    with stack.lone(0) as agent:
+        assert agent.learn(5, reset_num_timesteps=False).num_timesteps == WARM_UP + 10
+
+
+def test_activations_of_ones_own_go_the_same_way() -> None:
+    row = {"policy_kwargs": {**SMALL, "activation": torch.nn.Softplus(beta=2)}}
+    lone = make({**row, "seed": 1}).learn(WARM_UP + 10)
+    stack = StackedICNNQ(lambda seed: make({**row, "seed": seed}), range(2)).learn(WARM_UP + 10)
+    assert largest_difference(lone, stack.unstack()[1]) < 1e-4
+
+
 def test_lone_leaves_the_processs_generators_alone() -> None:
     stack = StackedICNNQ(make_seed, [0, 1])
     np.random.seed(3)  # noqa: NPY002
@@ -356,6 +374,10 @@ def _constrained(seed: int) -> ICNNQ:
         (
             lambda seed: make({"policy_kwargs": {**SMALL, "hidden": (8 + seed,)}}),
             r"policy_kwargs \(the network\): must be the same",
+        ),
+        (
+            lambda seed: make({"policy_kwargs": {**SMALL, "activation": torch.nn.Softplus(beta=1 + seed)}}),
+            r"policy_kwargs \(the activation\): must be the same.*beta=1.*beta=2",
         ),
         (lambda seed: make({"learning_starts": 5 if seed else None}), "learning_starts: must be the same"),
     ],
