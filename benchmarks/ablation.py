@@ -4,7 +4,7 @@
     python -m benchmarks.ablation --out runs/ablation --table
 
 10 000 random steps first, then an update a step, as in the first 30 000 steps of a run of 100 000. The same command
-goes on with what is not finished; ``--table`` prints what is.
+goes on with what is not finished; ``--table`` prints what is. What was run: docs/results/ablations/one-at-a-time.
 """
 
 from __future__ import annotations
@@ -55,10 +55,13 @@ def jobs(out: Path, variants: Sequence[str], envs: Sequence[str], seeds: str, ti
 
 
 def table(out: Path, variants: Sequence[str], envs: Sequence[str]) -> str:
-    """Mean over seeds of the last model's return, each seed's in brackets."""
+    """Mean over seeds of the last model's return, each seed's in brackets; variants without a finished run are left
+    out."""
     lines = ["| | " + " | ".join(envs) + " |", "|---" * (len(envs) + 1) + "|"]
     for variant in variants:
         runs, _ = read_runs(sorted(path.parent for path in (out / variant).glob("*/config.yml")))
+        if not runs:
+            continue
         cells = []
         for env in envs:
             returns = [run.final.mean for run in runs if run.config.env == env]

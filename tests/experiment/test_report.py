@@ -169,6 +169,14 @@ def test_the_page_is_the_report(kept):
     assert all((RESULTS.parent / picture).is_file() for picture in pictures)
 
 
+def test_the_ablation_page_holds_the_table_of_its_runs():
+    from benchmarks.ablation import ENVS, VARIANTS, table
+
+    kept = RESULTS / "ablations" / "one-at-a-time"
+    assert {path.name for path in kept.iterdir()} <= set(VARIANTS)
+    assert table(kept, list(VARIANTS), ENVS) in (RESULTS.parent / "ablations.md").read_text()
+
+
 def test_the_csv_holds_every_evaluation(kept):
     out, _, runs = kept
     with (out / "evaluations.csv").open(newline="") as stream:
