@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import yaml
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -436,4 +437,5 @@ def _figure(env: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: in
 def _save(figure: Figure, path: Path) -> None:
     ending = path.suffix[1:]
     metadata = {"Date": None} if ending == "svg" else {}
-    write_file(path, lambda temporary: figure.savefig(temporary, dpi=120, format=ending, metadata=metadata))
+    with rc_context({"svg.hashsalt": "icnn_rl"}):  # the same runs, the same file
+        write_file(path, lambda temporary: figure.savefig(temporary, dpi=120, format=ending, metadata=metadata))

@@ -341,6 +341,15 @@ def test_changed_sources_stay_marked(make_run, tmp_path):
     assert "revision 0123456, 0123456+changes." in write_report(runs, [], tmp_path / "report", {}, 100)
 
 
+def test_the_same_runs_give_the_same_files(make_run, tmp_path):
+    runs, _ = read_runs([make_run("td3", seed, 1.0 + seed) for seed in (0, 1)])
+    for name in ("one", "two"):
+        write_report(runs, [], tmp_path / name, {}, 100)
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == 4
+    assert all(path.read_bytes() == (tmp_path / "two" / path.name).read_bytes() for path in files)
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "{"])
 def test_a_damaged_final_evaluation_is_named(make_run, content):
     folder = make_run("td3", 0, 1.0)
