@@ -123,7 +123,7 @@ def _count(path: Path) -> int:
 
 def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Settings of an optuna.Trial, nested: "policy_kwargs.hidden" becomes {"policy_kwargs": {"hidden": ..}}."""
-    items = []
+    values = {}
     for key, given in space.items():
         if "choices" in given:
             value = json.loads(trial.suggest_categorical(key, [json.dumps(choice) for choice in given["choices"]]))
@@ -131,14 +131,18 @@ def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
             value = trial.suggest_int(key, given["low"], given["high"], log=given["log"])
         else:
             value = trial.suggest_float(key, given["low"], given["high"], log=given["log"])
-        items.append(f"{key}={json.dumps(value)}")
-    return parse_overrides(items)
+        values[key] = value
+    return _nested(values)
 
 
 def first_settings(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Settings at the lower ends and first choices, nested as those of :func:`suggest`: to check a space with."""
     firsts = {key: given["choices"][0] if "choices" in given else given["low"] for key, given in space.items()}
-    return parse_overrides([f"{key}={json.dumps(value)}" for key, value in firsts.items()])
+    return _nested(firsts)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    return parse_overrides(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
 def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
