@@ -22,6 +22,7 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from icnn_rl import solvers
@@ -53,6 +54,9 @@ _CONSTRAINED: dict[str, type[BasePolicy]] = {
 _OWN_ARGUMENTS = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 _SOLVERS = {name: getattr(solvers, name) for name in ("ProjectedNewton", "ProjectedGradient", "BundleEntropy")}
 
+
+#: Settings that may fall over the run, written lin_3e-4.
+_SCHEDULED = ("learning_rate", "clip_range")
 
 _COMMAND = "command"  # a key of supervised runs alone
 
@@ -228,11 +232,29 @@ def _check_kinds(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         if isinstance(default, bool):
             if not isinstance(value, bool):
                 raise UserError(f"{key}: expected true or false, got {value!r}.")
-        elif isinstance(default, int | float):
+        elif isinstance(default, int | float) and _schedule(key, value) is None:
             if value is None or isinstance(value, bool | str | Mapping):
                 raise UserError(f"{key}: expected a number, got {value!r}. The default is {default}.")
             if isinstance(default, int) and isinstance(value, float) and not value.is_integer():
                 raise UserError(f"{key}: expected an integer, got {value!r}. The default is {default}.")
+
+
+def _schedule(key: str, value: Any) -> LinearSchedule | None:
+    """lin_3e-4, as RL Baselines3 Zoo writes it: from 3e-4 at the start of the run straight to 0 at its end. None for
+    another value, or a setting that has no schedule.
+
+    Raises:
+        UserError: what follows lin_ is not a positive number.
+    """
+    if key not in _SCHEDULED or not (isinstance(value, str) and value.startswith("lin_")):
+        return None
+    try:
+        start = float(value.removeprefix("lin_"))
+    except ValueError:
+        start = np.nan
+    if not 0 < start < np.inf:
+        raise UserError(f"{key}: expected a positive number after lin_, for instance lin_3e-4, got {value!r}.")
+    return LinearSchedule(start, 0.0, 1.0)
 
 
 def _defaults(cls: type) -> dict[str, Any]:
@@ -283,6 +305,7 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
     if noise:
         shape = env.action_space.shape
         settings["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))
+    settings = {key: _schedule(key, value) or value for key, value in settings.items()}
     if "policy_kwargs" in settings:
         settings["policy_kwargs"] = _build_policy_kwargs(settings["policy_kwargs"])
     if isinstance(settings.get("train_freq"), list):

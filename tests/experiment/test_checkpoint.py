@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from icnn_rl.experiment import checkpoint as checkpoint_module
 from icnn_rl.experiment.checkpoint import (
@@ -190,6 +191,25 @@ def test_a_resumed_run_reaches_the_end_with_whole_tables(n_envs, interrupted):
     learning_starts = config.settings["learning_starts"]
     assert model._n_updates == sum(step > learning_starts for step in range(n_envs, config.timesteps + 1, n_envs))
     assert not (folder / ".progress.csv").exists()
+
+
+class RateOf(BaseCallback):
+    """The learning rate of the update before each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def _on_step(self):
+        self.rates.append(self.model.critic.optimizer.param_groups[0]["lr"])
+        return True
+
+
+def test_a_falling_learning_rate_goes_on_falling_after_a_kill(interrupted):
+    _, folder = interrupted(learning_rate="lin_1e-3", timesteps=120)
+    callback = RateOf()
+    resume_run(folder, callbacks=[callback])
+    assert callback.rates == pytest.approx([1e-3 * (120 - step) / 120 for step in range(80, 120)])
 
 
 def test_warm_up_actions_are_not_drawn_twice(interrupted):

@@ -176,6 +176,10 @@ def test_exploration_noise_belongs_to_the_agents_that_have_it():
         ("sac", "batch_size", 2.5, "expected an integer, got 2.5"),
         ("td3", "exploration_noise", "abc", "expected a number"),
         ("ppo", "use_sde", "maybe", "expected true or false"),
+        ("icnn", "learning_rate", "lin_abc", "expected a positive number after lin_, .*got 'lin_abc'"),
+        ("icnn", "learning_rate", "lin_-1", "expected a positive number after lin_"),
+        ("icnn", "learning_rate", "lin_nan", "expected a positive number after lin_"),
+        ("icnn", "gamma", "lin_0.9", "expected a number, got 'lin_0.9'"),
         ("icnn", "policy_kwargs", 3, "expected key: value pairs, got 3"),
         ("icnn", "policy", "Mlp", "expected one of CnnPolicy, MlpPolicy, MultiInputPolicy"),
         ("icnn", "policy", ["MlpPolicy"], "expected one of"),
@@ -315,3 +319,9 @@ def test_an_unknown_agent_in_a_config_is_named(tmp_path, make_config):
     path.write_text(make_config().to_yaml({}).replace("agent: icnn", "agent: dqn"))
     with pytest.raises(UserError, match=r"config.yml: unknown agent 'dqn'; expected one of ddpg, icnn"):
         Config.load(path)
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_a_learning_rate_may_fall_over_the_run(agent, build):
+    schedule = build(agent, **parse_overrides(["learning_rate=lin_3e-4"])).lr_schedule
+    assert [schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([3e-4, 1.5e-4, 0.0])
