@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icnn_rl.experiment import commands as further_commands
-from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, resolve_settings
+from icnn_rl.experiment.config import AGENTS, Config, parse_overrides, parse_seeds, resolve_settings
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import claim_folder
@@ -75,7 +75,6 @@ def build_parser() -> argparse.ArgumentParser:
     rl.add_argument("--seed", type=_non_negative, default=0, help="seed of nets, environments and exploration")
     rl.add_argument(
         "--seeds",
-        type=_seeds,
         default=None,
         metavar="0-9",
         help="instead of --seed: several, e.g. 0-9 or 0,3,7-9, each into a folder of its own",
@@ -162,19 +161,6 @@ def _at_least(least: int, text: str) -> int:
     return value
 
 
-def _seeds(text: str) -> list[int]:
-    """ "0-2,5" -> [0, 1, 2, 5]."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise argparse.ArgumentTypeError(f"expected seeds such as 0-9 or 0,3,7-9, got {text}")
-        found += range(int(first), int(last if dash else first) + 1)
-    if len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"a seed comes twice in {text}")
-    return found
-
-
 def _run_rl(args: argparse.Namespace) -> None:
     options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
     if args.resume is not None:
@@ -197,7 +183,8 @@ def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> list[Path]
         raise UserError("--stacked: trains several seeds together; give them with --seeds, for instance --seeds 0-9.")
     if args.seeds is not None and args.seed != 0:
         raise UserError("--seed and --seeds: give one of them.")
-    configs = [_config(args, seed) for seed in args.seeds or [args.seed]]
+    seeds = [args.seed] if args.seeds is None else parse_seeds(args.seeds)
+    configs = [_config(args, seed) for seed in seeds]
     folders = [_folder(args, config.seed) for config in configs]
     for config, folder in zip(configs, folders, strict=True):
         print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")

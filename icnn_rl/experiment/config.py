@@ -38,7 +38,16 @@ from icnn_rl.experiment.environments import NO_CONSTRAINT, constraint_of
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.nn import PICNN
 
-__all__ = ["AGENTS", "Config", "build_agent", "merge_settings", "parse_overrides", "resolve_settings", "versions"]
+__all__ = [
+    "AGENTS",
+    "Config",
+    "build_agent",
+    "merge_settings",
+    "parse_overrides",
+    "parse_seeds",
+    "resolve_settings",
+    "versions",
+]
 
 AGENTS: dict[str, type[BaseAlgorithm]] = {"icnn": ICNNQ, "naf": NAF, "ddpg": DDPG, "td3": TD3, "sac": SAC, "ppo": PPO}
 
@@ -155,6 +164,21 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             value = {part: value}
         result = merge_settings(result, value)
     return result
+
+
+def parse_seeds(given: Any) -> list[int]:
+    """From 3, [0, 1], "0-9" or "0,4-6"; each once, in the order given.
+
+    Raises:
+        UserError: anything else.
+    """
+    seeds: list[int] = []
+    for part in given if isinstance(given, list) else str(given).split(","):
+        first, dash, last = str(part).strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds {given}: expected integers >= 0 and ranges such as 0-9, got {part!r}.")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
 
 
 def _numbers(value: Any) -> Any:

@@ -12,7 +12,7 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from icnn_rl.experiment.config import AGENTS, Config, merge_settings, parse_overrides, resolve_settings
+from icnn_rl.experiment.config import AGENTS, Config, merge_settings, parse_overrides, parse_seeds, resolve_settings
 from icnn_rl.experiment.environments import NO_CONSTRAINT, read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
@@ -105,7 +105,7 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
             **options,
             "agents": _names("agents", options["agents"]),
             "envs": _names("envs", options["envs"]),
-            "seeds": _seeds(options["seeds"]),
+            "seeds": parse_seeds(options["seeds"]),
             "timesteps": _timesteps(options["timesteps"]),
             "settings": _settings(options.get("settings") or {}),
             "warm_up": _warm_up(options.get("warm_up", "tenth")),
@@ -180,17 +180,6 @@ def _names(name: str, given: Any) -> list[str]:
     if not isinstance(names, list | tuple):
         raise UserError(f"--{name}: expected names, a list or with commas between, got {given!r}.")
     return list(dict.fromkeys(str(each).strip() for each in names))
-
-
-def _seeds(given: Any) -> list[int]:
-    """From 3, [0, 1], "0-9" or "0,4-6"."""
-    seeds: list[int] = []
-    for part in given if isinstance(given, list) else str(given).split(","):
-        first, dash, last = str(part).strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UserError(f"--seeds {given}: expected integers >= 0 and ranges such as 0-9, got {part!r}.")
-        seeds += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(seeds))
 
 
 def _timesteps(given: Any) -> dict[str, int]:
