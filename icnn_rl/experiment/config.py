@@ -42,9 +42,12 @@ __all__ = [
     "AGENTS",
     "Config",
     "build_agent",
+    "constructor_defaults",
+    "differences",
     "merge_settings",
     "parse_overrides",
     "parse_seeds",
+    "read_record",
     "resolve_settings",
     "versions",
 ]
@@ -66,6 +69,9 @@ _SOLVERS = {name: getattr(solvers, name) for name in ("ProjectedNewton", "Projec
 
 #: Settings that may fall over the run, written lin_3e-4.
 _SCHEDULED = ("learning_rate", "clip_range")
+
+#: Arguments of the input-convex network that the policy does not set itself.
+_LEFT_TO_THE_NETWORK = ("gate", "quadratic", "strong_convexity", "positivity")
 
 _COMMAND = "command"  # a key of supervised runs alone
 
@@ -96,28 +102,39 @@ class Config:
         """Read a config.yml written by :meth:`to_yaml`.
 
         Raises:
-            UserError: the file is missing, is not YAML, or lacks a field.
+            UserError: as :func:`read_record`.
         """
-        if not path.is_file():
-            raise UserError(f"{path}: no such file. Expected a run folder made by `icnn-rl rl --out FOLDER`.")
-        try:
-            data = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not valid YAML ({error}).") from error
-        if isinstance(data, dict) and _COMMAND in data:
-            raise UserError(
-                f"{path}: of a run of `icnn-rl {data[_COMMAND]}`; expected one of `icnn-rl rl` or of a sweep."
-            )
-        names = [f.name for f in fields(cls)]
-        needed = [f.name for f in fields(cls) if f.default is MISSING]
-        missing = [name for name in needed if not isinstance(data, dict) or name not in data]
-        if missing:
-            raise UserError(
-                f"{path}: lacks {', '.join(missing)}; it was not written by this program, or by another version of it."
-            )
-        if data["agent"] not in AGENTS:
-            raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
-        return cls(**{name: data[name] for name in names if name in data})
+        return cls.of(read_record(path))
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Config:
+        """The configuration in what :func:`read_record` has read."""
+        return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """All that a run's config.yml tells: the fields of a :class:`Config`, defaults, versions, revision.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or lacks a field.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Expected a run folder made by `icnn-rl rl --out FOLDER`.")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({error}).") from error
+    if isinstance(data, dict) and _COMMAND in data:
+        raise UserError(f"{path}: of a run of `icnn-rl {data[_COMMAND]}`; expected one of `icnn-rl rl` or of a sweep.")
+    needed = [f.name for f in fields(Config) if f.default is MISSING]
+    missing = [name for name in needed if not isinstance(data, dict) or name not in data]
+    if missing:
+        raise UserError(
+            f"{path}: lacks {', '.join(missing)}; it was not written by this program, or by another version of it."
+        )
+    if data["agent"] not in AGENTS:
+        raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
+    return dict(data)
 
 
 def supervised_command(path: Path) -> str | None:
@@ -261,6 +278,43 @@ def _check_kinds(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
                 raise UserError(f"{key}: expected a number, got {value!r}. The default is {default}.")
             if isinstance(default, int) and isinstance(value, float) and not value.is_integer():
                 raise UserError(f"{key}: expected an integer, got {value!r}. The default is {default}.")
+
+
+def constructor_defaults(agent: str) -> dict[str, Any]:
+    """What the constructors of an agent, its policy and its input-convex network take where a run's settings say
+    nothing, as plain data: classes by name, other objects as they print."""
+    algorithm = AGENTS[agent]
+    policy = _defaults(algorithm.policy_aliases["MlpPolicy"])
+    if algorithm is ICNNQ:
+        network = _defaults(PICNN)
+        policy["picnn_kwargs"] = {name: network[name] for name in _LEFT_TO_THE_NETWORK}
+    found = {**_defaults(algorithm), "policy_kwargs": policy}
+    return {key: _plain(value) for key, value in found.items() if key not in _OWN_ARGUMENTS}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, type):
+        return value.__name__
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    """In what the contents of two config.yml differ: the fields ``names``, and constructor arguments, given or left to
+    their defaults. Files of early versions are silent about defaults; those are not compared then."""
+    silent = "defaults" not in one or "defaults" not in other
+    first, second = (
+        {
+            **(record["settings"] if silent else merge_settings(record["defaults"], record["settings"])),
+            **{name: record.get(name) for name in names},
+        }
+        for record in (one, other)
+    )
+    pairs = {key: (first.get(key, "default"), second.get(key, "default")) for key in {**first, **second}}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 
 def _schedule(key: str, value: Any) -> LinearSchedule | None:

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
-from icnn_rl.experiment.config import Config
+from icnn_rl.experiment.config import Config, constructor_defaults, differences, read_record
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.files import FolderBusyError, sole_user, write_text
@@ -76,7 +76,7 @@ def is_finished(job: Job) -> bool:
 
 
 def check_folder(job: Job) -> None:
-    """A folder that exists must hold a run with the settings of the job.
+    """A folder that exists must hold a run with the settings of the job, and the defaults of this version.
 
     Raises:
         UserError: it does not; names the settings that differ.
@@ -84,8 +84,12 @@ def check_folder(job: Job) -> None:
     path = job.folder / "config.yml"
     if not path.is_file():
         return
-    there, wanted = asdict(Config.load(path)), yaml.safe_load(job.config.to_yaml({}))
-    differ = [f"{key} {there[key]!r} there, {wanted[key]!r} wanted" for key in wanted if there[key] != wanted[key]]
+    wanted = yaml.safe_load(job.config.to_yaml({"defaults": constructor_defaults(job.config.agent)}))
+    names = [field.name for field in fields(Config) if field.name != "settings"]
+    differ = [
+        f"{key} {there!r} there, {here!r} wanted"
+        for key, (there, here) in differences(read_record(path), wanted, names).items()
+    ]
     if differ:
         raise UserError(
             f"{job.folder}: holds a run with other settings: {'; '.join(differ)}. "

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from icnn_rl.experiment.config import Config, supervised_command
+from icnn_rl.experiment.config import Config, differences, read_record, supervised_command
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file, write_text
@@ -48,10 +48,12 @@ _COLUMNS = ("env", "agent", "seed", "kind", *EvalRow._fields)
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run with its configuration, its evaluations while training, and that of its last model."""
+    """A run with its configuration, all that its config.yml tells, its evaluations while training, and that of its last
+    model."""
 
     folder: Path
     config: Config
+    record: Mapping[str, Any]
     evaluations: list[EvalRow]
     final: EvalRow
 
@@ -91,7 +93,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """
     finished, unfinished = [], []
     for folder in folders:
-        config = Config.load(folder / "config.yml")
+        record = read_record(folder / "config.yml")
         path = folder / "evaluation_model.json"
         if not path.is_file():
             unfinished.append(folder)
@@ -105,7 +107,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
             ) from error
         table = folder / "eval.csv"  # a run that is shorter than the time to its first evaluation has none
         evaluations = read_evaluations(table) if table.is_file() else []
-        finished.append(FinishedRun(folder, config, evaluations, final))
+        finished.append(FinishedRun(folder, Config.of(record), record, evaluations, final))
     return finished, unfinished
 
 
@@ -272,13 +274,13 @@ def _grouped(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], Key]) -> 
 
 
 def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
-    for name in ("settings", "constraint", "n_envs"):
-        one, other = getattr(first.config, name), getattr(run.config, name)
-        if one != other:
-            raise UserError(
-                f"{run.folder}: {name} {other} differ from {one} of {first.folder}, the same agent on the same task. "
-                "Their mean would say nothing; report them apart."
-            )
+    differ = differences(run.record, first.record, ("constraint", "n_envs"))
+    if differ:
+        listed = "; ".join(f"{key} {here!r}, there {there!r}" for key, (here, there) in differ.items())
+        raise UserError(
+            f"{run.folder}: differs from {first.folder}, the same agent on the same task: {listed}. "
+            "Their mean would say nothing; report them apart."
+        )
 
 
 def _check_new_seed(before: FinishedRun, run: FinishedRun) -> None:
@@ -366,8 +368,7 @@ def _versions(runs: Sequence[FinishedRun]) -> str:
     """Which versions the runs were made with, as far as their configurations tell."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for run in runs:
-        extra = yaml.safe_load((run.folder / "config.yml").read_text())
-        for name, version in {**extra.get("versions", {}), "revision": extra.get("revision")}.items():
+        for name, version in {**run.record.get("versions", {}), "revision": run.record.get("revision")}.items():
             if version is not None:
                 found[name][_short(version) if name == "revision" else str(version)] = None
     lines = [f"{name} {', '.join(versions)}" for name, versions in found.items()]

@@ -31,7 +31,7 @@ from icnn_rl.experiment.checkpoint import (
     restore,
     save_checkpoint,
 )
-from icnn_rl.experiment.config import AGENTS, Config, build_agent, revision, versions
+from icnn_rl.experiment.config import AGENTS, Config, build_agent, constructor_defaults, revision, versions
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
@@ -96,8 +96,9 @@ def _check_free(folder: Path) -> None:
 
 
 def write_config(config: Config, folder: Path, **more: Any) -> None:
-    """The run's config.yml: settings, versions, revision, time, and ``more``."""
+    """The run's config.yml: settings, defaults for what they leave open, versions, revision, time, and ``more``."""
     extra = {
+        "defaults": constructor_defaults(config.agent),
         "versions": versions(),
         "revision": revision(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -140,6 +141,7 @@ def _resume(
             print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
         else:
             model = build_agent(config, env, None)
+            write_config(config, folder)  # by today's versions and defaults
             print(f"{folder}: stopped before its first checkpoint, starting again from step 0")
         return _learn(model, config, folder, verbose, progress_bar, callbacks)
     finally:

@@ -12,7 +12,15 @@ from torch import nn
 
 from icnn_rl import solvers
 from icnn_rl.experiment import config as config_module
-from icnn_rl.experiment.config import AGENTS, Config, build_agent, parse_overrides, resolve_settings, versions
+from icnn_rl.experiment.config import (
+    AGENTS,
+    Config,
+    build_agent,
+    constructor_defaults,
+    parse_overrides,
+    resolve_settings,
+    versions,
+)
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 
@@ -325,3 +333,26 @@ def test_an_unknown_agent_in_a_config_is_named(tmp_path, make_config):
 def test_a_learning_rate_may_fall_over_the_run(agent, build):
     schedule = build(agent, **parse_overrides(["learning_rate=lin_3e-4"])).lr_schedule
     assert [schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([3e-4, 1.5e-4, 0.0])
+
+
+# the record of a run
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_the_defaults_on_record_are_those_in_force(agent, build):
+    defaults = constructor_defaults(agent)
+    assert yaml.safe_load(yaml.safe_dump(defaults)) == defaults
+    assert " at 0x" not in repr(defaults)
+    built = build(agent, env="Pendulum-v1")
+    for name in ("gamma", "tau", "policy_delay", "gae_lambda", "reward_scale", "exploration_noise"):
+        if name in defaults:
+            assert getattr(built, name) == defaults[name], name
+
+
+def test_the_network_of_the_default_critic_is_on_record(build):
+    defaults = constructor_defaults("icnn")["policy_kwargs"]
+    policy = build().policy
+    assert policy.critic.net.strong_convexity == defaults["picnn_kwargs"]["strong_convexity"]
+    assert policy.n_critics == defaults["n_critics"]
+    assert defaults["normalize_observations"] is True
+    assert defaults["solver"].startswith("ProjectedNewton(tol=0.0003, max_steps=6")

@@ -29,6 +29,7 @@ from icnn_rl.experiment.report import (
     wins,
     write_report,
 )
+from icnn_rl.experiment.training import write_config
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 metrics = pytest.importorskip("rliable.metrics", reason="needs the extra report")
@@ -48,8 +49,7 @@ def make_run(make_config, tmp_path):
     def make(agent, seed, mean, env="InvertedPendulum-v5", **given):
         folder = tmp_path / "runs" / f"{env}-{agent}-s{seed}"
         folder.mkdir(parents=True)
-        config = dataclasses.replace(make_config(agent, seed=seed, **given), env=env)
-        (folder / "config.yml").write_text(config.to_yaml({}))
+        write_config(dataclasses.replace(make_config(agent, seed=seed, **given), env=env), folder)
         write_evaluations(folder / "eval.csv", [EvalRow(step, mean * step / 80, 0.5, 5, 9.0) for step in (40, 80)])
         final = EvalRow(80, mean, 1.0, 5, 10.0)._asdict() | {"agent": agent, "returns": []}
         (folder / "evaluation_model.json").write_text(json.dumps(final))
@@ -249,8 +249,26 @@ def test_the_versions_of_the_runs_are_told(kept):
 def test_unlike_runs_are_not_averaged(make_run):
     folders = [make_run("td3", 0, 1.0), make_run("td3", 1, 2.0, learning_rate=0.5)]
     runs, _ = read_runs(folders)
-    with pytest.raises(UserError, match=r"settings .*differ from .*Their mean would say nothing"):
+    with pytest.raises(
+        UserError, match=r"differs from .*: learning_rate 0.5, there 0.001\. Their mean would say nothing"
+    ):
         write_report(runs, [], folders[0].parent, {}, 100)
+
+
+def test_runs_with_other_defaults_are_not_averaged(make_run, tmp_path):
+    folders = [make_run("td3", seed, 1.0) for seed in (0, 1)]
+    path = folders[1] / "config.yml"
+    record = yaml.safe_load(path.read_text())
+    record["defaults"]["tau"] = 0.01  # as a version with another default leaves it
+    path.write_text(yaml.safe_dump(record))
+    with pytest.raises(UserError, match=r"differs from .*: tau 0.01, there 0.005\."):
+        write_report(read_runs(folders)[0], [], tmp_path, {}, 100)
+    record["settings"]["tau"] = 0.005  # a default spelt out is no difference
+    path.write_text(yaml.safe_dump(record))
+    write_report(read_runs(folders)[0], [], tmp_path, {}, 100)
+    del record["defaults"], record["settings"]["tau"]  # an early version tells none
+    path.write_text(yaml.safe_dump(record))
+    write_report(read_runs(folders)[0], [], tmp_path, {}, 100)
 
 
 def test_no_seed_counts_twice_wherever_it_stands(make_run, tmp_path):

@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 from icnn_rl.cli import main
-from icnn_rl.experiment.config import resolve_settings
+from icnn_rl.experiment.config import constructor_defaults, resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
@@ -274,6 +274,10 @@ def test_a_folder_with_other_settings_is_refused_before_anything_starts(tmp_path
     other = dataclasses.replace(job, config=dataclasses.replace(job.config, timesteps=400))
     with pytest.raises(UserError, match="holds a run with other settings: timesteps 300 there, 400 wanted"):
         run_jobs([other], _never, 0, lambda states: None)
+    defaults = constructor_defaults(job.config.agent) | {"tau": 0.5}  # as a version with another default leaves it
+    (job.folder / "config.yml").write_text(job.config.to_yaml({"defaults": defaults}))
+    with pytest.raises(UserError, match=r"holds a run with other settings: tau 0\.5 there, 0\.005 wanted"):
+        run_jobs([job], _never, 0, lambda states: None)
 
 
 def test_an_exception_is_kept_with_its_traceback(tmp_path, monkeypatch):
