@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 
 from icnn_rl.agents.critic import ConcaveCritic
@@ -170,6 +171,12 @@ class NAF(ICNNQ):
         "MultiInputPolicy": NAFMultiInputPolicy,
     }
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("target_policy_noise", 0.0)
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        policy: str | type[NAFPolicy],
+        env: GymEnv | str | None,
+        *,
+        target_policy_noise: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(policy, env, target_policy_noise=target_policy_noise, **kwargs)

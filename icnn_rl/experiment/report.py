@@ -43,6 +43,7 @@ Task: TypeAlias = tuple[str, int, int]  # environment, steps asked for, episodes
 
 _LEVEL = 0.95
 _BOOTSTRAP_SEED = 0
+_TRIMMED = 4  # runs of which an interquartile mean cuts something off
 _COLUMNS = ("env", "agent", "seed", "kind", *EvalRow._fields)
 
 
@@ -297,7 +298,9 @@ def _final_table(
     reported: Mapping[str, Mapping[str, float]],
     resamples: int,
 ) -> str:
-    heads = ["environment", "agent", "steps", "episodes", "runs", "mean", "interquartile mean"]
+    sizes = [len(group) for agents in groups.values() for group in agents.values()]
+    trim = max(sizes) >= _TRIMMED  # nothing is cut off from fewer runs
+    heads = ["environment", "agent", "steps", "episodes", "runs", "mean"] + ["interquartile mean"] * trim
     heads += ["seed: mean ± std over episodes", "settings", *(f"reported: {source}" for source in reported)]
     rows = []
     for (env, steps, episodes), agents in groups.items():
@@ -305,21 +308,22 @@ def _final_table(
             scores = _scores(group)
             each = "; ".join(f"{run.config.seed}: {run.final.mean:.1f} ± {run.final.std:.1f}" for run in group)
             mean = _with_interval(scores.mean(), interval([scores], np.mean, resamples))
-            middle = _with_interval(interquartile_mean(scores), interval([scores], trimmed, resamples))
+            middle = ["-"] * trim
+            if len(group) >= _TRIMMED:
+                middle = [_with_interval(interquartile_mean(scores), interval([scores], trimmed, resamples))]
             figures = [f"{source[env]:g}" if env in source else "-" for source in reported.values()]
-            few = len(scores) < 4
-            middle = "-" if few else middle
             settings = _settings(group[0].config.settings)
-            rows.append([env, agent, steps, episodes, len(scores), mean, middle, each, settings, *figures])
+            rows.append([env, agent, steps, episodes, len(scores), mean, *middle, each, settings, *figures])
     notes = [
         "Return of the last model, deterministic episodes from fixed starts; mean over runs with its "
-        f"95 % bootstrap interval ({resamples} resamples of runs)."
+        f"95 % bootstrap interval ({resamples} resamples of runs).",
+        "A run: `icnn-rl rl --agent AGENT --env ENVIRONMENT --timesteps STEPS --seed SEED --final-episodes EPISODES`, "
+        "with `--set` for those of its settings that are not the command's own for the environment.",
     ]
-    sizes = [len(group) for agents in groups.values() for group in agents.values()]
     if min(sizes) == 1:
         notes.append("A single run has no interval.")
-    if min(sizes) < 4:
-        notes.append("With fewer than four runs the interquartile mean is the mean.")
+    if trim and min(sizes) < _TRIMMED:
+        notes.append(f"Fewer than {_TRIMMED} runs have no interquartile mean: nothing would be cut off.")
     if any(1 < size < 5 for size in sizes):
         notes.append(
             "Intervals from fewer than five runs are too narrow: a bootstrap cannot go beyond what it has seen."

@@ -344,7 +344,15 @@ def test_the_defaults_on_record_are_those_in_force(agent, build):
     assert yaml.safe_load(yaml.safe_dump(defaults)) == defaults
     assert " at 0x" not in repr(defaults)
     built = build(agent, env="Pendulum-v1")
-    for name in ("gamma", "tau", "policy_delay", "gae_lambda", "reward_scale", "exploration_noise"):
+    for name in (
+        "gamma",
+        "tau",
+        "policy_delay",
+        "gae_lambda",
+        "reward_scale",
+        "exploration_noise",
+        "target_policy_noise",
+    ):
         if name in defaults:
             assert getattr(built, name) == defaults[name], name
 

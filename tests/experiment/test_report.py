@@ -235,7 +235,7 @@ def test_a_page_with_its_pictures_in_the_folder_of_its_name(make_run, tmp_path, 
     assert picture == "page/curves-InvertedPendulum-v5-80.png"
     assert {path.suffix for path in (tmp_path / "page").iterdir()} == {".png", ".svg", ".csv"}
     assert (tmp_path / picture).is_file()
-    settings = {row[1]: row[8] for row in _rows(text, "Return after training")}
+    settings = {row[1]: row[7] for row in _rows(text, "Return after training")}
     assert "learning_rate=0.5" in settings["td3"]
 
 
@@ -253,6 +253,16 @@ def test_unlike_runs_are_not_averaged(make_run):
         UserError, match=r"differs from .*: learning_rate 0.5, there 0.001\. Their mean would say nothing"
     ):
         write_report(runs, [], folders[0].parent, {}, 100)
+
+
+def test_an_interquartile_mean_is_shown_from_four_runs_on(make_run, tmp_path):
+    runs, _ = read_runs([make_run("td3", seed, mean) for seed, mean in enumerate((1.0, 2.0, 3.0, 50.0))])
+    four = write_report(runs, [], tmp_path / "four", {}, 100)
+    (row,) = _rows(four, "Return after training")
+    assert (row[5].split()[0], row[6].split()[0]) == ("14.0", "2.5")
+    three = write_report(runs[:3], [], tmp_path / "three", {}, 100)
+    assert "interquartile" in four
+    assert "interquartile" not in three
 
 
 def test_runs_with_other_defaults_are_not_averaged(make_run, tmp_path):
