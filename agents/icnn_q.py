@@ -294,6 +294,8 @@ class ICNNQ(OffPolicyAlgorithm):
         exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
             ``action_noise`` is not given.
         target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
+        target_members: the target takes the least of that many members, drawn anew for each update; None: of all. The
+            least of more members lies further below their mean, and an update hands this on to the next.
         action_smoothing: standard deviation of the Gaussian noise on the stored actions in the loss, in scaled units.
             Up to second order it adds action_smoothing^2 |dQ_e/da|^2 to the loss (Bishop, Training with Noise is
             Equivalent to Tikhonov Regularization, Neural Computation 7, 1995): a slope in the action must be worth its
@@ -316,7 +318,8 @@ class ICNNQ(OffPolicyAlgorithm):
 
     References:
         Amos, Xu, Kolter, Input Convex Neural Networks, ICML 2017; Fujimoto, van Hoof, Meger, Addressing Function
-        Approximation Error in Actor-Critic Methods, ICML 2018 (twin minimum, target noise).
+        Approximation Error in Actor-Critic Methods, ICML 2018 (twin minimum, target noise); Chen, Wang, Zhou, Ross,
+        Randomized Ensembled Double Q-Learning: Learning Fast Without a Model, ICLR 2021 (the least of some members).
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -349,6 +352,7 @@ class ICNNQ(OffPolicyAlgorithm):
         exploration_noise: float = 0.2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
+        target_members: int | None = None,
         action_smoothing: float = 0.0,
         reward_scale: float = 1.0,
         target_gap: float = 0.01,
@@ -392,6 +396,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
+        self.target_members = target_members
         self.action_smoothing = check_range("action_smoothing", action_smoothing, 0.0, float("inf"))
         self.reward_scale = check_range("reward_scale", reward_scale, 0.0, float("inf"), open_low=True)
         self.target_gap = check_range("target_gap", target_gap, 0.0, float("inf"))
@@ -411,6 +416,7 @@ class ICNNQ(OffPolicyAlgorithm):
             self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, and does not warn
         super()._setup_model()
         self._check_observations()
+        self._check_members()
         self._own_noise: ActionNoise | None = None
         if self.action_noise is None and self.exploration_noise > 0:
             shape = self._action_shape
@@ -429,6 +435,11 @@ class ICNNQ(OffPolicyAlgorithm):
                 trust_obs=self.policy.trust_obs,
                 env=self.env,
             )
+
+    def _check_members(self) -> None:
+        wanted, there = self.target_members, self.policy.n_critics
+        if wanted is not None and check_positive_int("target_members", wanted) > there:
+            raise ValueError(f"target_members: expected at most n_critics = {there}, got {wanted}.")
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As SB3's.
@@ -501,7 +512,7 @@ class ICNNQ(OffPolicyAlgorithm):
         )
 
     def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
-        """min_e Q'_e(s', a'), and which rows have one: (B,), (B,)."""
+        """min_e Q'_e(s', a') over all or the drawn members, and which rows have one: (B,), (B,)."""
         with torch.inference_mode():
             energy = self.critic_target.bind(next_obs)
             allowed = self.critic_target.action_set(next_obs)
@@ -511,7 +522,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 action = self.critic_target.nearest(next_obs, action, allowed)
             # where no action is allowed the fallback is taken, as the environment's wrapper does
             empty = solution.status == Status.PRIMAL_INFEASIBLE
-            value, usable = -energy.member_values(action).amax(0), ~solution.failed | empty
+            values = energy.member_values(action)
+            if self.target_members is not None:
+                values = values[torch.randperm(len(values), device=values.device)[: self.target_members]]
+            value, usable = -values.amax(0), ~solution.failed | empty
             gap = torch.where(empty, torch.nan, solution.gap)
             numbers = torch.stack(
                 (solution.num_steps.float(), gap, solution.success.float(), (~usable).float(), empty.float())

@@ -111,6 +111,7 @@ def _shared(agent: ICNNQ) -> dict[str, object]:
         "train_freq": agent.train_freq,
         "gradient_steps": agent.gradient_steps,
         "policy_delay": agent.policy_delay,
+        "target_members": agent.target_members,
         "device": agent.device,
         "num_timesteps": agent.num_timesteps,
         "n_updates": agent._n_updates,

@@ -141,6 +141,8 @@ class StackedICNNQ(Generic[Row]):
         self._index = torch.zeros(count, batch, dtype=torch.int64, device=self.device)
         self._noise = torch.zeros(count, batch, n, device=self.device)
         self._jitter_noise = torch.zeros_like(self._noise)
+        wanted = self.agents[0].target_members
+        self._drawn = None if wanted is None else torch.zeros(count, wanted, dtype=torch.int64, device=self.device)
         self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
         self._sound_updates = torch.zeros(count, dtype=torch.int64, device=self.device)
         self._skip = torch.zeros(count, device=self.device)
@@ -281,6 +283,9 @@ class StackedICNNQ(Generic[Row]):
         for i, (agent, streams) in enumerate(zip(self.agents, self._streams, strict=True)):
             if agent.target_policy_noise > 0:
                 self._noise[i].normal_(generator=streams.torch)
+            if self._drawn is not None:
+                order = torch.randperm(self._members, generator=streams.torch, device=self.device)
+                self._drawn[i] = order[: self._drawn.shape[1]]
             if agent.action_smoothing > 0:
                 self._jitter_noise[i].normal_(generator=streams.torch)
         moves = (first._n_updates + 1) % first.policy_delay == 0
@@ -315,7 +320,8 @@ class StackedICNNQ(Generic[Row]):
 
     @torch.no_grad()
     def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """min_e Q'_e(s', a') (S, B), which rows have one (S, B), and the solver's numbers, means over B (S, 5)."""
+        """min_e Q'_e(s', a') over all or the drawn members (S, B), which rows have one (S, B), and the solver's numbers,
+        means over B (S, 5)."""
         energy = GroupMeans(self.target.bind(self._features(next_obs)), len(self))
         atol = self._gap * self._td_square.sqrt().unsqueeze(-1)
         solution = self._maximise(energy, self._solver, fixed_steps=self._fixed, atol=atol)
@@ -326,7 +332,10 @@ class StackedICNNQ(Generic[Row]):
         numbers = torch.stack(
             (solution.num_steps.float(), solution.gap, solution.success.float(), (~usable).float(), empty), -1
         )
-        return -energy.member_values(action).amax(1), usable, numbers.nanmean(1)
+        values = energy.member_values(action)
+        if self._drawn is not None:
+            values = values.gather(1, self._drawn.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+        return -values.amax(1), usable, numbers.nanmean(1)
 
     def _maximise(self, energy: GroupMeans, solver: Any, fixed_steps: bool, atol: float | Tensor = 0.0) -> Solution:
         """argmax_a of every learner's mean_e Q_e, (S, B, n)."""

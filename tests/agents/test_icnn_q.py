@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,26 @@ def test_target_is_the_twin_minimum_with_truncation_not_termination() -> None:
     assert buffer.sample(8).dones.sum() == 0
 
 
+@pytest.mark.parametrize("members", [1, 2, 4, None])
+def test_the_target_is_the_least_of_the_members_drawn(members: int | None) -> None:
+    settings = {**QUICK, "policy_kwargs": {**SMALL, "n_critics": 4}}
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", target_policy_noise=0.0, target_members=members, **settings).learn(30)
+    obs = torch.randn(7, 3)
+    with torch.no_grad():
+        energy = agent.critic_target.bind(obs)
+        best = agent.critic_target.maximise(energy, agent.policy.solver, obs).value
+        q = torch.cat(agent.critic_target(obs, best), -1)  # (7, 4)
+    possible = [q[:, list(some)].amin(-1) for some in itertools.combinations(range(4), members or 4)]
+    seen = set()
+    for _ in range(60):
+        value, _ = agent._next_value(obs)
+        agent._td_square = 0.0  # the solver's own tolerance each time
+        distance = [float((value - one).abs().max()) for one in possible]
+        assert min(distance) < 1e-3
+        seen.add(int(np.argmin(distance)))
+    assert seen == set(range(len(possible)))
+
+
 def test_smoothing_stays_in_the_box() -> None:
     torch.manual_seed(0)
     action = torch.full((1000, 2), 0.9)
@@ -563,6 +584,8 @@ def test_wrong_shapes_of_actions_are_named() -> None:
         ({"action_smoothing": -0.1}, "action_smoothing"),
         ({"reward_scale": 0.0}, "reward_scale"),
         ({"policy_delay": 0}, "policy_delay"),
+        ({"target_members": 0}, "target_members: expected an integer >= 1"),
+        ({"target_members": 3}, "target_members: expected at most n_critics = 2, got 3"),
         ({"policy_kwargs": {"hidden": (0,)}}, "hidden"),
         ({"policy_kwargs": {"activation": "silu"}}, "activation"),
         ({"policy_kwargs": {"activation": torch.tanh}}, "not convex"),

@@ -104,6 +104,13 @@ def test_every_learner_goes_the_way_of_a_lone_one(fixed_steps: bool, lone_runs: 
         assert agent._td_square == pytest.approx(one._td_square, rel=1e-3)
 
 
+def test_drawn_members_are_those_of_a_lone_learner() -> None:
+    rows = [{"seed": s, "target_members": 2, "policy_kwargs": {**SMALL, "n_critics": 3}} for s in range(2)]
+    lone = [make(row).learn(WARM_UP + 50) for row in rows]
+    for one, agent in zip(lone, StackedICNNQ(make, rows).learn(WARM_UP + 50).unstack(), strict=True):
+        assert largest_difference(one, agent) < 1e-4
+
+
 def test_rows_may_differ_in_what_the_update_keeps_apart() -> None:
     lone = [make(row).learn(WARM_UP + 50) for row in ROWS]
     for one, agent in zip(lone, StackedICNNQ(make, ROWS).learn(WARM_UP + 50).unstack(), strict=True):
@@ -370,6 +377,7 @@ def _constrained(seed: int) -> ICNNQ:
             "solver: .* needs ProjectedNewton",
         ),
         (lambda seed: make({"train_freq": (1, "episode")}), "train_freq: .* needs a number of steps"),
+        (lambda seed: make({"target_members": 1 + seed}), "target_members: must be the same"),
         (lambda seed: make({"batch_size": 16 + seed}), "batch_size: must be the same.* agent 0 has 16, agent 1 has 17"),
         (
             lambda seed: make({"policy_kwargs": {**SMALL, "hidden": (8 + seed,)}}),
