@@ -320,8 +320,8 @@ class StackedICNNQ(Generic[Row]):
 
     @torch.no_grad()
     def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """min_e Q'_e(s', a') over all or the drawn members (S, B), which rows have one (S, B), and the solver's numbers,
-        means over B (S, 5)."""
+        """min_e Q'_e(s', a') over all or the drawn members (S, B), which rows have one (S, B), and the solver's
+        numbers, means over B (S, 5)."""
         energy = GroupMeans(self.target.bind(self._features(next_obs)), len(self))
         atol = self._gap * self._td_square.sqrt().unsqueeze(-1)
         solution = self._maximise(energy, self._solver, fixed_steps=self._fixed, atol=atol)
