@@ -392,6 +392,9 @@ class ICNNQ(OffPolicyAlgorithm):
         )
         if learning_starts is None:
             self.learning_starts = None  # type: ignore[assignment]  # known once learn() is told the length of the run
+        check_positive_int("batch_size", batch_size)
+        check_range("gamma", gamma, 0.0, 1.0)
+        check_range("tau", tau, 0.0, 1.0)
         self.policy_delay = check_positive_int("policy_delay", policy_delay)
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))

@@ -118,12 +118,26 @@ class NAFCritic(ConcaveCritic):
         return {**super()._get_constructor_parameters(), "naf_kwargs": self.naf_kwargs}
 
 
+_CONVEX_PATH = ("hidden", "activation", "picnn_kwargs")
+
+
 class NAFPolicy(ICNNQPolicy):
-    """Quadratic critic. Takes ICNNQPolicy's arguments; those of the convex path (``hidden``, ``activation``,
-    ``picnn_kwargs``) have no meaning here."""
+    """Quadratic critic. Takes ICNNQPolicy's arguments but for those of the convex path, which it does not have.
+
+    Raises:
+        ValueError: ``hidden``, ``activation`` or ``picnn_kwargs`` is given.
+    """
 
     def __init__(self, *args: Any, n_critics: int = 1, **kwargs: Any) -> None:
+        for name in _CONVEX_PATH:
+            if name in kwargs:
+                raise ValueError(
+                    f"{name}: NAF's critic is a quadratic and has no convex path to set it for. Leave it out."
+                )
         super().__init__(*args, n_critics=n_critics, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {key: part for key, part in super()._get_constructor_parameters().items() if key not in _CONVEX_PATH}
 
     def make_critic(self) -> ConcaveCritic:
         naf_kwargs = {

@@ -31,6 +31,10 @@ evaluates it and leaves a picture of the learning curve in runs/.
 """
 
 
+#: Packages that only some commands need, and the extra that brings each.
+_EXTRAS = {"scipy": "report", "sklearn": "supervised"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0 on success, 1 where a UserError explains what is wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -40,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f'error: {error.name} is not installed. Install it with: pip install "icnn-rl[{extra}]".', file=sys.stderr
+        )
         return 1
     except OSError as error:  # no space, no permission: the text names the file
         print(f"error: {error}. What was saved before is untouched.", file=sys.stderr)

@@ -728,3 +728,9 @@ def test_a_wrong_constraint_is_named_and_leaves_no_folder(constraint, message, t
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as where it is not installed
+    err = fails(["tables", "--epochs", "1", "--out", str(tmp_path / "run")], capsys)
+    assert 'pip install "icnn-rl[supervised]"' in err

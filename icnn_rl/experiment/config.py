@@ -308,13 +308,21 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterabl
     silent = "defaults" not in one or "defaults" not in other
     first, second = (
         {
-            **(record["settings"] if silent else merge_settings(record["defaults"], record["settings"])),
+            **_flat(record["settings"] if silent else merge_settings(record["defaults"], record["settings"])),
             **{name: record.get(name) for name in names},
         }
         for record in (one, other)
     )
     pairs = {key: (first.get(key, "default"), second.get(key, "default")) for key in {**first, **second}}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, as --set names them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
 
 
 def _schedule(key: str, value: Any) -> LinearSchedule | None:

@@ -353,7 +353,7 @@ def _improvement_table(groups: Mapping[Task, Mapping[str, Sequence[FinishedRun]]
     if not rows:
         return ""
     note = "Probability that a run of the first agent ends higher than one of the second, ties counted half, mean over "
-    note += "tasks, with its 95 % bootstrap interval; none where an agent has a single run."
+    note += "tasks, with its 95 % bootstrap interval; none where an agent has a single run, and too narrow for a few."
     return "\n".join(
         ["## Probability of improvement\n", note, "", _markdown(["agents", "task", "runs", "probability"], rows)]
     )

@@ -35,6 +35,14 @@ QUICK: dict[str, Any] = {
 }
 
 
+def quick(algorithm: type[ICNNQ], **given: Any) -> dict[str, Any]:
+    """Settings of a small agent; NAF has no convex path."""
+    settings: dict[str, Any] = {**QUICK, **given}
+    if algorithm is NAF:
+        settings["policy_kwargs"] = {key: value for key, value in settings["policy_kwargs"].items() if key != "hidden"}
+    return settings
+
+
 class ReachEnv(gym.Env[np.ndarray, np.ndarray]):
     """One step: reward -|a - target(s)|^2 in the environment's own, lopsided units. The best action is known."""
 
@@ -77,10 +85,10 @@ def test_finds_the_known_best_action_in_the_environments_units(algorithm: type[I
 
 @pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
 def test_same_seed_same_run(algorithm: type[ICNNQ]) -> None:
-    runs = [algorithm("MlpPolicy", "Pendulum-v1", **QUICK).learn(60) for _ in range(2)]
+    runs = [algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm)).learn(60) for _ in range(2)]
     for one, other in zip(runs[0].policy.parameters(), runs[1].policy.parameters(), strict=True):
         assert torch.equal(one, other)
-    different = algorithm("MlpPolicy", "Pendulum-v1", **{**QUICK, "seed": 1}).learn(60)
+    different = algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm, seed=1)).learn(60)
     assert any(
         not torch.equal(a, b) for a, b in zip(runs[0].policy.parameters(), different.policy.parameters(), strict=True)
     )
@@ -88,7 +96,7 @@ def test_same_seed_same_run(algorithm: type[ICNNQ]) -> None:
 
 @pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
 def test_save_and_load_go_on_alike(algorithm: type[ICNNQ], tmp_path: Path) -> None:
-    agent = algorithm("MlpPolicy", "Pendulum-v1", **QUICK).learn(60)
+    agent = algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm)).learn(60)
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
     copy = algorithm.load(tmp_path / "agent", env=gym.make("Pendulum-v1"))
@@ -146,7 +154,7 @@ OBSERVATIONS: dict[str, tuple[str, Callable[[], gym.Env[Any, Any]], dict[str, An
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_learns_from_every_kind_of_observation(algorithm: type[ICNNQ], kind: str, tmp_path: Path) -> None:
     policy, make, kwargs = OBSERVATIONS[kind]
-    agent = algorithm(policy, make(), **{**QUICK, **kwargs})
+    agent = algorithm(policy, make(), **quick(algorithm, **kwargs))
     before = [p.clone() for p in agent.critic.parameters()]
     agent.learn(40)
     assert any(not torch.equal(a, b) for a, b in zip(before, agent.critic.parameters(), strict=True))
@@ -225,7 +233,7 @@ def test_parameters_that_were_read_off_stay() -> None:
 
 @pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
 def test_the_tensorboard_run_has_the_algorithms_name(algorithm: type[ICNNQ], tmp_path: Path) -> None:
-    algorithm("MlpPolicy", ReachEnv(), tensorboard_log=str(tmp_path), **QUICK).learn(5)
+    algorithm("MlpPolicy", ReachEnv(), tensorboard_log=str(tmp_path), **quick(algorithm)).learn(5)
     assert [path.name for path in tmp_path.iterdir()] == [f"{algorithm.__name__}_1"]
 
 
@@ -584,6 +592,9 @@ def test_wrong_shapes_of_actions_are_named() -> None:
         ({"action_smoothing": -0.1}, "action_smoothing"),
         ({"reward_scale": 0.0}, "reward_scale"),
         ({"policy_delay": 0}, "policy_delay"),
+        ({"batch_size": 0}, "batch_size: expected an integer >= 1, got 0"),
+        ({"gamma": 2.0}, r"gamma: expected a number in \[0.0, 1.0\], got 2.0"),
+        ({"tau": -1.0}, "tau: expected a number in"),
         ({"target_members": 0}, "target_members: expected an integer >= 1"),
         ({"target_members": 3}, "target_members: expected at most n_critics = 2, got 3"),
         ({"policy_kwargs": {"hidden": (0,)}}, "hidden"),
@@ -595,6 +606,12 @@ def test_wrong_shapes_of_actions_are_named() -> None:
 def test_wrong_settings_name_the_argument(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ICNNQ("MlpPolicy", "Pendulum-v1", **kwargs)
+
+
+@pytest.mark.parametrize("kwargs", [{"hidden": [4]}, {"activation": "softplus"}, {"picnn_kwargs": {}}])
+def test_naf_refuses_what_it_has_no_use_for(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(kwargs))}: NAF's critic is a quadratic"):
+        NAF("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs)
 
 
 def test_net_arch_is_the_context() -> None:

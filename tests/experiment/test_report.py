@@ -273,6 +273,11 @@ def test_runs_with_other_defaults_are_not_averaged(make_run, tmp_path):
     path.write_text(yaml.safe_dump(record))
     with pytest.raises(UserError, match=r"differs from .*: tau 0.01, there 0.005\."):
         write_report(read_runs(folders)[0], [], tmp_path, {}, 100)
+    record["settings"]["policy_kwargs"]["n_critics"] = 3  # named as --set names it
+    path.write_text(yaml.safe_dump(record))
+    with pytest.raises(UserError, match=r": policy_kwargs.n_critics 3, there 2; tau 0.01, there 0.005\."):
+        write_report(read_runs(folders)[0], [], tmp_path, {}, 100)
+    del record["settings"]["policy_kwargs"]["n_critics"]
     record["settings"]["tau"] = 0.005  # a default spelt out is no difference
     path.write_text(yaml.safe_dump(record))
     write_report(read_runs(folders)[0], [], tmp_path, {}, 100)

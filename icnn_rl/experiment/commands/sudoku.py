@@ -29,7 +29,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands, "sudoku", "learn Sudoku from solved boards alone", _run, epochs=20, batch_size=150, lr=1e-3
     )
-    parser.add_argument("--box", type=int, default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
+    parser.add_argument("--box", type=int, choices=(2, 3), default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
     parser.add_argument(
         "--model",
         choices=("optnet", "hull", "rules", "true-rules", "conv"),
