@@ -538,6 +538,7 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
         (["rl", "--timesteps", "many"], "argument --timesteps: expected an integer >= 1, got many"),
         (["rl", "--seed", "-1"], "argument --seed: expected an integer >= 0, got -1"),
         (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
+        (["sudoku", "--box", "5"], "argument --box: invalid choice: 5 (choose from"),
         (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn"),
         (["plot"], "the following arguments are required: RUN"),
     ],
