@@ -36,7 +36,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl._checks import check_positive_int, check_range, check_widths
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
@@ -142,8 +142,8 @@ class ICNNQPolicy(BasePolicy):
                 f"net_arch and context both give the context path's widths: got {net_arch} and {context}. Keep one."
             )
         self.net_arch, self.activation_fn = net_arch, activation_fn
-        self.context = tuple(context) if context is not None else _context_widths(net_arch)
-        self.hidden, self.activation = tuple(hidden), activation
+        self.context = check_widths("context", context) if context is not None else _context_widths(net_arch)
+        self.hidden, self.activation = check_widths("hidden", hidden), activation
         self.layer_norm, self.normalize_observations, self.n_critics = layer_norm, normalize_observations, n_critics
         self.average_weights = average_weights
         self.solver = solver

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ Train, evaluate, film and plot agents.
 Without arguments: trains the input-convex agent on {_DEMO_ENV} for {_DEMO_TIMESTEPS} steps (a few minutes),
 evaluates it and leaves a picture of the learning curve in runs/.
 """
-
 
 #: Packages that only some commands need, and the extra that brings each.
 _EXTRAS = {"scipy": "report", "sklearn": "supervised"}
@@ -177,7 +177,8 @@ def _run_rl(args: argparse.Namespace) -> None:
     options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
     if args.resume is not None:
         _refuse_settings(args)
-        resume_run(args.resume, **options)
+        with _resumable(args.resume):
+            resume_run(args.resume, **options)
         folders = [args.resume]
     else:
         folders = _train_anew(args, options)
@@ -204,8 +205,18 @@ def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> list[Path]
         train_stacked(configs, folders, **options)
     else:
         for config, folder in zip(configs, folders, strict=True):
-            train_run(config, folder, **options)
+            with _resumable(folder):
+                train_run(config, folder, **options)
     return folders
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C tells how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on from its last checkpoint with: icnn-rl rl --resume {folder}") from None
 
 
 def _config(args: argparse.Namespace, seed: int) -> Config:

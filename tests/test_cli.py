@@ -273,7 +273,7 @@ def test_interrupting_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "stopped; a run goes on from its last checkpoint with: icnn-rl rl --resume RUN\n"
+    assert err == "stopped; go on from its last checkpoint with: icnn-rl rl --resume run\n"
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, capsys):

@@ -67,6 +67,9 @@ _OWN_ARGUMENTS = {"self", "env", "seed", "device", "verbose", "tensorboard_log",
 _SOLVERS = {name: getattr(solvers, name) for name in ("ProjectedNewton", "ProjectedGradient", "BundleEntropy")}
 
 
+#: Settings of a policy that are classes, given by name.
+_CLASSES = {"activation_fn": (nn, "ReLU, ELU, Tanh"), "optimizer_class": (torch.optim, "Adam, AdamW, SGD")}
+
 #: Settings that may fall over the run, written lin_3e-4.
 _SCHEDULED = ("learning_rate", "clip_range")
 
@@ -458,19 +461,19 @@ def default_policy(env: Any) -> str:
 
 
 def _build_policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data to objects: solvers by name, activation classes by their name in torch.nn, lists of widths to tuples
-    where needed."""
+    """Plain data to objects: solvers by name, classes by their name in torch.nn and torch.optim."""
     built = dict(given)
     for key in ("solver", "act_solver"):
         if isinstance(built.get(key), Mapping | str):
             built[key] = _build_solver(key, built[key])
-    if isinstance(built.get("activation_fn"), str):
-        name = built["activation_fn"]
-        if not (hasattr(nn, name) and isinstance(getattr(nn, name), type)):
-            raise UserError(
-                f"policy_kwargs.activation_fn: torch.nn has no class {name!r}; for instance ReLU, ELU, Tanh."
-            )
-        built["activation_fn"] = getattr(nn, name)
+    for key, (module, examples) in _CLASSES.items():
+        name = built.get(key)
+        if isinstance(name, str):
+            if not isinstance(getattr(module, name, None), type):
+                raise UserError(
+                    f"policy_kwargs.{key}: {module.__name__} has no class {name!r}; for instance {examples}."
+                )
+            built[key] = getattr(module, name)
     return built
 
 

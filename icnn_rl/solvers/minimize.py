@@ -109,8 +109,14 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
             raise ValueError(f"warm_start: expected y0's shape {tuple(y0.shape)}, got {tuple(warm_start.shape)}.")
         start = warm_start
     start = start.detach()
-    with torch.no_grad():
-        f = energy(start)
+    try:
+        with torch.no_grad():
+            f = energy(start)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"energy: cannot be evaluated at y0 of shape {tuple(start.shape)}: {error}. y0 needs the energy's rows and "
+            "variables; a network of x and y is bound to x first: net.bind(x)."
+        ) from error
     if not isinstance(f, Tensor) or f.shape != start.shape[:-1]:
         came = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(

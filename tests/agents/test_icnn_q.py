@@ -598,6 +598,7 @@ def test_wrong_shapes_of_actions_are_named() -> None:
         ({"target_members": 0}, "target_members: expected an integer >= 1"),
         ({"target_members": 3}, "target_members: expected at most n_critics = 2, got 3"),
         ({"policy_kwargs": {"hidden": (0,)}}, "hidden"),
+        ({"policy_kwargs": {"hidden": 64}}, r"hidden: expected a sequence of layer widths such as \(64, 64\), got 64"),
         ({"policy_kwargs": {"activation": "silu"}}, "activation"),
         ({"policy_kwargs": {"activation": torch.tanh}}, "not convex"),
         ({"policy_kwargs": {"context": (8,), "net_arch": [8]}}, "net_arch and context"),

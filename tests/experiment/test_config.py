@@ -7,6 +7,7 @@ from importlib import resources
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import yaml
 from torch import nn
 
@@ -237,6 +238,13 @@ def test_a_solver_option_out_of_range_is_named(build):
 def test_an_activation_by_its_name_in_torch(build, agent):
     agent = build(agent, policy_kwargs={"net_arch": [8], "activation_fn": "ELU"})
     assert agent.policy.activation_fn is nn.ELU
+
+
+def test_an_optimiser_is_given_by_its_name_in_torch(build):
+    agent = build("td3", policy_kwargs={"net_arch": [8], "optimizer_class": "AdamW"})
+    assert type(agent.critic.optimizer) is torch.optim.AdamW
+    with pytest.raises(UserError, match=r"policy_kwargs\.optimizer_class: torch\.optim has no class 'Sgd'; for instance"):
+        build(policy_kwargs={"optimizer_class": "Sgd"})
 
 
 @pytest.mark.parametrize("name", ["Elu", "functional"])

@@ -360,6 +360,11 @@ def _bowl(y: Tensor) -> Tensor:
         ({"warm_start": [0.0]}, r"warm_start: expected a torch\.Tensor"),
         ({"energy": lambda y: y}, r"energy: expected one number a row, shape \(2,\) for y0 \(2, 3\), got \(2, 3\)"),
         ({"energy": lambda y: y.sum()}, r"energy: expected one number a row.*got \(\)"),
+        (
+            {"energy": lambda y: (y - torch.zeros(5)).sum(-1)},
+            r"energy: cannot be evaluated at y0 of shape \(2, 3\): The size of tensor a",
+        ),
+        ({"energy": lambda x, y: y.sum(-1)}, r"energy: cannot be evaluated.*bound to x first: net\.bind\(x\)"),
         ({"energy": lambda y: 0.0}, r"energy: expected one number a row.*got float"),
         ({"adjoint": "implicit"}, r"adjoint: expected 'auto'.*'implicit'"),
         ({"adjoint": DualKKT()}, r"adjoint: DualKKT belongs to BundleEntropy, not to ProjectedNewton"),
