@@ -243,9 +243,7 @@ def test_an_activation_by_its_name_in_torch(build, agent):
 def test_an_optimiser_is_given_by_its_name_in_torch(build):
     agent = build("td3", policy_kwargs={"net_arch": [8], "optimizer_class": "AdamW"})
     assert type(agent.critic.optimizer) is torch.optim.AdamW
-    with pytest.raises(
-        UserError, match=r"policy_kwargs\.optimizer_class: torch\.optim has no class 'Sgd'"
-    ):
+    with pytest.raises(UserError, match=r"policy_kwargs\.optimizer_class: torch\.optim has no class 'Sgd'"):
         build(policy_kwargs={"optimizer_class": "Sgd"})
 
 
