@@ -32,7 +32,7 @@ evaluates it and leaves a picture of the learning curve in runs/.
 """
 
 #: Packages that only some commands need, and the extra that brings each.
-_EXTRAS = {"scipy": "report", "sklearn": "supervised"}
+_EXTRAS = {"optuna": "tune", "ray": "ray", "rliable": "report", "scipy": "report", "sklearn": "supervised"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

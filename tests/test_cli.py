@@ -731,7 +731,23 @@ def test_a_wrong_constraint_is_named_and_leaves_no_folder(constraint, message, t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)  # as where it is not installed
-    err = fails(["tables", "--epochs", "1", "--out", str(tmp_path / "run")], capsys)
-    assert 'pip install "icnn-rl[supervised]"' in err
+SWEEP = ("--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0", "--timesteps", "100")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "command"),
+    [
+        ("sklearn", "supervised", ("tables", "--epochs", "1")),
+        ("sklearn", "supervised", ("multilabel",)),
+        ("ray", "ray", ("sweep", *SWEEP, "--backend", "ray")),
+        ("optuna", "tune", ("tune", "space.yml", "--env", "Pendulum-v1", "--timesteps", "100")),
+        ("rliable", "report", ("report", ROOT / "docs/results/runs")),
+        ("scipy", "report", ("report", ROOT / "docs/results/runs")),
+    ],
+)
+def test_a_missing_extra_is_named(module, extra, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("space.yml").write_text("tau: {low: 0.001, high: 0.01}\n")
+    monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    err = fails([*command, "--out", "run"], capsys)
+    assert f'error: {module} is not installed. Install it with: pip install "icnn-rl[{extra}]".' in err

@@ -59,12 +59,11 @@ def ray_pool(address: str | None = None, gpus: float = 0.0) -> Iterator[Submit]:
         gpus: share of a GPU for a job.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at the address.
+        ModuleNotFoundError: Ray is not installed.
+        UserError: there is no cluster at the address.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError('--backend ray: Ray is not installed. Install it with: pip install "icnn-rl[ray]".') from error
+    import ray
+
     ours = not ray.is_initialized()
     if ours:
         try:

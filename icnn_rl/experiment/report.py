@@ -146,7 +146,9 @@ def interquartile_mean(scores: Array) -> float:
     References:
         Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021.
     """
-    return float(_rliable().aggregate_iqm(scores[:, None]))
+    from rliable import metrics
+
+    return float(metrics.aggregate_iqm(scores[:, None]))
 
 
 def improvement(x: Sequence[Array], y: Sequence[Array]) -> float:
@@ -155,8 +157,10 @@ def improvement(x: Sequence[Array], y: Sequence[Array]) -> float:
     Args:
         x, y: for every task the scores (n,) of the runs; n may differ.
     """
+    from rliable import metrics
+
     return float(
-        np.mean([_rliable().probability_of_improvement(a[:, None], b[:, None]) for a, b in zip(x, y, strict=True)])
+        np.mean([metrics.probability_of_improvement(a[:, None], b[:, None]) for a, b in zip(x, y, strict=True)])
     )
 
 
@@ -205,16 +209,6 @@ def wins(*samples: Array, axis: int = -1) -> Array:
     return np.asarray(np.mean(shares, axis=0))
 
 
-def _rliable() -> Any:
-    try:
-        from rliable import metrics
-    except ImportError as error:
-        raise UserError(
-            'icnn-rl report: needs rliable and SciPy. Install them with: pip install "icnn-rl[report]".'
-        ) from error
-    return metrics
-
-
 # the report
 
 
@@ -237,7 +231,8 @@ def write_report(
         command: what wrote the report, to be named in it.
 
     Raises:
-        UserError: no finished run; runs of a group differ in settings; rliable is missing.
+        UserError: no finished run; runs of a group differ in settings.
+        ModuleNotFoundError: rliable or SciPy is not installed.
     """
     if not runs:
         raise UserError(f"none of {len(unfinished)} runs is finished: there is nothing to report yet.")

@@ -74,13 +74,11 @@ def open_study(path: Path, seed: int) -> Any:
     """The optuna.Study kept in a journal file, new or as it was left; what was running then is tried first.
 
     Raises:
-        UserError: Optuna is not installed.
+        ModuleNotFoundError: Optuna is not installed.
     """
-    try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise UserError('icnn-rl tune: needs Optuna. Install it with: pip install "icnn-rl[tune]".') from error
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

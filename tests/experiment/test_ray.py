@@ -78,12 +78,3 @@ def test_the_sweep_survives_the_death_of_a_node(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray_the_message_says_what_to_install(tmp_path, capsys):
-    from icnn_rl.cli import main
-
-    plain = ["--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0", "--timesteps", "100"]
-    assert main(["sweep", *plain, "--out", str(tmp_path), "--backend", "ray"]) == 1
-    assert 'pip install "icnn-rl[ray]"' in capsys.readouterr().err

@@ -37,10 +37,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> None:
-    try:
-        import sklearn  # noqa: F401  # an extra: the other commands do without it
-    except ImportError as error:
-        raise UserError("multilabel needs scikit-learn: pip install icnn-rl[supervised]") from error
+    import sklearn  # noqa: F401  # an extra, first of all: before the data are read
+
     if args.resume:
         raise UserError("--resume: not for this command; an estimator is fitted in one go.")
     with user_errors():
