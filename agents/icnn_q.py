@@ -418,6 +418,7 @@ class ICNNQ(OffPolicyAlgorithm):
         if self.replay_buffer_class is NStepReplayBuffer and n_step.items() <= self.replay_buffer_kwargs.items():
             self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, and does not warn
         super()._setup_model()
+        self._check_policy()
         self._check_observations()
         self._check_members()
         self._own_noise: ActionNoise | None = None
@@ -426,6 +427,14 @@ class ICNNQ(OffPolicyAlgorithm):
             self._own_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
             self.action_noise = self._own_noise
         self._create_aliases()
+
+    def _check_policy(self) -> None:
+        wanted = self.policy_aliases["MlpPolicy"]
+        if not isinstance(self.policy, wanted):
+            raise ValueError(
+                f"policy: {type(self).__name__} takes {wanted.__name__} and what derives from it, got "
+                f"{type(self.policy).__name__}. Is it another agent's, or its file?"
+            )
 
     def _check_observations(self) -> None:
         """A constraint reads raw observations: refuse environments that change or stack them."""

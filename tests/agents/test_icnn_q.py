@@ -615,6 +615,12 @@ def test_naf_refuses_what_it_has_no_use_for(kwargs: dict[str, Any]) -> None:
         NAF("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs)
 
 
+def test_naf_does_not_load_what_another_agent_saved(tmp_path: Path) -> None:
+    ICNNQ("MlpPolicy", "Pendulum-v1").save(tmp_path / "icnn")
+    with pytest.raises(ValueError, match=r"policy: NAF takes NAFPolicy .* got ICNNQPolicy"):
+        NAF.load(tmp_path / "icnn")
+
+
 def test_net_arch_is_the_context() -> None:
     agent = ICNNQ("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": {"pi": [4], "qf": [8, 9]}})
     assert agent.policy.context == (8, 9)
