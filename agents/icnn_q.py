@@ -71,7 +71,8 @@ class ICNNQPolicy(BasePolicy):
         layer_norm: LayerNorm on the context path.
         normalize_observations: bring vector observations to zero mean and unit variance over all so far, see
             :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images, Dict observations and what a
-            ``features_extractor_class`` reads stay as they are.
+            ``features_extractor_class`` reads stay as they are. ``features_extractor_kwargs={"ignored":
+            (start, stop)}`` hides coordinates from the critic.
         n_critics: members E of the ensemble.
         average_weights: the greedy action of ``predict(deterministic=True)``, and what looks inside (``best_action``,
             ``q_values``), come from the target critic, whose weights are a running average over the last 1 / tau

@@ -27,19 +27,29 @@ class NormalizedExtractor(FlattenExtractor):
     where an episode has ended that is the first one of the next, not the last.
     Critic and target share one extractor, so that a state looks the same to both.
 
+    Args:
+        observation_space: of the environment.
+        ignored: (start, stop): these coordinates of the flattened observation, start <= i < stop, are always 0.
+
     Attributes:
-        mean, variance: (o,), float32. count: (), int64, number of observations.
+        mean, variance: (o,), float32; the variance of what is ignored is infinite. count: (), int64, number of
+            observations.
+
+    Raises:
+        ValueError: ``ignored`` is no range of the observation.
     """
 
     mean: Tensor
     variance: Tensor
     count: Tensor
 
-    def __init__(self, observation_space: spaces.Box) -> None:
+    def __init__(self, observation_space: spaces.Box, ignored: tuple[int, int] | None = None) -> None:
         super().__init__(observation_space)
+        self._ignored = _range(ignored, self.features_dim)
         self.register_buffer("mean", torch.zeros(self.features_dim))
         self.register_buffer("variance", torch.ones(self.features_dim))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.variance[self._ignored] = torch.inf
 
     @torch.no_grad()
     def update(self, obs: np.ndarray) -> None:
@@ -56,6 +66,7 @@ class NormalizedExtractor(FlattenExtractor):
         self.mean += share * distance
         spread = offsets.var(0, correction=0) + (1.0 - share) * distance.square()
         self.variance.lerp_(spread, share)
+        self.variance[self._ignored] = torch.inf
 
     def forward(self, observations: Tensor) -> Tensor:
         return normalize(self.flatten(observations), self.mean, self.variance)
@@ -64,6 +75,14 @@ class NormalizedExtractor(FlattenExtractor):
 def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Zero mean, unit variance, cut off at ten deviations; NaN stays NaN."""
     return ((x - mean) * (variance + _EPSILON).rsqrt()).clamp(-_CLIP, _CLIP)
+
+
+def _range(given: tuple[int, int] | None, size: int) -> slice:
+    if given is None:
+        return slice(0)
+    if len(given) != 2 or not all(type(i) is int for i in given) or not 0 <= given[0] < given[1] <= size:
+        raise ValueError(f"ignored: expected (start, stop) with 0 <= start < stop <= {size}, got {given!r}.")
+    return slice(*given)
 
 
 def is_vector_space(space: spaces.Space[Any]) -> bool:

@@ -49,6 +49,36 @@ def test_moments_are_those_of_all_observations_in_whatever_batches_they_come() -
     np.testing.assert_allclose(x, (seen - seen.mean(0)) / seen.std(0), atol=1e-3)
 
 
+def test_what_is_ignored_is_0_before_and_after_updates() -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.normal([0.0, 100.0, -3.0, 5.0], [1e-2, 10.0, 1.0, 2.0], size=(500, 4))
+    plain, extractor = NormalizedExtractor(vector(4)), NormalizedExtractor(vector(4), ignored=(1, 3))
+    x = torch.as_tensor(seen, dtype=torch.float32)
+    for _ in range(2):
+        expected = plain(x)
+        expected[:, 1:3] = 0.0
+        torch.testing.assert_close(extractor(x), expected)
+        for one in (plain, extractor):
+            one.update(seen)
+
+
+def test_an_agent_does_not_see_what_it_ignores(tmp_path: Path) -> None:
+    agent = make(features_extractor_kwargs={"ignored": (1, 3)}).learn(60)
+    assert torch.isfinite(extractor_of(agent).mean).all()
+    obs = np.array([0.5, -0.8, 3.0], np.float32)
+    other = obs + np.array([0.0, 0.3, -2.0], np.float32)
+    agent.save(tmp_path / "agent")
+    for one in (agent, ICNNQ.load(tmp_path / "agent")):
+        assert one.predict(obs, deterministic=True)[0] == one.predict(other, deterministic=True)[0]
+        assert one.predict(obs, deterministic=True)[0] != one.predict(other[::-1].copy(), deterministic=True)[0]
+
+
+@pytest.mark.parametrize("ignored", [(0, 4), (2, 2), (-1, 2), (1, 2, 3), (0.0, 1.0)])
+def test_a_range_that_is_none_is_refused(ignored: Any) -> None:
+    with pytest.raises(ValueError, match=r"ignored: expected \(start, stop\) with 0 <= start < stop <= 3"):
+        make(features_extractor_kwargs={"ignored": ignored})
+
+
 @pytest.mark.parametrize("rows", [1, 3, 7])
 def test_a_coordinate_that_never_moves_is_0_whatever_its_size(rows: int) -> None:
     obs = np.tile(np.array([1000.1, -0.3], np.float32), (rows, 1))
