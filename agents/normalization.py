@@ -80,7 +80,8 @@ def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 def _range(given: tuple[int, int] | None, size: int) -> slice:
     if given is None:
         return slice(0)
-    if len(given) != 2 or not all(type(i) is int for i in given) or not 0 <= given[0] < given[1] <= size:
+    two = isinstance(given, list | tuple) and len(given) == 2 and all(type(i) is int for i in given)
+    if not two or not 0 <= given[0] < given[1] <= size:
         raise ValueError(f"ignored: expected (start, stop) with 0 <= start < stop <= {size}, got {given!r}.")
     return slice(*given)
 

@@ -73,7 +73,7 @@ def test_an_agent_does_not_see_what_it_ignores(tmp_path: Path) -> None:
         assert one.predict(obs, deterministic=True)[0] != one.predict(other[::-1].copy(), deterministic=True)[0]
 
 
-@pytest.mark.parametrize("ignored", [(0, 4), (2, 2), (-1, 2), (1, 2, 3), (0.0, 1.0)])
+@pytest.mark.parametrize("ignored", [(0, 4), (2, 2), (-1, 2), (1, 2, 3), (0.0, 1.0), 2, "12"])
 def test_a_range_that_is_none_is_refused(ignored: Any) -> None:
     with pytest.raises(ValueError, match=r"ignored: expected \(start, stop\) with 0 <= start < stop <= 3"):
         make(features_extractor_kwargs={"ignored": ignored})
