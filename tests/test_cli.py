@@ -742,7 +742,6 @@ SWEEP = ("--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0", "--timestep
         ("ray", "ray", ("sweep", *SWEEP, "--backend", "ray")),
         ("optuna", "tune", ("tune", "space.yml", "--env", "Pendulum-v1", "--timesteps", "100")),
         ("rliable", "report", ("report", ROOT / "docs/results/runs")),
-        ("scipy", "report", ("report", ROOT / "docs/results/runs")),
     ],
 )
 def test_a_missing_extra_is_named(module, extra, command, tmp_path, capsys, monkeypatch):
