@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -41,6 +42,7 @@ from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
 from icnn_rl.agents.observations import check_observations
+from icnn_rl.nn.activations import resolve_activation
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton, Solver
@@ -149,6 +151,7 @@ class ICNNQPolicy(BasePolicy):
         self.average_weights = average_weights
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
+        _check_bends(activation, self.solver, self.act_solver)
         self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
         self.picnn_kwargs = picnn_kwargs or {}
         self.share_features_extractor = share_features_extractor
@@ -738,6 +741,18 @@ def jitter(action: Tensor, noise: float) -> Tensor:
 def _patient(solver: Solver) -> Solver:
     """The same method, run to convergence: for single states precision is nearly free."""
     return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-5, solver.tol))  # type: ignore
+
+
+def _check_bends(activation: str | Callable[[Tensor], Tensor], *solvers: Solver) -> None:
+    """Warn where Newton's method would look for a maximum among kinks."""
+    resolved = resolve_activation(activation)
+    if any(isinstance(solver, ProjectedNewton) for solver in solvers) and resolved.piecewise_linear:
+        warnings.warn(
+            f"activation: {resolved.name!r} is piecewise linear, and ProjectedNewton finds its maxima only roughly "
+            "(solver/gap and solver/converged_fraction say how roughly). Take 'squareplus' or 'softplus', or "
+            "solver=icnn_rl.solvers.ProximalBundle(tol=3e-4), which is exact on kinks and slower.",
+            stacklevel=2,
+        )
 
 
 def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tuple[int, ...]:

@@ -64,8 +64,9 @@ _CONSTRAINED: dict[str, type[BasePolicy]] = {
 
 #: Arguments that the command line passes itself.
 _OWN_ARGUMENTS = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
-_SOLVERS = {name: getattr(solvers, name) for name in ("ProjectedNewton", "ProjectedGradient", "BundleEntropy")}
-
+_SOLVERS = {
+    name: getattr(solvers, name) for name in ("ProjectedNewton", "ProjectedGradient", "BundleEntropy", "ProximalBundle")
+}
 
 #: Settings of a policy that are classes, given by name.
 _CLASSES = {"activation_fn": (nn, "ReLU, ELU, Tanh"), "optimizer_class": (torch.optim, "Adam, AdamW, SGD")}

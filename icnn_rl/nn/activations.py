@@ -42,6 +42,11 @@ class ConvexActivation:
     blurred: Callable[[Tensor, Tensor], Jet] | None = None
     square_width: float | None = None
 
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether g'' = 0 wherever it exists: Newton's method sees no curvature then."""
+        return not bool(self.jet(_grid())[2].any())
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by name, where there is one: the closures inside cannot be."""
         if CONVEX_ACTIVATIONS.get(self.name) is self:
@@ -133,8 +138,12 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActi
     return ConvexActivation(name, activation, _AutogradJet(activation), smooth=_looks_smooth(activation))
 
 
+def _grid() -> Tensor:
+    return torch.linspace(-_GRID_LIMIT, _GRID_LIMIT, _GRID_POINTS, dtype=torch.float64)
+
+
 def _grid_values(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    x = torch.linspace(-_GRID_LIMIT, _GRID_LIMIT, _GRID_POINTS, dtype=torch.float64)
+    x = _grid()
     with torch.no_grad():
         return x, function(x.clone())
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
 from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, smooth
-from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton
+from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
 QUICK: dict[str, Any] = {
@@ -245,6 +245,18 @@ def test_an_activation_of_ones_own_acts_and_learns() -> None:
         agent = ICNNQ("MlpPolicy", ReachEnv(), **settings).learn(60)
         actions.append(agent.predict(obs, deterministic=True)[0])
     np.testing.assert_allclose(actions[0], actions[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["relu", torch.nn.functional.leaky_relu])
+def test_newtons_method_among_kinks_is_warned_of(activation: Any) -> None:
+    kinked = {**SMALL, "activation": activation}
+    with pytest.warns(UserWarning, match=r"activation: '(leaky_)?relu' is piecewise linear.*ProximalBundle"):
+        ICNNQ("MlpPolicy", ReachEnv(), **{**QUICK, "policy_kwargs": kinked})
+    agent = ICNNQ(
+        "MlpPolicy", ReachEnv(), **{**QUICK, "policy_kwargs": {**kinked, "solver": ProximalBundle(tol=3e-4)}}
+    ).learn(40)
+    states = np.random.default_rng(0).uniform(-1.0, 1.0, (32, 2)).astype(np.float32)
+    assert (agent.best_action(states).status == Status.SUCCESS).all()
 
 
 def test_warm_up_is_a_tenth_of_the_first_run() -> None:

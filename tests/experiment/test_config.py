@@ -220,6 +220,8 @@ def test_a_solver_by_name_or_by_mapping(build):
     options = {"name": "ProjectedNewton", "max_steps": 7, "tol": 1e-3}
     by_mapping = build(policy_kwargs={"net_arch": [8], "solver": options}).policy
     assert by_mapping.solver == solvers.ProjectedNewton(max_steps=7, tol=1e-3)
+    for_kinks = build(policy_kwargs={"net_arch": [8], "activation": "relu", "solver": "ProximalBundle"}).policy
+    assert for_kinks.solver == solvers.ProximalBundle()
     nameless = build(policy_kwargs={"net_arch": [8], "act_solver": {"max_steps": 9}}).policy
     assert nameless.act_solver == solvers.ProjectedNewton(max_steps=9)
 
