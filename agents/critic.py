@@ -164,8 +164,12 @@ class ConcaveCritic(BasePolicy):
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver, obs)
-            self.act_failed += int(solution.failed.sum())
-        return solution
+            failed = int(solution.failed.sum())
+        if not failed:
+            return solution
+        self.act_failed += failed
+        unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
+        return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, without walking through all modules where nothing changes: predict asks at every step."""

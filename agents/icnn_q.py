@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -53,6 +53,9 @@ _MAX_WARM_UP = 10_000
 
 #: Weight of the newest update in the running mean of the squared TD error.
 TD_RATE = 0.01
+
+#: Arguments of the network that the policy does not set itself.
+LEFT_TO_PICNN = ("gate", "quadratic", "strong_convexity", "positivity")
 
 #: Logged under solver/: means over the batches of an update.
 SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction", "empty_fraction")
@@ -130,6 +133,10 @@ class ICNNQPolicy(BasePolicy):
             and is_vector_space(observation_space)
         ):
             features_extractor_class = NormalizedExtractor
+        if features_extractor_class is FlattenExtractor and "ignored" in (features_extractor_kwargs or {}):
+            raise ValueError(
+                "features_extractor_kwargs: ignored is for vector observations with normalize_observations=True."
+            )
         super().__init__(
             observation_space,
             action_space,
@@ -153,7 +160,7 @@ class ICNNQPolicy(BasePolicy):
         self.act_solver = act_solver or _patient(solver)
         _check_bends(activation, self.solver, self.act_solver)
         self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
-        self.picnn_kwargs = picnn_kwargs or {}
+        self.picnn_kwargs = _check_picnn_kwargs(picnn_kwargs or {})
         self.share_features_extractor = share_features_extractor
         self._build(lr_schedule)
 
@@ -165,7 +172,7 @@ class ICNNQPolicy(BasePolicy):
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.set_training_mode(False)
         kwargs = dict(self.optimizer_kwargs)
-        if self.optimizer_class is torch.optim.Adam:
+        if self.optimizer_class is torch.optim.Adam and not kwargs.get("foreach") and not kwargs.get("differentiable"):
             kwargs.setdefault("fused", True)  # the same arithmetic in one pass
         self.critic.optimizer = self.optimizer_class(self.critic.parameters(), lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
@@ -211,6 +218,26 @@ class ICNNQPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         acting = self.settled_critic if deterministic else self.critic
         return acting._predict(observation, deterministic)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """The greedy action, in the environment's units; see SB3. Exploration noise is added while learning only.
+
+        Raises:
+            ValueError: an observation is not finite.
+        """
+        return super().predict(finite_obs(observation), state, episode_start, deterministic)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """From [-1, 1] to the environment's units: never beyond its bounds, as rounding may be. NaN stays NaN."""
+        assert isinstance(self.action_space, spaces.Box)
+        action: np.ndarray = super().unscale_action(scaled_action)
+        return action.clip(self.action_space.low, self.action_space.high)
 
     @property
     def settled_critic(self) -> ConcaveCritic:
@@ -315,7 +342,8 @@ class ICNNQ(OffPolicyAlgorithm):
     Raises:
         ValueError: the action space is unbounded or has a fixed coordinate, an observation, action or reward is not
             finite.
-        FloatingPointError: the critic's loss is no longer finite. The weights are those of the last sound update.
+        FloatingPointError: the critic's loss is no longer finite, and the weights are those of the last sound update;
+            or its values are not.
 
     Example:
         >>> agent = ICNNQ("MlpPolicy", "Pendulum-v1").learn(10_000)  # doctest: +SKIP
@@ -418,12 +446,13 @@ class ICNNQ(OffPolicyAlgorithm):
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
-        n_step = {"n_steps": self.n_steps, "gamma": self.gamma}
-        if self.replay_buffer_class is NStepReplayBuffer and n_step.items() <= self.replay_buffer_kwargs.items():
-            self.replay_buffer_class = None  # a loaded agent: SB3 makes the same choice again, and does not warn
+        given = self.replay_buffer_class, self.replay_buffer_kwargs
+        self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
         super()._setup_model()
+        # not what SB3 has made of them: it chooses anew when the agent is loaded, perhaps with other n_steps or gamma
+        self.replay_buffer_class, self.replay_buffer_kwargs = given
         self._check_policy()
-        self._check_observations()
+        self._check_observations(self.env)
         self._check_members()
         self._own_noise: ActionNoise | None = None
         if self.action_noise is None and self.exploration_noise > 0:
@@ -440,7 +469,7 @@ class ICNNQ(OffPolicyAlgorithm):
                 f"{type(self.policy).__name__}. Is it another agent's, or its file?"
             )
 
-    def _check_observations(self) -> None:
+    def _check_observations(self, env: VecEnv | None) -> None:
         """A constraint reads raw observations: refuse environments that change or stack them."""
         if self.policy.constraint is not None:
             assert isinstance(self.action_space, spaces.Box)
@@ -449,7 +478,7 @@ class ICNNQ(OffPolicyAlgorithm):
                 self.observation_space,
                 self.action_space,
                 trust_obs=self.policy.trust_obs,
-                env=self.env,
+                env=env,
             )
 
     def _check_members(self) -> None:
@@ -463,8 +492,9 @@ class ICNNQ(OffPolicyAlgorithm):
         Raises:
             ValueError: the constraint cannot read this environment's observations.
         """
-        super().set_env(env, force_reset)
-        self._check_observations()
+        wrapped = self._wrap_env(env, self.verbose)
+        self._check_observations(wrapped)  # first: an environment that is refused leaves the agent as it was
+        super().set_env(wrapped, force_reset)
 
     @property
     def _action_shape(self) -> tuple[int, ...]:
@@ -495,7 +525,7 @@ class ICNNQ(OffPolicyAlgorithm):
             loss_value = loss.item()
             self.critic.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self._check_sound(loss_value)
+            self._check_sound(loss_value, usable)
             self.critic.optimizer.step()
             self.critic.project_()
             self._n_updates += 1
@@ -506,13 +536,15 @@ class ICNNQ(OffPolicyAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("solver/act_failed", self.policy.act_failed)
 
-    def _check_sound(self, loss: float) -> None:
+    def _check_sound(self, loss: float, usable: Tensor) -> None:
         """Before a step. A loss can be finite where its gradient is not: rows without a target are left out of it."""
         gradients = [part.grad for part in self._parameters[0] if part.grad is not None]
         length = torch.nn.utils.get_total_norm(gradients).item()
         if np.isfinite(loss) and np.isfinite(length):
             return
         what = "the gradient of the critic loss is not finite" if np.isfinite(loss) else f"critic loss is {loss}"
+        if not bool(usable.any()):
+            what = "no transition of the batch has a target, the search for the next action failed in all of them,"
         raise FloatingPointError(
             f"{what} at update {self._n_updates}: the weights are those of the last sound update. Lower learning_rate "
             "or reward_scale."
@@ -569,7 +601,7 @@ class ICNNQ(OffPolicyAlgorithm):
         Raises:
             ValueError: the shapes do not fit, or something is not finite.
         """
-        tensor, _ = self.policy.obs_to_tensor(_finite_obs(obs))
+        tensor, _ = self.policy.obs_to_tensor(finite_obs(obs))
         shape = self._action_shape
         actions = np.asarray(action, dtype=np.float32)
         if actions.shape[-len(shape) :] != shape or not np.isfinite(actions).all():
@@ -587,38 +619,30 @@ class ICNNQ(OffPolicyAlgorithm):
             return value.cpu().numpy()
 
     def best_action(self, obs: np.ndarray | dict[str, np.ndarray]) -> Greedy:
-        """The greedy action with its certificate: what :meth:`predict` executes, and how far from optimal it can be.
+        """The greedy action with its certificate: what ``predict(obs, deterministic=True)`` gives, and how far
+        from optimal it can be.
 
         Returns:
             :class:`Greedy` of CPU tensors: action (B, ...) in the environment's units, value (B,), gap (B,), status
             (B,).
         """
-        tensor, _ = self.policy.obs_to_tensor(_finite_obs(obs))
+        tensor, _ = self.policy.obs_to_tensor(finite_obs(obs))
         self.policy.set_training_mode(False)
         found = self.policy.settled_critic.greedy(tensor)
         action = self.policy.unscale_action(found.action.cpu().numpy().reshape(-1, *self._action_shape))
         value, gap = found.value.cpu() / self.reward_scale, found.gap.cpu() / self.reward_scale
         return Greedy(torch.as_tensor(action), value, gap, found.status.cpu())
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """The greedy action, in the environment's units; see SB3. Exploration noise is added while learning only.
-
-        Raises:
-            ValueError: an observation is not finite.
-        """
-        return super().predict(_finite_obs(observation), state, episode_start, deterministic)
-
     # SB3's seams
 
     def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """SB3's action with its noise, or a random one, moved to the nearest that the constraint allows."""
         action, scaled = super()._sample_action(*args, **kwargs)
+        if not np.isfinite(action).all():  # of finite observations
+            raise FloatingPointError(
+                f"the critic's value of an action is not finite after update {self._n_updates}: its weights have "
+                "diverged. Lower learning_rate or reward_scale."
+            )
         if self.critic.limits is None:
             return action, scaled
         obs, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set before the first step
@@ -636,10 +660,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 f"reward: the environment returned {reward}; expected finite numbers. Nothing was stored; check the "
                 "environment."
             )
-        _finite_obs(new_obs)
+        finite_obs(new_obs)
         for info in rest[-1]:  # where an episode has ended, new_obs is the first of the next
             if "terminal_observation" in info:
-                _finite_obs(info["terminal_observation"])
+                finite_obs(info["terminal_observation"])
         if isinstance(self.critic.features_extractor, NormalizedExtractor):
             self.critic.features_extractor.update(new_obs)
         assert isinstance(self.action_space, spaces.Box)
@@ -650,7 +674,9 @@ class ICNNQ(OffPolicyAlgorithm):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learning_starts is None:
             self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
-        return super()._setup_learn(total_timesteps, *args, **kwargs)
+        prepared = super()._setup_learn(total_timesteps, *args, **kwargs)
+        finite_obs(self._last_obs)
+        return prepared
 
     def learn(
         self: SelfICNNQ,
@@ -743,6 +769,15 @@ def _patient(solver: Solver) -> Solver:
     return dataclasses.replace(solver, max_steps=max(20, solver.max_steps), tol=min(1e-5, solver.tol))  # type: ignore
 
 
+def _check_picnn_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+    if own := sorted(given.keys() - set(LEFT_TO_PICNN)):
+        raise ValueError(
+            f"picnn_kwargs: expected {', '.join(LEFT_TO_PICNN)}, got {', '.join(own)}. The policy has arguments of its "
+            "own for the rest: context, hidden, activation, activation_fn, layer_norm, n_critics."
+        )
+    return given
+
+
 def _check_bends(activation: str | Callable[[Tensor], Tensor], *solvers: Solver) -> None:
     """Warn where Newton's method would look for a maximum among kinks."""
     resolved = resolve_activation(activation)
@@ -765,6 +800,8 @@ def _context_widths(net_arch: Sequence[int] | dict[str, list[int]] | None) -> tu
 def _check_action_space(space: spaces.Space[Any]) -> None:
     if not isinstance(space, spaces.Box):
         return  # SB3 refuses it, by name
+    if space.shape == ():
+        raise ValueError(f"action space: expected a vector, got the scalar {space}. Give it the shape (1,).")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
             f"action space: expected a Box with finite bounds, got {space}. The greedy action is sought inside the "
@@ -778,13 +815,19 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
         )
 
 
-def _finite_obs(obs: Any) -> Any:
+def finite_obs(obs: Any) -> Any:
+    """The observation, or a ValueError where it is not finite as the networks read it, in float32."""
     parts = obs.items() if isinstance(obs, dict) else (("observation", obs),)
     for name, part in parts:
         array = np.asarray(part) if not isinstance(part, tuple) else None  # SB3 itself explains the (obs, info) mistake
-        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array is not None and array.dtype.kind == "f" and not _finite(array):
             raise ValueError(
-                f"{name}: contains NaN or infinite numbers; expected finite ones. Check the environment (VecCheckNan "
-                "helps to find the step)."
+                f"{name}: contains NaN or numbers that are infinite in float32; expected finite ones. Check the "
+                "environment (VecCheckNan helps to find the step)."
             )
     return obs
+
+
+def _finite(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())

@@ -32,8 +32,9 @@ class NormalizedExtractor(FlattenExtractor):
         ignored: (start, stop): these coordinates of the flattened observation, start <= i < stop, are always 0.
 
     Attributes:
-        mean, variance: (o,), float32; the variance of what is ignored is infinite. count: (), int64, number of
-            observations.
+        mean, variance: (o,), float64: after n steps an observation moves the mean by 1 / n of its distance, which
+            float32 soon rounds away where the mean is large. The variance of what is ignored is infinite.
+        count: (), int64, number of observations.
 
     Raises:
         ValueError: ``ignored`` is no range of the observation.
@@ -46,8 +47,8 @@ class NormalizedExtractor(FlattenExtractor):
     def __init__(self, observation_space: spaces.Box, ignored: tuple[int, int] | None = None) -> None:
         super().__init__(observation_space)
         self._ignored = _range(ignored, self.features_dim)
-        self.register_buffer("mean", torch.zeros(self.features_dim))
-        self.register_buffer("variance", torch.ones(self.features_dim))
+        self.register_buffer("mean", torch.zeros(self.features_dim, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(self.features_dim, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.variance[self._ignored] = torch.inf
 
@@ -58,9 +59,9 @@ class NormalizedExtractor(FlattenExtractor):
         The moments of both sets together (Chan, Golub and LeVeque 1979): with new ones a share w = B / (count + B) of
         all and d the distance of the means, mean += w d and variance = (1 - w) variance + w (variance' + (1 - w) d^2).
         """
-        new = torch.as_tensor(obs, dtype=torch.float32, device=self.mean.device).flatten(1)
+        new = torch.as_tensor(obs, dtype=torch.float64, device=self.mean.device).flatten(1)
         self.count += len(new)
-        share = len(new) / self.count
+        share = len(new) / self.count.double()
         offsets = new - new[0]  # exact where a coordinate does not move
         distance = (new[0] - self.mean) + offsets.mean(0)
         self.mean += share * distance
@@ -74,7 +75,7 @@ class NormalizedExtractor(FlattenExtractor):
 
 def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Zero mean, unit variance, cut off at ten deviations; NaN stays NaN."""
-    return ((x - mean) * (variance + _EPSILON).rsqrt()).clamp(-_CLIP, _CLIP)
+    return ((x - mean.to(x)) * (variance + _EPSILON).rsqrt().to(x)).clamp(-_CLIP, _CLIP)
 
 
 def _range(given: tuple[int, int] | None, size: int) -> slice:

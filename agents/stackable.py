@@ -55,7 +55,7 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
     """(name, whether it is met, what is needed, what there is), in the order in which they make sense."""
     if type(agent) is not ICNNQ:
         return [("agent", False, "ICNNQ", type(agent).__name__)]
-    policy, critic, space = agent.policy, agent.critic, agent.observation_space
+    policy, critic, space, buffer = agent.policy, agent.critic, agent.observation_space, agent.replay_buffer
     solvers = (policy.solver, policy.act_solver)
     unit = getattr(agent.train_freq, "unit", None)
     wrapped = agent.get_vec_normalize_env()
@@ -73,7 +73,7 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
             type(critic.features_extractor).__name__,
         ),
         ("n_steps", agent.n_steps == 1, "1-step returns", agent.n_steps),
-        ("replay_buffer_class", type(agent.replay_buffer) is ReplayBuffer, "ReplayBuffer", agent.replay_buffer_class),
+        ("replay_buffer_class", type(buffer) is ReplayBuffer, "ReplayBuffer", type(buffer).__name__),
         ("optimize_memory_usage", not agent.optimize_memory_usage, "False", agent.optimize_memory_usage),
         (
             "action_noise",
@@ -82,6 +82,12 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
             agent.action_noise,
         ),
         ("optimizer_class", _fused_adam(critic.optimizer), "Adam, fused", type(critic.optimizer).__name__),
+        (
+            "activation_fn",
+            not list(policy.activation_fn().parameters()),  # PReLU's would be joined
+            "a function without weights",
+            policy.activation_fn.__name__,
+        ),
         ("solver", all(type(one) is ProjectedNewton for one in solvers), "ProjectedNewton", solvers),
         ("train_freq", unit is TrainFrequencyUnit.STEP, "a number of steps", agent.train_freq),
     ]

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
-from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, _finite_obs, bellman_target
+from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, bellman_target, finite_obs
 from icnn_rl.agents.normalization import NormalizedExtractor, normalize
 from icnn_rl.agents.stackable import check_stackable
 from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
@@ -44,8 +44,8 @@ class StackedICNNQ(Generic[Row]):
     differs, and grows with time as in any two runs of a chaotic system.
 
     The learners are ordinary agents. While they are stacked their weights are rows of the stack's tensors, so that they
-    may be evaluated and saved at any time; their replay buffers and the process's random generators are brought up to
-    date by :meth:`lone` and :meth:`unstack`.
+    may be evaluated and saved at any time; their replay buffers, the size of their TD errors (``target_gap``) and the
+    process's random generators are brought up to date by :meth:`lone` and :meth:`unstack`.
 
     Learners may differ in learning_rate, gamma, tau, exploration noise, target_policy_noise, target_noise_clip,
     action_smoothing, reward_scale, target_gap, Adam's arguments, and seed; they must share network, solver, batch size
@@ -82,7 +82,8 @@ class StackedICNNQ(Generic[Row]):
         for row in rows:
             agent = make(row)
             self.agents.append(agent)
-            self._streams.append(Streams(agent.device))  # before the next one seeds the generators anew
+            # before the next one seeds the generators anew
+            self._streams.append(Streams(agent.device, own=agent.seed is None))
         check_stackable(self.agents)
         first = self.agents[0]
         self.device = first.device
@@ -194,8 +195,9 @@ class StackedICNNQ(Generic[Row]):
                 callback.on_rollout_start()
             for _ in range(first.train_freq.frequency):  # type: ignore[union-attr]  # made so by SB3
                 going = going and self._step(own, log_interval)
-            for callback in own:
-                callback.on_rollout_end()
+            if going:
+                for callback in own:
+                    callback.on_rollout_end()
             if going and self.num_timesteps > first.learning_starts:
                 self.train(first.gradient_steps if first.gradient_steps >= 0 else first.train_freq.frequency)  # type: ignore[union-attr]
         for i, callback in enumerate(own):
@@ -247,7 +249,7 @@ class StackedICNNQ(Generic[Row]):
 
     def _greedy(self) -> np.ndarray:
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
-        obs = np.stack([np.ravel(_finite_obs(agent._last_obs)) for agent in self.agents])
+        obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
         with torch.inference_mode():
             x = to_device(torch.from_numpy(obs.astype(np.float32)), self.device).unsqueeze(1)
             energy = GroupMeans(self.net.bind(self._features(x)), len(self))

@@ -19,16 +19,24 @@ __all__ = ["Batch", "StackedReplay", "Streams"]
 class Streams:
     """The process's random generators as they stand now, to be drawn from later as if nothing else had drawn.
 
+    Args:
+        device: whose generator it is.
+        own: for an agent without a seed, which leaves the process's generators as they are: seeds drawn from them, so
+            that the next one's are others.
+
     Attributes:
         numpy: goes on where NumPy's global generator stands: exploration noise and replay indices.
         torch: goes on where PyTorch's generator of the device stands: target noise.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, own: bool = False) -> None:
         self.device = device
         self.numpy = np.random.RandomState()  # the kind that SB3 draws from
         self.torch = torch.Generator(device)
         self._take()
+        if own:
+            self.numpy.seed(np.random.randint(2**32, dtype=np.uint64))  # noqa: NPY002
+            self.torch.manual_seed(int(torch.randint(2**62, ())))
 
     def _take(self) -> None:
         self._python, self._cpu = random.getstate(), torch.get_rng_state()

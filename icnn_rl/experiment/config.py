@@ -34,6 +34,7 @@ from icnn_rl.agents import (
     ConstrainedTD3Policy,
     ExecutedActionReplayBuffer,
 )
+from icnn_rl.agents.icnn_q import LEFT_TO_PICNN
 from icnn_rl.experiment.environments import NO_CONSTRAINT, constraint_of
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.nn import PICNN
@@ -73,9 +74,6 @@ _CLASSES = {"activation_fn": (nn, "ReLU, ELU, Tanh"), "optimizer_class": (torch.
 
 #: Settings that may fall over the run, written lin_3e-4.
 _SCHEDULED = ("learning_rate", "clip_range")
-
-#: Arguments of the input-convex network that the policy does not set itself.
-_LEFT_TO_THE_NETWORK = ("gate", "quadratic", "strong_convexity", "positivity")
 
 _COMMAND = "command"  # a key of supervised runs alone
 
@@ -291,7 +289,7 @@ def constructor_defaults(agent: str) -> dict[str, Any]:
     policy = _defaults(algorithm.policy_aliases["MlpPolicy"])
     if algorithm is ICNNQ:
         network = _defaults(PICNN)
-        policy["picnn_kwargs"] = {name: network[name] for name in _LEFT_TO_THE_NETWORK}
+        policy["picnn_kwargs"] = {name: network[name] for name in LEFT_TO_PICNN}
     found = {**_defaults(algorithm), "policy_kwargs": policy}
     return {key: _plain(value) for key, value in found.items() if key not in _OWN_ARGUMENTS}
 

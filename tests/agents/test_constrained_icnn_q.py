@@ -229,8 +229,11 @@ def test_changed_observations_are_refused(wrap, message):
         make_agent(CONSTRAINTS["rows"], wrap(DummyVecEnv([Recorded])))
     agent = make_agent(CONSTRAINTS["rows"])
     if wrap is VecNormalize:
+        before = agent.env
         with pytest.raises(ValueError, match=message):
             agent.set_env(wrap(DummyVecEnv([Recorded])))
+        assert agent.env is before
+        assert agent.get_vec_normalize_env() is None
     assert make_agent(CONSTRAINTS["box"], wrap(DummyVecEnv([Recorded])))  # reads nothing
 
 

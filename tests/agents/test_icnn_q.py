@@ -13,6 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
@@ -537,6 +538,11 @@ def test_action_space_must_be_a_finite_box(bounds: tuple[float, float]) -> None:
         ICNNQ("MlpPolicy", env)
 
 
+def test_a_scalar_action_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"action space: expected a vector, got the scalar Box.*shape \(1,\)"):
+        ICNNQ("MlpPolicy", ReachEnv(-1.0, 1.0))
+
+
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(AssertionError, match="Discrete"):
         ICNNQ("MlpPolicy", "CartPole-v1")
@@ -548,6 +554,29 @@ def test_nan_observation_is_named() -> None:
         agent.predict(np.full(3, np.nan, np.float32))
     with pytest.raises(ValueError, match="observation: contains NaN"):
         agent.best_action(np.full((1, 3), np.inf, np.float32))
+    with pytest.raises(ValueError, match="observation: contains NaN or numbers that are infinite in float32"):
+        agent.predict(np.array([0.0, 1e39, 0.0]))
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_nan_never_becomes_an_action_of_a_policy_alone(algorithm: type[ICNNQ], tmp_path: Path) -> None:
+    algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm)).policy.save(tmp_path / "policy")
+    policy = algorithm.policy_aliases["MlpPolicy"].load(tmp_path / "policy")
+    obs = np.array([[0.0, np.nan, 0.0], [0.5, 0.5, 0.0]], np.float32)
+    with pytest.raises(ValueError, match="observation: contains NaN"):
+        policy.predict(obs)
+    actions = policy._predict(torch.as_tensor(obs))
+    assert actions.isnan().tolist() == [[True], [False]]
+
+
+def test_nan_in_the_very_first_observation_is_named() -> None:
+    class Starts(gym.Wrapper[Any, Any, Any, Any]):
+        def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+            obs, info = self.env.reset(**kwargs)
+            return np.full_like(obs, np.nan), info
+
+    with pytest.raises(ValueError, match="observation: contains NaN"):
+        ICNNQ("MlpPolicy", Starts(gym.make("Pendulum-v1")), **QUICK).learn(10)
 
 
 def test_nan_reward_is_named_and_not_stored() -> None:
@@ -574,7 +603,9 @@ def test_nan_in_the_last_observation_of_an_episode_is_named_and_not_stored() -> 
 @pytest.mark.parametrize("learning_rate", [1e3, 1e10, 1e30])
 def test_divergence_is_an_error_also_where_no_row_is_left_to_show_it(learning_rate: float) -> None:
     agent = ICNNQ("MlpPolicy", "Pendulum-v1", **{**QUICK, "learning_rate": learning_rate})
-    with pytest.raises(FloatingPointError, match=r"critic loss (is|is not)"):
+    with pytest.raises(
+        FloatingPointError, match=r"critic loss is|no transition .* has a target|critic's value .* is not finite"
+    ):
         agent.learn(300)
     assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
 
@@ -586,6 +617,45 @@ def test_diverged_loss_stops_before_it_spoils_the_weights() -> None:
     with pytest.raises(FloatingPointError, match="critic loss is"):
         agent.train(50, 16)
     assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
+
+
+def test_a_batch_without_a_target_is_named() -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK).learn(40)
+    with torch.no_grad():
+        next(agent.critic_target.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match=r"no transition of the batch has a target, .* at update 20:"):
+        agent.train(1, 16)
+
+
+def test_actions_never_leave_the_box_by_rounding() -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv((-0.4, -1.0), (0.7, 1 / 3)), **QUICK)
+    space = agent.action_space
+    assert isinstance(space, spaces.Box)
+    scaled = np.linspace(-1.0, 1.0, 1001, dtype=np.float32)[:, None].repeat(2, 1)
+    actions = agent.policy.unscale_action(scaled)
+    assert ((actions >= space.low) & (actions <= space.high)).all()
+    np.testing.assert_allclose(actions, space.low + (scaled + 1) / 2 * (space.high - space.low), atol=1e-6)
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("n_steps", 1), ("n_steps", 2), ("gamma", 0.5)])
+def test_a_loaded_agent_may_have_other_returns(keyword: str, value: float, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"handle_timeout_termination": True}
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", n_steps=3, replay_buffer_kwargs=given, **QUICK)
+    assert given.keys() == {"handle_timeout_termination"}
+    agent.save(tmp_path / "agent")
+    loaded = ICNNQ.load(tmp_path / "agent", gym.make("Pendulum-v1"), **{keyword: value})
+    expected = {"n_steps": 3, "gamma": 0.99, keyword: value}
+    assert isinstance(loaded.replay_buffer, NStepReplayBuffer) == (expected["n_steps"] > 1)
+    if isinstance(loaded.replay_buffer, NStepReplayBuffer):
+        assert {name: getattr(loaded.replay_buffer, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("kwargs", [{"foreach": True}, {"differentiable": False}, {"fused": False}])
+def test_adams_own_arguments_are_left_as_given(kwargs: dict[str, Any]) -> None:
+    settings = {**QUICK, "policy_kwargs": {**SMALL, "optimizer_kwargs": kwargs}}
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", **settings).learn(30)
+    ((name, value),) = kwargs.items()
+    assert agent.critic.optimizer.defaults[name] == value
 
 
 def test_wrong_shapes_of_actions_are_named() -> None:
@@ -614,6 +684,11 @@ def test_wrong_shapes_of_actions_are_named() -> None:
         ({"policy_kwargs": {"activation": "silu"}}, "activation"),
         ({"policy_kwargs": {"activation": torch.tanh}}, "not convex"),
         ({"policy_kwargs": {"context": (8,), "net_arch": [8]}}, "net_arch and context"),
+        ({"policy_kwargs": {"picnn_kwargs": {"hidden": (4,)}}}, "picnn_kwargs: expected gate, .* got hidden"),
+        (
+            {"policy_kwargs": {"normalize_observations": False, "features_extractor_kwargs": {"ignored": (0, 1)}}},
+            "features_extractor_kwargs: ignored is for vector observations",
+        ),
     ],
 )
 def test_wrong_settings_name_the_argument(kwargs: dict[str, Any], message: str) -> None:

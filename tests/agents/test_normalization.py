@@ -49,6 +49,16 @@ def test_moments_are_those_of_all_observations_in_whatever_batches_they_come() -
     np.testing.assert_allclose(x, (seen - seen.mean(0)) / seen.std(0), atol=1e-3)
 
 
+def test_a_late_drift_of_a_large_coordinate_is_followed() -> None:
+    seen = np.random.default_rng(0).normal(1000.0, 0.1, size=(20_000, 1))
+    seen[15_000:] += 0.5
+    extractor = NormalizedExtractor(vector(1))
+    for row in seen:
+        extractor.update(row[None])
+    np.testing.assert_allclose(extractor.mean, seen.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(extractor.variance, seen.var(0), rtol=1e-6)
+
+
 def test_what_is_ignored_is_0_before_and_after_updates() -> None:
     rng = np.random.default_rng(0)
     seen = rng.normal([0.0, 100.0, -3.0, 5.0], [1e-2, 10.0, 1.0, 2.0], size=(500, 4))

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -246,6 +247,16 @@ def test_a_time_limit_may_count_as_an_end_for_one_learner() -> None:
         np.testing.assert_array_equal(agent.replay_buffer.timeouts, lone.replay_buffer.timeouts)
 
 
+def test_learners_without_a_seed_go_different_ways_and_repeat_with_the_processs_own() -> None:
+    drawn = []
+    for _ in range(2):
+        set_random_seed(7)
+        stack = StackedICNNQ(make, [{"seed": None}, {"seed": None}]).learn(WARM_UP + 10)
+        drawn.append(stack._index.tolist())
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[0][1]
+
+
 # numbers that are not finite
 
 
@@ -371,6 +382,10 @@ def _constrained(seed: int) -> ICNNQ:
         (
             lambda seed: make({"policy_kwargs": {**SMALL, "optimizer_class": torch.optim.SGD}}),
             "optimizer_class: .* needs Adam, fused, agent 0 has SGD",
+        ),
+        (
+            lambda seed: make({"policy_kwargs": {**SMALL, "activation_fn": torch.nn.PReLU}}),
+            "activation_fn: .* needs a function without weights, agent 0 has PReLU",
         ),
         (
             lambda seed: make({"policy_kwargs": {**SMALL, "solver": ProjectedGradient()}}),
