@@ -7,11 +7,13 @@ for every number of the runs' evaluation.json.
 from __future__ import annotations
 
 import json
+import math
 import re
-import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
 
 
 def main(folders: list[str]) -> None:
@@ -23,13 +25,14 @@ def main(folders: list[str]) -> None:
         groups[name[1]].append(json.loads((folder / "evaluation.json").read_text()))
     print("| run | seeds | number | mean | spread | each |\n|---|---|---|---|---|---|")
     for name, runs in groups.items():
-        for key, first in runs[0].items():
-            if isinstance(first, bool) or not isinstance(first, int | float):
+        for key in runs[0]:
+            numbers = [math.nan if run[key] is None else run[key] for run in runs]  # null: not finite
+            if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
                 continue
-            values = [float(run[key]) for run in runs]  # type: ignore[arg-type]
-            spread = f"{statistics.stdev(values):.3g}" if len(values) > 1 else "-"
+            values = [float(number) for number in numbers]  # type: ignore[arg-type]
+            spread = f"{np.std(values, ddof=1):.3g}" if len(values) > 1 else "-"
             each = ", ".join(f"{value:.5g}" for value in values)
-            print(f"| {name} | {len(runs)} | {key} | {statistics.fmean(values):.5g} | {spread} | {each} |")
+            print(f"| {name} | {len(runs)} | {key} | {np.mean(values):.5g} | {spread} | {each} |")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     args = parser.parse_args(arguments or ["rl"])
+    args.argv = arguments
     try:
         args.run(args)
     except UserError as error:
@@ -69,7 +70,36 @@ def build_parser() -> argparse.ArgumentParser:
         prog="icnn-rl", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_rl(commands)
 
+    evaluation = commands.add_parser(
+        "eval", help="evaluate a run's model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    evaluation.add_argument("folder", type=Path, metavar="RUN")
+    evaluation.add_argument("--episodes", type=_positive, default=20, help="deterministic episodes")
+    evaluation.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
+    evaluation.set_defaults(run=_run_eval)
+
+    video = commands.add_parser(
+        "video", help="film a run's model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    video.add_argument("folder", type=Path, metavar="RUN")
+    video.add_argument("--out", type=Path, default=None, help="mp4 or gif; None: RUN/video.mp4")
+    video.add_argument("--steps", type=_positive, default=1000, help="frames at most")
+    video.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
+    video.set_defaults(run=_run_video)
+
+    plot = commands.add_parser(
+        "plot", help="draw learning curves", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    plot.add_argument("folders", type=Path, nargs="+", metavar="RUN")
+    plot.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture")
+    plot.set_defaults(run=_run_plot)
+    further_commands.register(commands)
+    return parser
+
+
+def _add_rl(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     rl = commands.add_parser("rl", help="train an agent", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     rl.add_argument("--agent", choices=sorted(AGENTS), default="icnn", help="algorithm")
     rl.add_argument("--env", default=_DEMO_ENV, help="gymnasium environment id")
@@ -127,32 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--progress-bar", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
     )
     rl.set_defaults(run=_run_rl)
-
-    evaluation = commands.add_parser(
-        "eval", help="evaluate a run's model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    evaluation.add_argument("folder", type=Path, metavar="RUN")
-    evaluation.add_argument("--episodes", type=_positive, default=20, help="deterministic episodes")
-    evaluation.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
-    evaluation.set_defaults(run=_run_eval)
-
-    video = commands.add_parser(
-        "video", help="film a run's model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    video.add_argument("folder", type=Path, metavar="RUN")
-    video.add_argument("--out", type=Path, default=None, help="mp4 or gif; None: RUN/video.mp4")
-    video.add_argument("--steps", type=_positive, default=1000, help="frames at most")
-    video.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
-    video.set_defaults(run=_run_video)
-
-    plot = commands.add_parser(
-        "plot", help="draw learning curves", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    plot.add_argument("folders", type=Path, nargs="+", metavar="RUN")
-    plot.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture")
-    plot.set_defaults(run=_run_plot)
-    further_commands.register(commands)
-    return parser
+    return rl
 
 
 def _positive(text: str) -> int:
@@ -198,15 +203,15 @@ def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> list[Path]
         raise UserError("--seed and --seeds: give one of them.")
     seeds = [args.seed] if args.seeds is None else parse_seeds(args.seeds)
     configs = [_config(args, seed) for seed in seeds]
-    folders = [_folder(args, config.seed) for config in configs]
-    for config, folder in zip(configs, folders, strict=True):
-        print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
     if args.stacked:
+        folders = [_folder(args, config) for config in configs]
         train_stacked(configs, folders, **options)
-    else:
-        for config, folder in zip(configs, folders, strict=True):
-            with _resumable(folder):
-                train_run(config, folder, **options)
+        return folders
+    folders = []
+    for config in configs:  # a folder is taken when its run begins: an error in the first one leaves no others behind
+        folders.append(_folder(args, config))
+        with _resumable(folders[-1]):
+            train_run(config, folders[-1], **options)
     return folders
 
 
@@ -235,19 +240,25 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
     )
 
 
-def _folder(args: argparse.Namespace, seed: int) -> Path:
+def _folder(args: argparse.Namespace, config: Config) -> Path:
     """--out, with the seed where there are several; a free one where it is not given."""
     if args.out is None:
-        return claim_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{seed}")
-    out: Path = args.out
-    return out if args.seeds is None else out.with_name(f"{out.name}-s{seed}")
+        folder = claim_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{config.seed}")
+    else:
+        out: Path = args.out
+        folder = out if args.seeds is None else out.with_name(f"{out.name}-s{config.seed}")
+    print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
+    return folder
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:
     """A resumed run keeps its settings; one given beside --resume would be ignored in silence."""
-    plain = build_parser().parse_args(["rl"])
     settings = {f.name for f in dataclasses.fields(Config)} - {"settings"} | {"out", "overrides", "seeds", "stacked"}
-    given = sorted(name for name in settings if getattr(args, name) != getattr(plain, name))
+    parser = argparse.ArgumentParser()
+    rl = _add_rl(parser.add_subparsers())
+    rl.set_defaults(**dict.fromkeys(settings))  # None where it was not given, the default where that was
+    parsed = vars(parser.parse_args(args.argv))
+    given = sorted(name for name in settings if parsed[name] is not None)
     if given:
         options = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in given)
         raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")

@@ -490,6 +490,15 @@ def test_settings_beside_resume_are_not_ignored_in_silence(finished, capsys):
     given = ["--timesteps", 5000, "--set", "gamma=0.9", "--n-envs", 2]
     err = fails(["rl", "--resume", finished[0], *given], capsys)
     assert "goes on with the settings in its config.yml. Leave out --n-envs, --set, --timesteps." in err
+    err = fails(["rl", "--resume", finished[0], "--time", 10_000, "--agent=icnn", "--seed", 0], capsys)  # the defaults
+    assert "Leave out --agent, --seed, --timesteps." in err
+
+
+@pytest.mark.parametrize("stacked", [[], ["--stacked"]])
+def test_a_run_that_cannot_begin_leaves_no_folders_of_the_others(stacked, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Nope" in fails(["rl", "--env", "Nope-v0", "--seeds", "0-2", *stacked], capsys)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.filterwarnings("ignore:.*reward is a NaN")  # gymnasium's own word on it

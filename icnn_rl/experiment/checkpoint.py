@@ -18,7 +18,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import read_manifest, write_folder
+from icnn_rl.experiment.files import read_manifest, write_file, write_folder
 
 __all__ = [
     "CheckpointCallback",
@@ -27,24 +27,36 @@ __all__ = [
     "list_checkpoints",
     "load_agent",
     "restore",
+    "restore_best",
     "save_checkpoint",
 ]
 
 _KEEP = 2
 
+#: A run's best model so far, in its folder and in its checkpoints.
+BEST = "best_model.zip"
+
 
 def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
-    """Write ``folder/step_N`` whole or not at all, N the environment steps so far; older ones beyond two are
-    deleted."""
+    """Write ``folder/step_N`` whole or not at all, N the environment steps so far, with the best model beside
+    ``folder``; older ones beyond two are deleted."""
     path = folder / f"step_{model.num_timesteps:09d}"
     with write_folder(path) as temporary:
         model.save(temporary / "model.zip")
         if isinstance(model, OffPolicyAlgorithm):
             model.save_replay_buffer(temporary / "replay_buffer.pkl")
         (temporary / "random.pkl").write_bytes(pickle.dumps(_random_states(model)))
+        if (best := folder.parent / BEST).is_file():
+            shutil.copyfile(best, temporary / BEST)
     for old in list_checkpoints(folder)[:-_KEEP]:
         shutil.rmtree(old)
     return path
+
+
+def restore_best(checkpoint: Path, folder: Path) -> None:
+    """The best model of the run in ``folder`` as it was at the checkpoint; later ones are of steps that are lost."""
+    if (best := checkpoint / BEST).is_file():
+        write_file(folder / BEST, lambda path: shutil.copyfile(best, path))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -69,6 +69,9 @@ _SOLVERS = {
     name: getattr(solvers, name) for name in ("ProjectedNewton", "ProjectedGradient", "BundleEntropy", "ProximalBundle")
 }
 
+#: Arguments that are objects or classes, which text cannot say.
+_OBJECTS = {"action_noise", "replay_buffer_class"}
+
 #: Settings of a policy that are classes, given by name.
 _CLASSES = {"activation_fn": (nn, "ReLU, ELU, Tanh"), "optimizer_class": (torch.optim, "Adam, AdamW, SGD")}
 
@@ -160,7 +163,7 @@ def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dic
     for layer in (table.get("default") or {}, table.get(env) or {}, *overrides):
         settings = merge_settings(settings, _numbers(layer))
     check_settings(agent, settings)
-    return _whole_numbers(AGENTS[agent], settings)
+    return _whole_numbers(agent, settings)
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
@@ -223,13 +226,22 @@ def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[st
     return merged
 
 
-def _whole_numbers(algorithm: type[BaseAlgorithm], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """1e5 becomes 100000 where the constructor's default is an integer."""
-    defaults = _defaults(algorithm)
+def _whole_numbers(agent: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """1e5 becomes 100000 where the constructor takes an integer."""
     return {
-        key: int(value) if type(defaults.get(key)) is int and isinstance(value, float) else value
+        key: int(value) if is_integer(agent, key) and isinstance(value, float) else value
         for key, value in settings.items()
     }
+
+
+def is_integer(agent: str, key: str) -> bool:
+    """Whether an argument of the agent's constructor is an integer, or an integer or None."""
+    algorithm = AGENTS[agent]
+    return type(_defaults(algorithm).get(key)) is int or key in _optional_integers(algorithm)
+
+
+def _optional_integers(algorithm: type[BaseAlgorithm]) -> set[str]:
+    return {name for name, parameter in _parameters(algorithm).items() if str(parameter.annotation) == "int | None"}
 
 
 def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
@@ -240,7 +252,12 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
     if issubclass(algorithm, TD3):
         known.add("exploration_noise")  # turned into an action noise below
     _check_keys(settings, known, f"agent {agent!r}")
-    _check_kinds(settings, {"exploration_noise": 0.1, **_defaults(algorithm)})
+    for key in _OBJECTS & settings.keys():
+        raise UserError(
+            f"{key}: takes an object, which a setting cannot be: build the agent in Python. For Gaussian noise of td3, "
+            "ddpg, icnn and naf: exploration_noise=0.1."
+        )
+    _check_kinds(settings, {"exploration_noise": 0.1, **_defaults(algorithm)}, _optional_integers(algorithm))
     policy_kwargs = _mapping("policy_kwargs", settings.get("policy_kwargs"))
     policy = settings.get("policy", "MlpPolicy")
     if policy not in list(algorithm.policy_aliases):
@@ -268,11 +285,14 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _check_kinds(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def _check_kinds(given: Mapping[str, Any], defaults: Mapping[str, Any], optional_integers: set[str]) -> None:
     """Truth values and numbers where the default is one; lists and the like are the constructor's business."""
     for key, value in given.items():
         default = defaults.get(key)
-        if isinstance(default, bool):
+        if key in optional_integers:
+            if not (value is None or type(value) is int or (isinstance(value, float) and value.is_integer())):
+                raise UserError(f"{key}: expected an integer or null, got {value!r}.")
+        elif isinstance(default, bool):
             if not isinstance(value, bool):
                 raise UserError(f"{key}: expected true or false, got {value!r}.")
         elif isinstance(default, int | float) and _schedule(key, value) is None:
@@ -394,13 +414,13 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         shape = env.action_space.shape
         settings["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))
     settings = {key: _schedule(key, value) or value for key, value in settings.items()}
-    if "policy_kwargs" in settings:
+    if settings.get("policy_kwargs") is not None:
         settings["policy_kwargs"] = _build_policy_kwargs(settings["policy_kwargs"])
     if isinstance(settings.get("train_freq"), list):
         settings["train_freq"] = tuple(settings["train_freq"])
     constraint = None if config.constraint == NO_CONSTRAINT else constraint_of(env)
     if constraint is not None:
-        settings["policy_kwargs"] = {**settings.get("policy_kwargs", {}), "constraint": constraint}
+        settings["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), "constraint": constraint}
         policy = _constrained_policy(config, policy)
         if config.agent in ("ddpg", "td3", "sac"):
             settings["replay_buffer_class"] = ExecutedActionReplayBuffer

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
 
+from icnn_rl.experiment.checkpoint import BEST
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import write_file, write_text
@@ -107,7 +108,7 @@ class EvaluationCallback(BaseCallback):
         )
         best = max((r.mean for r in self.rows), default=-np.inf)
         if row.mean > best:  # first, so that a run killed here has no row whose model is missing
-            write_file(self.folder / "best_model.zip", self.model.save)
+            write_file(self.folder / BEST, self.model.save)
         self.rows.append(row)
         write_evaluations(self.folder / "eval.csv", self.rows)
         self.logger.record("eval/mean_reward", row.mean)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from icnn_rl.experiment.config import Config
+from icnn_rl.experiment.config import differences, read_record
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file
@@ -23,16 +24,24 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
     """Return against environment steps: one panel an environment, one line an agent.
 
     Several runs of an agent become their mean, with a band from the lowest to the highest run; a single run gets the
-    standard deviation over its evaluation episodes.
+    standard deviation over its evaluation episodes. Runs that differ in more than the seed, or share it, get a line
+    each, with the names of their folders. A folder that is given twice counts once.
 
     Raises:
         UserError: a folder is not a run, or has no evaluation yet; runs of one agent share no step; ``out`` has an
         unknown ending.
     """
-    groups: dict[str, dict[str, list[list[EvalRow]]]] = defaultdict(lambda: defaultdict(list))
-    for folder in folders:
-        config = Config.load(folder / "config.yml")
-        groups[config.env][config.agent].append(read_evaluations(folder / "eval.csv"))
+    groups: dict[str, list[_Line]] = defaultdict(list)
+    for folder in {folder.resolve(): folder for folder in folders}.values():
+        record = read_record(folder / "config.yml")
+        run = _Run(folder.resolve().name, record, read_evaluations(folder / "eval.csv"))
+        lines = groups[record["env"]]
+        for line in lines:
+            if line.takes(run):
+                line.runs.append(run)
+                break
+        else:
+            lines.append(_Line([run]))
 
     figure = Figure(figsize=(6.4 * len(groups), 4.4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -40,19 +49,48 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
     if ending not in canvas.get_supported_filetypes():
         raise UserError(f"--out {out}: expected a name ending in .png, .pdf or .svg.")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axis, (env, agents) in zip(axes, sorted(groups.items()), strict=True):
-        for agent, runs in sorted(agents.items()):
-            steps, middle, low, high = _band(runs)
-            if not len(steps):
-                raise UserError(
-                    f"{agent} on {env}: no step at which all {len(runs)} runs were evaluated. Plot them one by one, or "
-                    "train them with the same --eval-freq."
-                )
-            count = f"{len(runs)} runs, lowest to highest" if len(runs) > 1 else "1 run, ± std over episodes"
-            (line,) = axis.plot(steps, middle, marker="o", markersize=3, label=f"{agent} ({count})")
-            axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    for axis, (env, lines) in zip(axes, sorted(groups.items()), strict=True):
+        agents = [line.agent for line in lines]
+        for line in sorted(lines, key=lambda line: line.agent):
+            _draw(axis, env, line, named=agents.count(line.agent) > 1)
         label_curves(axis, env)
     write_file(out, lambda path: figure.savefig(path, dpi=120, format=ending))
+
+
+class _Run(NamedTuple):
+    name: str
+    record: Mapping[str, Any]
+    evaluations: list[EvalRow]
+
+
+class _Line(NamedTuple):
+    """Runs that differ in nothing but the seed."""
+
+    runs: list[_Run]
+
+    @property
+    def agent(self) -> str:
+        return str(self.runs[0].record["agent"])
+
+    def takes(self, run: _Run) -> bool:
+        return run.record["seed"] not in {one.record["seed"] for one in self.runs} and not differences(
+            run.record, self.runs[0].record, ("agent", "timesteps", "constraint", "n_envs")
+        )
+
+
+def _draw(axis: Axes, env: str, line: _Line, named: bool) -> None:
+    """One line and its band; ``named``: by its folders, beside the agent."""
+    runs = line.runs
+    steps, middle, low, high = _band([run.evaluations for run in runs])
+    if not len(steps):
+        raise UserError(
+            f"{line.agent} on {env}: no step at which all {len(runs)} runs were evaluated. Plot them one by one, or "
+            "train them with the same --eval-freq."
+        )
+    count = f"{len(runs)} runs, lowest to highest" if len(runs) > 1 else "1 run, ± std over episodes"
+    name = f"{line.agent}, {', '.join(run.name for run in runs)}" if named else line.agent
+    (drawn,) = axis.plot(steps, middle, marker="o", markersize=3, label=f"{name} ({count})")
+    axis.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
 
 
 def label_curves(axis: Axes, env: str) -> None:

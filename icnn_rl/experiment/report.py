@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -10,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from icnn_rl.experiment.config import Config, differences, read_record, supervised_command
+from icnn_rl.experiment.environments import NO_CONSTRAINT
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file, write_text
@@ -39,12 +41,24 @@ __all__ = [
 
 Key = TypeVar("Key", bound=tuple[Any, ...])
 Array: TypeAlias = NDArray[np.float64]
-Task: TypeAlias = tuple[str, int, int]  # environment, steps asked for, episodes of the final evaluation
 
 _LEVEL = 0.95
 _BOOTSTRAP_SEED = 0
 _TRIMMED = 4  # runs of which an interquartile mean cuts something off
-_COLUMNS = ("env", "agent", "seed", "kind", *EvalRow._fields)
+_COLUMNS = ("env", "constraint", "agent", "seed", "kind", *EvalRow._fields)
+
+
+class Task(NamedTuple):
+    """What runs must share to be compared. Steps are those asked for: PPO ends with a rollout, up to one beyond."""
+
+    env: str
+    constraint: str  # of --constraint; "": none but the environment's own
+    steps: int
+    episodes: int  # of the final evaluation
+
+    @property
+    def place(self) -> str:
+        return f"{self.env} under {self.constraint}" if self.constraint else self.env
 
 
 @dataclass(frozen=True)
@@ -60,8 +74,16 @@ class FinishedRun:
 
     @property
     def task(self) -> Task:
-        """What runs must share to be compared. Steps are those asked for: PPO ends with a rollout, up to one beyond."""
-        return self.config.env, self.config.timesteps, self.final.episodes
+        config = self.config
+        return Task(config.env, _constraint(config.constraint), config.timesteps, self.final.episodes)
+
+
+def _constraint(given: Any) -> str:
+    """As --constraint takes it. An agent that is told of none acts under the same limits as one that is told."""
+    if given is None or given == NO_CONSTRAINT:
+        return ""
+    parts = given if isinstance(given, list) else [given]
+    return " and ".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
 
 
 # reading
@@ -298,7 +320,7 @@ def _final_table(
     heads = ["environment", "agent", "steps", "episodes", "runs", "mean"] + ["interquartile mean"] * trim
     heads += ["seed: mean ± std over episodes", "settings", *(f"reported: {source}" for source in reported)]
     rows = []
-    for (env, steps, episodes), agents in groups.items():
+    for task, agents in groups.items():
         for agent, group in agents.items():
             scores = _scores(group)
             each = "; ".join(f"{run.config.seed}: {run.final.mean:.1f} ± {run.final.std:.1f}" for run in group)
@@ -306,15 +328,17 @@ def _final_table(
             middle = ["-"] * trim
             if len(group) >= _TRIMMED:
                 middle = [_with_interval(interquartile_mean(scores), interval([scores], trimmed, resamples))]
-            figures = [f"{source[env]:g}" if env in source else "-" for source in reported.values()]
-            settings = _settings(group[0].config.settings)
-            rows.append([env, agent, steps, episodes, len(scores), mean, *middle, each, settings, *figures])
+            figures = [f"{source[task.place]:g}" if task.place in source else "-" for source in reported.values()]
+            told = [agent, task.steps, task.episodes, len(scores), mean, *middle, each, _settings(group[0].config)]
+            rows.append([task.place, *told, *figures])
     notes = [
         "Return of the last model, deterministic episodes from fixed starts; mean over runs with its "
         f"95 % bootstrap interval ({resamples} resamples of runs).",
         "A run: `icnn-rl rl --agent AGENT --env ENVIRONMENT --timesteps STEPS --seed SEED --final-episodes EPISODES`, "
         "with `--set` for those of its settings that are not the command's own for the environment.",
     ]
+    if any(task.constraint for task in groups):
+        notes.append("What stands after `under` is the run's `--constraint`.")
     if min(sizes) == 1:
         notes.append("A single run has no interval.")
     if trim and min(sizes) < _TRIMMED:
@@ -328,8 +352,10 @@ def _final_table(
     return "\n".join(["## Return after training\n", *notes, "", _markdown(heads, rows)])
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
+def _settings(config: Config) -> str:
+    options = ["--constraint none"] * (config.constraint == NO_CONSTRAINT)
+    options += [f"--n-envs {config.n_envs}"] * (config.n_envs > 1)
+    return ", ".join([f"{name}={value}" for name, value in config.settings.items()] + options) or "defaults"
 
 
 def _improvement_table(groups: Mapping[Task, Mapping[str, Sequence[FinishedRun]]], resamples: int) -> str:
@@ -337,7 +363,7 @@ def _improvement_table(groups: Mapping[Task, Mapping[str, Sequence[FinishedRun]]
     rows = []
     for x, y in itertools.combinations(agents, 2):
         tasks = [task for task, group in groups.items() if x in group and y in group]
-        for name, chosen in [(task[0] + f", {task[1]} steps", [task]) for task in tasks] + [("all tasks", tasks)]:
+        for name, chosen in [(f"{t.place}, {t.steps} steps", [t]) for t in tasks] + [("all tasks", tasks)]:
             if not chosen or (name == "all tasks" and len(tasks) == 1):
                 continue
             first, second = ([_scores(groups[task][agent]) for task in chosen] for agent in (x, y))
@@ -391,7 +417,7 @@ def _evaluations(runs: Sequence[FinishedRun]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for run in sorted(runs, key=lambda run: (run.config.env, run.config.agent, run.config.seed)):
-        who = (run.config.env, run.config.agent, run.config.seed)
+        who = (run.config.env, run.task.constraint, run.config.agent, run.config.seed)
         writer.writerows((*who, "training", *row) for row in run.evaluations)
         writer.writerow((*who, "final", *run.final))
     return text.getvalue()
@@ -401,22 +427,23 @@ def _evaluations(runs: Sequence[FinishedRun]) -> str:
 
 
 def _curves(runs: Sequence[FinishedRun], folder: Path, beside: Path, resamples: int) -> str:
-    """A picture for every environment and number of steps, as PNG and SVG in ``folder``; returns the section that shows
-    them on a page in the folder ``beside``."""
+    """A picture for every task, whatever the number of its final episodes, as PNG and SVG in ``folder``; returns the
+    section that shows them on a page in the folder ``beside``."""
     lines = [
         "## Learning curves\n",
         "Mean over runs of the evaluations while training, with its 95 % bootstrap band.\n",
     ]
-    for (env, steps), agents in _grouped(runs, lambda run: run.task[:2]).items():
-        figure = _figure(env, agents, resamples)
-        name = f"curves-{env.replace('/', '_').replace(':', '_')}-{steps}"
+    for task, agents in _grouped(runs, lambda run: run.task._replace(episodes=0)).items():
+        figure = _figure(task.place, agents, resamples)
+        limited = f"-{hashlib.sha256(task.constraint.encode()).hexdigest()[:8]}" if task.constraint else ""
+        name = f"curves-{task.env.replace('/', '_').replace(':', '_')}{limited}-{task.steps}"
         for ending in ("png", "svg"):
             _save(figure, folder / f"{name}.{ending}")
-        lines.append(f"![{env}]({quote((folder / name).relative_to(beside).as_posix())}.png)\n")
+        lines.append(f"![{task.place}]({quote((folder / name).relative_to(beside).as_posix())}.png)\n")
     return "\n".join(lines)
 
 
-def _figure(env: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: int) -> Figure:
+def _figure(title: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: int) -> Figure:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -430,7 +457,7 @@ def _figure(env: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: in
         if len(group) > 1 and bounds:
             low, high = np.array(bounds, dtype=float).T
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    label_curves(axis, env)
+    label_curves(axis, title)
     return figure
 
 

@@ -77,7 +77,7 @@ def run_jobs(
             if error is None:
                 state.state = "done"
                 continue
-            state.reason = str(error)
+            state.reason = str(getattr(error, "cause", error))  # Ray's own text is the worker's traceback
             if isinstance(error, UserError) or state.attempts >= retries:
                 state.state = "failed"
             else:

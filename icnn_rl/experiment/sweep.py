@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -169,8 +170,11 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
 
 
 def _check_known(option: str, env: str) -> None:
+    module, _, name = env.rpartition(":")  # "module:Name-v0": importing the module registers it
     try:
-        gym.spec(env)
+        if module:
+            importlib.import_module(module)
+        gym.spec(name)
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{option} {env}: {error}") from error
 

@@ -29,6 +29,7 @@ from icnn_rl.experiment.checkpoint import (
     list_checkpoints,
     load_agent,
     restore,
+    restore_best,
     save_checkpoint,
 )
 from icnn_rl.experiment.config import AGENTS, Config, build_agent, constructor_defaults, revision, versions
@@ -138,6 +139,7 @@ def _resume(
             if model.num_timesteps >= config.timesteps and (folder / "model.zip").is_file():
                 print(f"{folder}: nothing to do, all {config.timesteps} steps are done")
                 return model
+            restore_best(checkpoint, folder)
             print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
         else:
             model = build_agent(config, env, None)
@@ -207,23 +209,33 @@ def quiet_progress_bar() -> Iterator[None]:
 def _log_writers(folder: Path, done: int, verbose: int) -> list[KVWriter]:
     """CSV, TensorBoard and, if asked for, the terminal. A resumed run keeps the rows up to its checkpoint."""
     table = folder / "progress.csv"
-    kept = []
-    if done and table.is_file():
-        with table.open(newline="") as stream:
-            kept = [
-                row
-                for row in csv.DictReader(stream)
-                if row.get("time/total_timesteps") and float(row["time/total_timesteps"]) <= done
-            ]
+    kept = _sound_rows(table, done) if done and table.is_file() else []
     temporary = folder / ".progress.csv"  # takes its name with the old rows in it: a kill here loses none
     writer = CSVOutputFormat(str(temporary))
     for row in kept:
-        writer.write({key: float(value) for key, value in row.items() if value}, dict.fromkeys(row, ()))
+        writer.write(row, dict.fromkeys(row, ()))
     temporary.replace(table)
     writers: list[KVWriter] = [writer, TensorBoardOutputFormat(str(folder / "tb"))]
     if verbose:
         writers.append(HumanOutputFormat(sys.stdout))
     return writers
+
+
+def _sound_rows(table: Path, done: int) -> list[dict[str, float]]:
+    """The rows up to step ``done``, or up to the first that a crash has damaged: the log is not needed to go on."""
+    rows: list[dict[str, float]] = []
+    steps = 0.0
+    with table.open(newline="", errors="replace") as stream:
+        for row in csv.DictReader(stream):
+            try:
+                numbers = {key: float(value) for key, value in row.items() if value}
+                before, steps = steps, numbers["time/total_timesteps"]
+            except (KeyError, TypeError, ValueError):
+                break
+            if not before <= steps <= done:
+                break
+            rows.append(numbers)
+    return rows
 
 
 def load_model(folder: Path, which: str = "model") -> tuple[Config, BaseAlgorithm]:

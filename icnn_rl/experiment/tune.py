@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from icnn_rl.experiment.config import merge_settings, parse_overrides
+from icnn_rl.experiment.config import is_integer, merge_settings, parse_overrides
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
@@ -21,7 +21,8 @@ from icnn_rl.experiment.sweep import ALL, Sweep, make_jobs
 
 __all__ = [
     "check_study",
-    "first_settings",
+    "corners",
+    "integer_ranges",
     "make_trial_jobs",
     "open_study",
     "read_space",
@@ -106,7 +107,11 @@ def check_study(study: Any, sweep: Sweep, space: Mapping[str, Mapping[str, Any]]
     if there is None:
         study.set_user_attr(_TASK, wanted)
         return
-    differ = [f"{key} {there[key]!r} there, {wanted[key]!r} wanted" for key in wanted if there[key] != wanted[key]]
+    differ = [
+        f"{key} {there.get(key)!r} there, {wanted[key]!r} wanted"
+        for key in wanted
+        if json.dumps(there.get(key)) != json.dumps(wanted[key])  # 1 and 1.0 are other ranges
+    ]
     if differ:
         raise UserError(
             f"the study in this folder is about something else: {'; '.join(differ)}. Choose another --out, or give it "
@@ -133,10 +138,27 @@ def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     return _nested(values)
 
 
-def first_settings(space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings at the lower ends and first choices, nested as those of :func:`suggest`: to check a space with."""
-    firsts = {key: given["choices"][0] if "choices" in given else given["low"] for key, given in space.items()}
-    return _nested(firsts)
+def corners(space: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Settings in which every choice and both ends of every range occur, nested as those of :func:`suggest`: to check a
+    space with, all before the first trial."""
+    values = {key: given.get("choices") or [given["low"], given["high"]] for key, given in space.items()}
+    firsts = {key: options[0] for key, options in values.items()}
+    return [_nested({**firsts, key: value}) for key, options in values.items() for value in options]
+
+
+def integer_ranges(space: Mapping[str, dict[str, Any]], agent: str) -> dict[str, dict[str, Any]]:
+    """The space with integers at both ends where the agent's default is one: YAML reads 1e2 as a float.
+
+    Raises:
+        UserError: an end is not an integer.
+    """
+    found = dict(space)
+    for key, given in space.items():
+        if "low" in given and is_integer(agent, key):
+            if not all(float(given[end]).is_integer() for end in ("low", "high")):
+                raise UserError(f"{key}: expected integers at both ends, got {given['low']} and {given['high']}.")
+            found[key] = {**given, "low": int(given["low"]), "high": int(given["high"])}
+    return found
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

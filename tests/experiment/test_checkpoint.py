@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import pickle
 import random
 import shutil
@@ -12,6 +14,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from icnn_rl.experiment import checkpoint as checkpoint_module
+from icnn_rl.experiment import evaluation
 from icnn_rl.experiment.checkpoint import (
     discard_unfinished,
     latest_checkpoint,
@@ -24,7 +27,7 @@ from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.files import read_manifest
-from icnn_rl.experiment.training import load_model, resume_run, train_run
+from icnn_rl.experiment.training import load_model, resume_run, train_run, write_config
 
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones")
 
@@ -191,6 +194,34 @@ def test_a_resumed_run_reaches_the_end_with_whole_tables(n_envs, interrupted):
     learning_starts = config.settings["learning_starts"]
     assert model._n_updates == sum(step > learning_starts for step in range(n_envs, config.timesteps + 1, n_envs))
     assert not (folder / ".progress.csv").exists()
+
+
+@pytest.mark.parametrize("lost", ["2.0,80,7,9,9,9,9,9,9\n", "\0\0,\0\0\n", "3"])
+def test_a_damaged_log_does_not_keep_a_run_from_going_on(lost, interrupted):
+    _, folder = interrupted()
+    table = folder / "progress.csv"
+    whole = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(whole[:2]) + lost)
+    model = resume_run(folder)
+    assert model.num_timesteps == 120
+    with table.open(newline="") as stream:
+        steps = [float(row["time/total_timesteps"]) for row in csv.DictReader(stream)]
+    assert steps == sorted(steps)
+    assert steps[-1] == 120
+
+
+def test_the_best_model_is_not_of_steps_that_are_lost(make_config, tmp_path, monkeypatch):
+    returns = iter([1.0, 2.0, 3.0, 0.0, 0.0])  # the third after the last checkpoint, and done again after it
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: (np.array([next(returns)]), np.array([1.0])))
+    config, folder = make_config(timesteps=120, checkpoint_freq=60, eval_freq=30), tmp_path / "run"
+    train_run(dataclasses.replace(config, timesteps=90), folder)  # evaluated after 30, 60 and 90 steps
+    shutil.rmtree(list_checkpoints(folder / "checkpoints")[-1])
+    assert load_model(folder, "best_model")[1].num_timesteps == 90
+    (folder / "model.zip").unlink()
+    write_config(config, folder)
+    resume_run(folder)
+    assert [row.mean for row in read_evaluations(folder / "eval.csv")] == [1.0, 2.0, 0.0, 0.0]
+    assert load_model(folder, "best_model")[1].num_timesteps == 60
 
 
 class RateOf(BaseCallback):

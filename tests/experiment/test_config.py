@@ -190,6 +190,10 @@ def test_exploration_noise_belongs_to_the_agents_that_have_it():
         ("icnn", "learning_rate", "lin_nan", "expected a positive number after lin_"),
         ("icnn", "gamma", "lin_0.9", "expected a number, got 'lin_0.9'"),
         ("icnn", "policy_kwargs", 3, "expected key: value pairs, got 3"),
+        ("icnn", "learning_starts", "abc", "expected an integer or null, got 'abc'"),
+        ("naf", "target_members", 1.5, "expected an integer or null, got 1.5"),
+        ("td3", "action_noise", 0.5, "takes an object, which a setting cannot be.*exploration_noise=0.1"),
+        ("icnn", "replay_buffer_class", "HerReplayBuffer", "takes an object"),
         ("icnn", "policy", "Mlp", "expected one of CnnPolicy, MlpPolicy, MultiInputPolicy"),
         ("icnn", "policy", ["MlpPolicy"], "expected one of"),
     ],
@@ -200,8 +204,10 @@ def test_a_value_of_the_wrong_kind_is_named(agent, key, value, message):
 
 
 def test_whole_numbers_may_be_written_as_powers_of_ten():
-    settings = resolve_settings("icnn", "Pendulum-v1", parse_overrides(["buffer_size=1e5", "learning_rate=1e0"]))
+    given = ["buffer_size=1e5", "learning_rate=1e0", "learning_starts=1e3"]
+    settings = resolve_settings("icnn", "Pendulum-v1", parse_overrides(given))
     assert settings["buffer_size"] == 100_000
+    assert type(settings["learning_starts"]) is int
     assert type(settings["buffer_size"]) is int
     assert type(settings["learning_rate"]) is float
 
@@ -212,6 +218,10 @@ def test_a_value_that_the_constructor_refuses_names_agent_and_environment(build)
 
 
 # building
+
+
+def test_policy_kwargs_may_be_nothing(build):
+    assert build(policy_kwargs=None).policy.context == (256, 256)
 
 
 def test_a_solver_by_name_or_by_mapping(build):

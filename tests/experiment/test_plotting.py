@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import numpy as np
@@ -85,9 +86,25 @@ def test_one_run_gets_the_deviation_over_episodes():
 
 
 def test_runs_without_a_common_step_are_refused(make_run, tmp_path):
-    runs = [make_run("a", {10: 1.0}), make_run("b", {15: 1.0})]
+    runs = [make_run("a", {10: 1.0}), make_run("b", {15: 1.0}, seed=4)]
     with pytest.raises(UserError, match=r"icnn on InvertedPendulum-v5: no step at which all 2 runs were evaluated"):
         plot_runs(runs, tmp_path / "curve.png")
+
+
+def test_unlike_runs_have_a_line_each_with_their_names(make_run, tmp_path):
+    same = [make_run("one", {10: 1.0}), make_run("two", {10: 3.0}, seed=4)]
+    other = [
+        make_run("other_gamma", {10: 5.0}, gamma=0.5),
+        make_run("shorter", {10: 5.0}, timesteps=40),
+        make_run("again", {10: 5.0}),
+    ]
+    plot_runs([*same, *other, same[0]], tmp_path / "curve.svg")
+    labels = re.findall(r"<!-- (icnn.*?) -->", (tmp_path / "curve.svg").read_text())
+    alone = [f"icnn, {name} (1 run, ± std over episodes)" for name in ("other_gamma", "shorter", "again")]
+    assert labels == ["icnn, one, two (2 runs, lowest to highest)", *alone]
+    plot_runs([*same, same[0]], tmp_path / "curve.svg")
+    labels = re.findall(r"<!-- (icnn.*?) -->", (tmp_path / "curve.svg").read_text())
+    assert labels == ["icnn (2 runs, lowest to highest)"]
 
 
 def test_a_missing_folder_is_named(make_run, tmp_path):

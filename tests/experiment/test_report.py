@@ -47,9 +47,12 @@ def make_run(make_config, tmp_path):
     """make_run("td3", 3, 10.0): a finished run of seed 3 that ends at 10."""
 
     def make(agent, seed, mean, env="InvertedPendulum-v5", **given):
+        constraint = given.pop("constraint", None)
         folder = tmp_path / "runs" / f"{env}-{agent}-s{seed}"
+        folder = folder if constraint is None else folder.with_name(f"{folder.name}-constrained")
         folder.mkdir(parents=True)
-        write_config(dataclasses.replace(make_config(agent, seed=seed, **given), env=env), folder)
+        config = dataclasses.replace(make_config(agent, seed=seed, **given), env=env, constraint=constraint)
+        write_config(config, folder)
         write_evaluations(folder / "eval.csv", [EvalRow(step, mean * step / 80, 0.5, 5, 9.0) for step in (40, 80)])
         final = EvalRow(80, mean, 1.0, 5, 10.0)._asdict() | {"agent": agent, "returns": []}
         (folder / "evaluation_model.json").write_text(json.dumps(final))
@@ -255,6 +258,28 @@ def test_unlike_runs_are_not_averaged(make_run):
         write_report(runs, [], folders[0].parent, {}, 100)
 
 
+def test_runs_under_other_constraints_are_not_compared(make_run, tmp_path):
+    limit = ["l1:radius=0.5"]
+    runs, _ = read_runs(
+        [
+            make_run("icnn", 0, 10.0, constraint=limit),
+            make_run("td3", 0, 5.0, constraint=limit),
+            make_run("sac", 0, 20.0, n_envs=4),
+            make_run("icnn", 1, 30.0, constraint="none"),  # told of none: the environment's own holds all the same
+        ]
+    )
+    text = write_report(runs, [], tmp_path, {}, resamples=10)
+    free, limited = "InvertedPendulum-v5", "InvertedPendulum-v5 under l1:radius=0.5"
+    table = _rows(text, "Return after training")
+    assert [row[:2] for row in table] == [[free, "icnn"], [free, "sac"], [limited, "icnn"], [limited, "td3"]]
+    assert "--constraint none" in table[0][-1]
+    assert "--n-envs 4" in table[1][-1]
+    assert "What stands after `under` is the run's `--constraint`." in text
+    compared = [(row[0], row[1]) for row in _rows(text, "Probability of improvement")]
+    assert compared == [("icnn > sac", f"{free}, 80 steps"), ("icnn > td3", f"{limited}, 80 steps")]
+    assert len(list(tmp_path.glob("curves-*.png"))) == 2
+
+
 def test_an_interquartile_mean_is_shown_from_four_runs_on(make_run, tmp_path):
     runs, _ = read_runs([make_run("td3", seed, mean) for seed, mean in enumerate((1.0, 2.0, 3.0, 50.0))])
     four = write_report(runs, [], tmp_path / "four", {}, 100)
@@ -338,7 +363,7 @@ def test_runs_are_compared_by_the_steps_that_were_asked_for(make_run, tmp_path):
     ]
     assert [row[0] for row in _rows(text, "Probability of improvement")] == ["ppo > td3"]
     assert len(re.findall(r"]\(.*\.png\)", text)) == 1
-    assert "InvertedPendulum-v5,ppo,1,final,110," in (tmp_path / "report" / "evaluations.csv").read_text()
+    assert "InvertedPendulum-v5,,ppo,1,final,110," in (tmp_path / "report" / "evaluations.csv").read_text()
 
 
 def test_curves_of_unlike_runs_are_not_averaged(make_run, tmp_path):

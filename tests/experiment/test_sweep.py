@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 
 from icnn_rl.cli import main
+from icnn_rl.experiment.commands.sweep import _cpus
 from icnn_rl.experiment.config import constructor_defaults, resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
@@ -55,6 +56,18 @@ def test_every_combination_is_a_job_and_first_seeds_come_first():
 )
 def test_seeds(given, seeds):
     assert read_sweep({**_PLAIN, "seeds": given}).seeds == seeds
+
+
+def test_an_environment_of_ones_own_is_found_in_its_module(tmp_path, monkeypatch):
+    (tmp_path / "a_task_of_ones_own.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('OnesOwn-v0', 'gymnasium.envs.classic_control.pendulum:PendulumEnv', max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (name,) = _jobs(envs="a_task_of_ones_own:OnesOwn-v0", agents="td3", seeds="0", timesteps=10)
+    assert name == "a_task_of_ones_own_OnesOwn-v0-td3-s0"
+    with pytest.raises(UserError, match="--envs no_such_module:OnesOwn-v0: No module named 'no_such_module'"):
+        _jobs(envs="no_such_module:OnesOwn-v0")
 
 
 @pytest.mark.parametrize("given", [["1000", "InvertedPendulum-v5=300"], {"default": 1000, "InvertedPendulum-v5": 300}])
@@ -249,6 +262,27 @@ def test_a_job_that_breaks_off_is_tried_again_so_often_and_no_more(tmp_path):
     states = run_jobs([_job(tmp_path), _job(tmp_path, "sac")], submit, 2, lambda states: None)
     assert sorted(starts) == ["Pendulum-v1-sac-s0"] + ["Pendulum-v1-td3-s0"] * 3
     assert [(state.state, state.reason) for state in states] == [("failed", "no luck"), ("failed", "never")]
+
+
+def test_the_reason_is_the_error_that_ray_wraps(tmp_path):
+    class TaskError(UserError):
+        cause = UserError("never")
+
+        def __str__(self):
+            return "ray::run_job() ... Traceback"
+
+    def submit(job):
+        future = Future()
+        future.set_exception(TaskError())
+        return future
+
+    (state,) = run_jobs([_job(tmp_path)], submit, 2, lambda states: None)
+    assert (state.state, state.reason) == ("failed", "never")
+
+
+def test_workers_are_as_many_as_cpus_where_the_system_does_not_tell_which(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert _cpus() == os.cpu_count()
 
 
 def test_a_job_in_this_process_takes_up_what_it_finds(tmp_path):

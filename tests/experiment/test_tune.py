@@ -12,7 +12,7 @@ from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Progress
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import read_sweep, read_sweep_file
-from icnn_rl.experiment.tune import first_settings, make_trial_jobs, open_study, read_space, search, suggest
+from icnn_rl.experiment.tune import corners, integer_ranges, make_trial_jobs, open_study, read_space, search, suggest
 
 optuna = pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -97,8 +97,8 @@ def test_a_trial_keeps_the_settings_that_are_not_searched(make):
     assert make({"tau": 0.4, "policy_kwargs": {"hidden": [4]}})[0].folder != jobs[0].folder
 
 
-def _tune(tmp_path, *more, env="Pendulum-v1"):
-    (tmp_path / "space.yml").write_text("gamma: {choices: [0.9]}\n")
+def _tune(tmp_path, *more, env="Pendulum-v1", space="gamma: {choices: [0.9]}\n"):
+    (tmp_path / "space.yml").write_text(space)
     small = ["--set", "policy_kwargs.net_arch=[8]", "--set", "td3:batch_size=8", "--warm-up", "20"]
     command = ["tune", tmp_path / "space.yml", "--agent", "td3", "--env", env, "--timesteps", "40", "--trials", "1"]
     command += ["--final-episodes", "1", "--workers", "1", "--out", tmp_path / "tune", *small, *more]
@@ -136,8 +136,37 @@ def test_one_search_at_a_time(tmp_path, capsys):
     assert "another process is at work in it" in capsys.readouterr().err
 
 
-def test_a_space_can_be_checked_by_its_first_settings(space):
-    assert first_settings(space) == {"tau": 0.001, "n_steps": 1, "policy_kwargs": {"hidden": [4]}}
+def test_a_space_can_be_checked_by_its_corners(space):
+    found = corners(space)
+    assert found[0] == {"tau": 0.001, "n_steps": 1, "policy_kwargs": {"hidden": [4]}}
+    assert [settings["tau"] for settings in found].count(1.0) == 1
+    assert [settings["n_steps"] for settings in found].count(3) == 1
+    assert [settings["policy_kwargs"]["hidden"] for settings in found].count([4, 4]) == 1
+
+
+@pytest.mark.parametrize("text", ["train_freq: {choices: [1, two]}", "batch_size: {choices: [8, 2.5]}"])
+def test_a_value_that_the_agent_does_not_take_is_named_before_the_study_begins(text, tmp_path, capsys):
+    assert _tune(tmp_path, space=text) == 1
+    assert capsys.readouterr().err.startswith(f"error: {text.partition(':')[0]}: expected")
+    assert not (tmp_path / "tune").exists()
+
+
+def test_integers_may_be_written_as_powers_of_ten(tmp_path):
+    (tmp_path / "space.yml").write_text("learning_starts: {low: 1e1, high: 3e1}\ntau: {low: 1e-3, high: 1}\n")
+    space = integer_ranges(read_space(tmp_path / "space.yml"), "icnn")
+    ends = [space["learning_starts"][end] for end in ("low", "high")]
+    assert ends == [10, 30]
+    assert all(type(end) is int for end in ends)
+    assert space["tau"]["low"] == 1e-3
+    (tmp_path / "space.yml").write_text("learning_starts: {low: 1, high: 2.5}")
+    with pytest.raises(UserError, match=r"learning_starts: expected integers at both ends, got 1 and 2.5"):
+        integer_ranges(read_space(tmp_path / "space.yml"), "icnn")
+
+
+def test_a_range_of_integers_is_another_than_one_of_numbers(tmp_path, capsys):
+    assert _tune(tmp_path, space="gamma: {low: 0, high: 1}") == 0
+    assert _tune(tmp_path, space="gamma: {low: 0.0, high: 1.0}") == 1
+    assert "the study in this folder is about something else: space" in capsys.readouterr().err
 
 
 def test_the_kinds_of_ranges(space):

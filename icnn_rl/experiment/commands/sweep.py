@@ -105,7 +105,12 @@ def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
             )
     if args.backend == "ray":
         return ray_pool(args.ray_address, args.gpus)
-    return local_pool(args.workers or len(os.sched_getaffinity(0)))
+    return local_pool(args.workers or _cpus())
+
+
+def _cpus() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(args: argparse.Namespace) -> None:

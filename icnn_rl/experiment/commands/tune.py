@@ -17,7 +17,8 @@ from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import read_sweep
 from icnn_rl.experiment.tune import (
     check_study,
-    first_settings,
+    corners,
+    integer_ranges,
     make_trial_jobs,
     open_study,
     read_space,
@@ -66,7 +67,9 @@ def _run(args: argparse.Namespace) -> None:
     sweep = read_sweep(options)
     if len(sweep.agents) > 1 or len(sweep.envs) > 1:
         raise UserError(f"--agent {args.agent} --env {args.env}: expected one of each.")
-    make_trial_jobs(sweep, first_settings(space), args.out)  # names the settings that the agent lacks, before all else
+    space = integer_ranges(space, args.agent)
+    for settings in corners(space):  # names what the agent does not take, before all else
+        make_trial_jobs(sweep, settings, args.out)
     pool = open_pool(args)
     with sole_user(args.out):
         study = open_study(args.out / "study.log", args.sampler_seed)
