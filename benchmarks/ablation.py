@@ -10,6 +10,7 @@ goes on with what is not finished; ``--table`` prints what is. What was run: doc
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time")
     parser.add_argument("--table", action="store_true", help="print the table of what is finished, train nothing")
     args = parser.parse_args()
+    failed: list[str] = []
     if not args.table:
         with local_pool(args.workers) as submit:
-            run_shown(jobs(args.out, args.variants, args.envs, args.seeds, args.timesteps), submit, retries=2)
+            states = run_shown(jobs(args.out, args.variants, args.envs, args.seeds, args.timesteps), submit, retries=2)
+        failed = [f"{state.job.folder}: {state.reason}" for state in states if state.state == "failed"]
     print(table(args.out, args.variants, args.envs))
+    if failed:
+        sys.exit("\n".join(["failed:", *failed]))
 
 
 if __name__ == "__main__":
