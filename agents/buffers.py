@@ -64,8 +64,8 @@ class ExecutedActionReplayBuffer(ReplayBuffer):
             )
         self.missing = check_choice("missing", missing, ("given", "error"))
         space = self.action_space
-        if not isinstance(space, spaces.Box) or not space.is_bounded():
-            raise ValueError(f"action_space: expected a finite Box, got {space}.")
+        if not isinstance(space, spaces.Box) or not space.is_bounded() or not (space.low < space.high).all():
+            raise ValueError(f"action_space: expected a finite Box, low < high in every coordinate, got {space}.")
 
     def add(
         self,

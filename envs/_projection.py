@@ -75,13 +75,16 @@ class Projector:
         self.constraint, self.space, self.tol = constraint, space, float(tol)
         self.n, self.dtype = space.shape[0], np.dtype(space.dtype)
         self.fallback = self._checked(fallback)
-        self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        # the largest float32 is a usual way to write "no bound"
+        self.low, self.high = np.where(low < -_VERY_FAR, -np.inf, low), np.where(high > _VERY_FAR, np.inf, high)
         width = self.high - self.low
         self.width = float(width[np.isfinite(width)].max(initial=0.0)) or 1.0
         bounded = np.isfinite(width)
         self._least = np.where(bounded, self.low - _FAR * self.width, -_VERY_FAR)
         self._most = np.where(bounded, self.high + _FAR * self.width, _VERY_FAR)
         self._huge = min(_HUGE, 0.5 * float(np.finfo(self.dtype).max))
+        self._reads = True  # unless try_on finds nothing that it could
         self._constant: _Sets | None = None
         #: What stands for the last action before the first.
         self.rest: Array = np.clip(np.zeros(self.n), space.low, space.high).astype(self.dtype)
@@ -121,7 +124,7 @@ class Projector:
         if status.any():
             found = self._rescued(sets, obs, near, found, status, good)
             status = np.where(good, int(Status.SUCCESS), status)
-        moved_in, left = self._rounded(sets, found, good | (status != Status.SUCCESS))
+        moved_in, left = self._rounded(sets, found, good | (status == Status.PRIMAL_INFEASIBLE))
         sent = np.where(good[:, None], sent, moved_in)
         _refuse_nan(~np.isfinite(sent).all(-1), obs)  # whatever went wrong, such an action is never sent
         if given.dtype != self.dtype:
@@ -144,9 +147,17 @@ class Projector:
             obs: Any = {key: _zeros(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
         elif isinstance(space, spaces.Box):
             obs = _zeros(space)
-        else:
+        elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             return
-        self.constraint.at(kept(obs, batched=False), self.n)
+        elif self.constraint.depends_on_state or callable(self.fallback):
+            raise ValueError(f"env: constraint or fallback reads the observation, which is no array: {space}.")
+        else:
+            self._reads, obs = False, None
+        self.constraint.at(self.read(obs, batched=False), self.n)
+
+    def read(self, obs: Any, *, batched: bool) -> Observation:
+        """A copy of an observation, or of a batch of them, for the constraint; empty where there is none to read."""
+        return kept(obs, batched=batched) if self._reads else torch.zeros(1, 0, dtype=torch.float64)
 
     def _sets(self, obs: Observation, batch: int) -> _Sets:
         if self._constant is not None:
@@ -164,12 +175,13 @@ class Projector:
         return {**self.__dict__, "_constant": None}  # holds what is not picklable, and is quickly made again
 
     def _rescued(self, sets: _Sets, obs: Observation, point: Array, found: Array, status: Array, good: Array) -> Array:
-        """Something for the rows that have no projection; ``status`` is corrected in place."""
+        """Something for the rows that have no projection; ``status`` is corrected in place where the set is empty."""
         lost = (status != Status.SUCCESS) & (status != Status.PRIMAL_INFEASIBLE) & ~good
-        if lost.any():  # the solver gave up: any point of the set, if there is one
+        if lost.any():  # the solver gave up: where it stands, if that is allowed, or any point of the set
             inner, depth = sets.interior(point)
-            found = np.where((lost & (depth >= 0))[:, None], inner, found)
-            status[lost] = np.where(depth[lost] >= 0, int(Status.SUCCESS), int(Status.PRIMAL_INFEASIBLE))
+            allowed = sets.violation(self._cast(found).astype(np.float64)) <= self.tol  # false next to a NaN
+            found = np.where((lost & (depth >= 0) & ~allowed)[:, None], inner, found)
+            status[lost] = np.where(depth[lost] >= 0, status[lost], int(Status.PRIMAL_INFEASIBLE))
         empty = (status == Status.PRIMAL_INFEASIBLE) & ~good
         return np.where(empty[:, None], self._instead(sets, obs, point, empty), found) if empty.any() else found
 
@@ -179,7 +191,7 @@ class Projector:
             if self.fallback == "least_violation":
                 return sets.least_violating(point)
             raise EmptySetError(
-                f"constraint: no action within the action space satisfies it in the state {_named(obs, empty)}. Relax "
+                f"constraint: no action within the action space satisfies it in {_named(obs, empty)}. Relax "
                 "the constraint, or choose a fallback: 'least_violation' or a backup action."
             )
         given = self.fallback(obs) if callable(self.fallback) else self.fallback
@@ -295,6 +307,10 @@ class _Others:
         self._both = intersect([own, box], len(low))
         self._violation, self._batch, self._low, self._high = violation, batch, low, high
         self._ellipsoid = own.ellipsoid
+        if own.ellipsoid is not None:
+            M = own.ellipsoid.M
+            if bool(M.isfinite().all() & torch.linalg.cholesky_ex(M).info.any()):
+                raise ValueError(f"constraint: the ellipsoid's M is not positive definite: {M.tolist()}.")
 
     def violation(self, a: Array) -> Array:
         """Of the constraint alone: (B,)."""
@@ -357,7 +373,8 @@ class Parts(Mapping[str, Tensor]):
     """The parts of a Dict observation as float64 tensors, made when they are asked for."""
 
     def __init__(self, parts: Mapping[str, Any], batched: bool) -> None:
-        self._parts = {key: np.array(part) for key, part in parts.items() if not isinstance(part, Mapping | tuple)}
+        arrays = {key: np.array(part) for key, part in parts.items() if not isinstance(part, Mapping | tuple)}
+        self._parts = {key: array for key, array in arrays.items() if array.dtype.kind in "fiub"}  # numbers
         self._batched = batched
 
     def __getitem__(self, key: str) -> Tensor:
@@ -428,15 +445,15 @@ def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Bo
 
 def _refuse_nan(rows: Array, obs: Observation) -> None:
     if rows.any():
-        raise ValueError(f"constraint: what it gives in the state {_named(obs, rows)} is not a number.")
+        raise ValueError(f"constraint: what it gives in {_named(obs, rows)} is not a number.")
 
 
 def _named(obs: Observation, rows: Array) -> str:
     """The first of the observations in these rows, in words."""
     first = int(rows.nonzero()[0][0])
     if isinstance(obs, Mapping):
-        return str({key: obs[key][first].tolist() for key in obs if obs[key][first].numel() <= 64})
-    return str(obs[first].tolist())
+        return f"the state { {key: obs[key][first].tolist() for key in obs if obs[key][first].numel() <= 64} }"
+    return f"the state {obs[first].tolist()}" if obs.numel() else "any state"
 
 
 def _distance(a: Array, b: Array) -> Array:

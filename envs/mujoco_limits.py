@@ -6,7 +6,8 @@ have them. The observations and rewards are gymnasium's.
 
 Every function makes the environment and wraps it in :class:`icnn_rl.envs.ProjectAction`; with ``project=False`` the
 environment is as gymnasium made it, with the constraint as an attribute. Other keyword arguments go to gymnasium's
-environment, ``fallback`` and ``tol`` to the wrapper.
+environment, ``fallback`` and ``tol`` to the wrapper. Limits that read the state know where it stands in gymnasium's own
+observation: with ``exclude_current_positions_from_observation=False`` they raise a ValueError.
 
 References:
     K. Kasaura, S. Miura, T. Kozuno, R. Yonetani, K. Hoshino, Y. Hosoe, Benchmarking actor-critic deep reinforcement
@@ -16,6 +17,7 @@ References:
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +30,17 @@ from icnn_rl.qp.constraints import ActionConstraint, ball, box, linear, power_li
 
 Env = gym.Env[Any, Any]
 
+_RENDER_MODES = ("human", "rgb_array", "depth_array", "rgbd_tuple")
+
 #: Where the velocities of the driven joints stand in the observation.
 REACHER_VELOCITIES = slice(6, 8)  # joint0, joint1
 HALF_CHEETAH_VELOCITIES = slice(11, 17)  # bthigh, bshin, bfoot, fthigh, fshin, ffoot
 HOPPER_VELOCITIES = slice(8, 11)  # thigh, leg, foot
 WALKER_VELOCITIES = slice(11, 17)  # thigh, leg, foot of either side
+
+
+#: Gymnasium's argument that moves the entries of an observation.
+_MOVES = "exclude_current_positions_from_observation"
 
 
 def constrained(env: Env, constraint: ActionConstraint, *, project: bool = True, **settings: Any) -> Env:
@@ -42,13 +50,26 @@ def constrained(env: Env, constraint: ActionConstraint, *, project: bool = True,
     return WithConstraint(env, constraint)
 
 
+def _drawn(make: Callable[..., Env]) -> Callable[..., Env]:
+    """Tells gymnasium.make how the environment draws itself, before there is one: as all of gymnasium's for MuJoCo."""
+    make.metadata = {"render_modes": list(_RENDER_MODES)}  # type: ignore[attr-defined]
+    return make
+
+
 def _made(module: str, name: str, constraint: ActionConstraint, settings: dict[str, Any]) -> Env:
     """Gymnasium's environment under a constraint."""
+    if constraint.depends_on_state and not settings.get(_MOVES, True):
+        raise ValueError(
+            f"{_MOVES}: expected True, got {settings[_MOVES]}. With the position in front every velocity stands "
+            "elsewhere than the constraint reads it. Take gymnasium's environment in ProjectAction, with a constraint "
+            "of your own."
+        )
     ours = {key: settings.pop(key) for key in ("project", "fallback", "tol") if key in settings}
     environment = getattr(importlib.import_module(f"gymnasium.envs.mujoco.{module}"), name)
     return constrained(environment(**settings), constraint, **ours)
 
 
+@_drawn
 def reacher_o(max_power: float, **settings: Any) -> Env:
     """Reacher-v5 under |w_1 a_1| + |w_2 a_2| <= max_power; reads the observation's entries 6 and 7: qvel[0:2].
 
@@ -58,16 +79,19 @@ def reacher_o(max_power: float, **settings: Any) -> Env:
     return _made("reacher_v5", "ReacherEnv", power_limit(REACHER_VELOCITIES, max_power), settings)
 
 
+@_drawn
 def reacher_l2(size: float = 0.05, **settings: Any) -> Env:
     """Reacher-v5 under ||a||^2 <= size; the same in every state, reads nothing."""
     return _made("reacher_v5", "ReacherEnv", ball(size**0.5), settings)
 
 
+@_drawn
 def half_cheetah_o(max_power: float = 20.0, **settings: Any) -> Env:
     """HalfCheetah-v5 under sum_i |w_i a_i| <= max_power; reads the observation's entries 11 to 16: qvel[3:9]."""
     return _made("half_cheetah_v5", "HalfCheetahEnv", power_limit(HALF_CHEETAH_VELOCITIES, max_power), settings)
 
 
+@_drawn
 def half_cheetah_ma(max_power: float = 5.0, **settings: Any) -> Env:
     """HalfCheetah-v5 under w_1 a_1 sin(t_1 + t_2 + t_3) + w_4 a_4 sin(t_4 + t_5 + t_6) <= max_power.
 
@@ -77,6 +101,7 @@ def half_cheetah_ma(max_power: float = 5.0, **settings: Any) -> Env:
     return _made("half_cheetah_v5", "HalfCheetahEnv", linear(_Lifting(), (max_power,)), settings)
 
 
+@_drawn
 def half_cheetah_box(limit: float = 0.5, **settings: Any) -> Env:
     """HalfCheetah-v5 under |a_i| <= limit; the same in every state, reads nothing.
 
@@ -86,6 +111,7 @@ def half_cheetah_box(limit: float = 0.5, **settings: Any) -> Env:
     return _made("half_cheetah_v5", "HalfCheetahEnv", box(-limit, limit), settings)
 
 
+@_drawn
 def hopper_m(max_power: float = 10.0, **settings: Any) -> Env:
     """Hopper-v5 under sum_i max(w_i a_i, 0) <= max_power; reads the observation's entries 8 to 10: qvel[3:6].
 
@@ -96,6 +122,7 @@ def hopper_m(max_power: float = 10.0, **settings: Any) -> Env:
     return _made("hopper_v5", "HopperEnv", limit, settings)
 
 
+@_drawn
 def hopper_box(lower: float = -0.4, upper: float = 0.6, **settings: Any) -> Env:
     """Hopper-v5 under lower <= a_i <= upper; the same in every state, reads nothing.
 
@@ -105,6 +132,7 @@ def hopper_box(lower: float = -0.4, upper: float = 0.6, **settings: Any) -> Env:
     return _made("hopper_v5", "HopperEnv", box(lower, upper), settings)
 
 
+@_drawn
 def walker2d_m(max_power: float = 10.0, **settings: Any) -> Env:
     """Walker2d-v5 under sum_i max(w_i a_i, 0) <= max_power; reads the observation's entries 11 to 16: qvel[3:9].
 

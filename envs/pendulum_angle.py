@@ -135,6 +135,9 @@ def pendulum_angle(render_mode: str | None = None, **settings: Any) -> gym.Env[A
     return constrained(PendulumAngle(render_mode), angle_limit(), **settings)
 
 
+pendulum_angle.metadata = PendulumAngle.metadata  # type: ignore[attr-defined]  # gymnasium.make looks here
+
+
 def _on_circle(angle: float, radius: float) -> tuple[float, float]:
     """Angles count from upright, clockwise."""
     return radius * float(np.sin(angle)), radius * float(np.cos(angle))

@@ -147,3 +147,6 @@ def clearances(obs: Tensor) -> Barrier:
 def point_discs(render_mode: str | None = None, **settings: Any) -> gym.Env[Any, Any]:
     """:class:`PointDiscs` under :func:`stay_clear`; ``project``, ``fallback`` and ``tol`` as everywhere."""
     return constrained(PointDiscs(render_mode), stay_clear(), **settings)
+
+
+point_discs.metadata = PointDiscs.metadata  # type: ignore[attr-defined]  # gymnasium.make looks here

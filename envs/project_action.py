@@ -12,10 +12,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStac
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from icnn_rl._wrappers import CHANGED_UNITS
-from icnn_rl.envs._projection import Array, Executed, Projector, checked_actions, kept, with_last_action
+from icnn_rl.envs._projection import Array, Executed, Projector, checked_actions, with_last_action
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
+
+_OWN = ("constraint", "size_with_last_action")
 
 
 class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -56,7 +58,8 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     - "constraint/violation_before": largest violation of what came, the bounds of the action space included,
     - "constraint/violation": of what was sent; the bounds hold and are not counted. -inf: there is no row,
     - "constraint/moved": the distance between the two,
-    - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty,
+    - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty; MAX_STEPS or NUMERICAL
+      where the nearest action was not found and another allowed one was sent,
     - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width;
       not where the set is empty.
 
@@ -93,6 +96,11 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._projector.try_on(self.observation_space)
 
     @property
+    def size_with_last_action(self) -> int:
+        """Numbers of an observation that ends with the last action; 0: it does not."""
+        return _size(self.observation_space) if self.constraint.needs_last_action else 0
+
+    @property
     def settings(self) -> dict[str, Any]:
         """``fallback`` and ``tol``, as they came."""
         return {"fallback": self._projector.fallback, "tol": self._projector.tol}
@@ -116,7 +124,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """The observation as it is passed on; the constraint reads a copy of it."""
         if self.constraint.needs_last_action:
             obs = np.append(obs, self.executed_action).astype(self.observation_space.dtype)
-        self._obs = kept(obs, batched=False)
+        self._obs = self._projector.read(obs, batched=False)
         return obs
 
 
@@ -193,13 +201,19 @@ class VecProjectAction(VecEnvWrapper):
         return self._noted(obs), rewards, dones, infos
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The constraint is this wrapper's, whatever the environments have; else as in Stable-Baselines3."""
-        if attr_name == "constraint":
-            return [self.constraint for _ in self._get_indices(indices)]
+        """What tells of the constraint is this wrapper's, whatever the environments have; else as in
+        Stable-Baselines3."""
+        if attr_name in _OWN:
+            return [getattr(self, attr_name) for _ in self._get_indices(indices)]
         return super().get_attr(attr_name, indices)
 
     def has_attr(self, attr_name: str) -> bool:
-        return attr_name == "constraint" or super().has_attr(attr_name)
+        return attr_name in _OWN or super().has_attr(attr_name)
+
+    @property
+    def size_with_last_action(self) -> int:
+        """Numbers of an observation that ends with the last action; 0: it does not."""
+        return _size(self.observation_space) if self.constraint.needs_last_action else 0
 
     def _extended(self, obs: Any, action: Array) -> Array:
         extended: Array = np.concatenate((obs, action), -1).astype(self.observation_space.dtype)
@@ -209,8 +223,12 @@ class VecProjectAction(VecEnvWrapper):
         """The observations as they are passed on; the constraint reads a copy."""
         if self.constraint.needs_last_action:
             obs = self._extended(obs, self.executed_action)
-        self._obs = kept(obs, batched=True)
+        self._obs = self._projector.read(obs, batched=True)
         return obs
+
+
+def _size(space: spaces.Space[Any]) -> int:
+    return int(np.prod(_box(space).shape))
 
 
 def _box(space: spaces.Space[Any]) -> spaces.Box:

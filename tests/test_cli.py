@@ -663,6 +663,21 @@ def test_an_environment_with_its_own_constraint(tmp_path, capsys):
     assert counts(tmp_path / "untold")["moved"] > 5  # by the environment's wrapper alone
 
 
+@pytest.mark.parametrize("project", [True, False])
+def test_crossed_limits_of_the_state_are_counted_projected_or_not(project, tmp_path):
+    import gymnasium as gym
+    from stable_baselines3 import PPO
+
+    import icnn_rl.envs  # noqa: F401
+    from icnn_rl.experiment.safety import ConstraintCallback
+
+    env = gym.make("icnn_rl/Point-Discs-v0", project=project)
+    PPO("MlpPolicy", env, n_steps=200, batch_size=50, seed=0).learn(600, callback=ConstraintCallback(tmp_path, 100))
+    found = counts(tmp_path)
+    assert found["steps"] == (600 if project else 0)
+    assert (found["state_violations"] > 0) == (not project)
+
+
 def test_a_constraint_joins_the_environments_own():
     import gymnasium as gym
     import numpy as np

@@ -23,9 +23,9 @@ class ConstraintCallback(BaseCallback):
     constraint/violations: steps whose executed action violates by more than 1e-6; constraint/largest_violation;
     constraint/active_fraction: share of steps with the executed action on the border; constraint/distance_moved: mean
     distance between the action that came and the one executed; constraint/empty: states without an allowed action;
-    constraint/state_violations where the environment tells. Totals are written to RUN/constraint.json every ``every``
-    steps and at the end. They are the model's ``constraint_totals``, so that a checkpoint holds those of its own steps
-    and a resumed run goes on counting from there.
+    constraint/state_violations where the environment tells, projected or not. Totals are written to
+    RUN/constraint.json every ``every`` steps and at the end. They are the model's ``constraint_totals``, so that a
+    checkpoint holds those of its own steps and a resumed run goes on counting from there.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -46,6 +46,10 @@ class ConstraintCallback(BaseCallback):
     def _on_step(self) -> bool:
         t = self.totals
         for info in self.locals["infos"]:
+            state = info.get("constraint/state_violation")
+            if state is not None:
+                t["state_violations"] += bool(state > TOLERANCE)
+                t["largest_state_violation"] = max(t["largest_state_violation"], float(state))
             if "constraint/violation" not in info:
                 continue
             t["steps"] += 1
@@ -54,15 +58,13 @@ class ConstraintCallback(BaseCallback):
             t["active"] += bool(info["constraint/active"])
             t["moved"] += bool(info["constraint/moved"] > TOLERANCE)
             t["empty"] += bool(info["constraint/status"] == Status.PRIMAL_INFEASIBLE)
-            state = info.get("constraint/state_violation")
-            if state is not None:
-                t["state_violations"] += bool(state > TOLERANCE)
-                t["largest_state_violation"] = max(t["largest_state_violation"], float(state))
             self.logger.record_mean("constraint/distance_moved", float(info["constraint/moved"]))
             self.logger.record_mean("constraint/active_fraction", float(info["constraint/active"]))
+        if self._told(t):
+            self.logger.record("constraint/state_violations", t["state_violations"])
         if not t["steps"]:
             return True
-        for name in ("violations", "empty", "state_violations"):
+        for name in ("violations", "empty"):
             self.logger.record(f"constraint/{name}", t[name])
         self.logger.record("constraint/largest_violation", t["largest_violation"])
         return True
@@ -70,8 +72,13 @@ class ConstraintCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._write()
 
+    @staticmethod
+    def _told(totals: dict[str, float]) -> bool:
+        """Whether the environment has told of its state, as it does too where nothing projects the actions."""
+        return totals["largest_state_violation"] > -np.inf
+
     def _write(self) -> None:
-        if self.totals["steps"]:
+        if self.totals["steps"] or self._told(self.totals):
             plain = {key: float(value) for key, value in self.totals.items() if value != -np.inf}
             # JSON has no infinity: it is a text there
             write_text(self.file, json.dumps({k: v if np.isfinite(v) else str(v) for k, v in plain.items()}) + "\n")

@@ -545,11 +545,24 @@ class _ControlBarrier(ActionConstraint):
             )
         if b.gain.shape[-1] != n:
             raise ValueError(f"control_barrier: expected a gain of {n} columns, got {b.gain.shape[-1]}.")
+        self._check_shapes(b, obs.shape[:-1])
         h = b.drift + self.alpha[0] * b.value
         if b.rate is not None:
             first, second = self.alpha
             h = b.drift + (first + second) * b.rate + first * second * b.value
         return ConvexSet(G=-b.gain.to(obs), h=h.to(obs))
+
+    @staticmethod
+    def _check_shapes(b: Barrier, batch: torch.Size) -> None:
+        """A number for each row and state: what broadcasts by chance would judge one state by another's barrier."""
+        wanted = (*batch, b.gain.shape[-2])
+        for name in ("value", "drift", "rate"):
+            part = getattr(b, name)
+            if part is not None and tuple(part.shape) != wanted:
+                raise ValueError(
+                    f"control_barrier: expected Barrier.{name} of shape {wanted}, for each state a number for each row "
+                    f"of the gain, got {tuple(part.shape)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -583,7 +596,8 @@ class _Reading(ActionConstraint):
 
 @dataclass(frozen=True)
 class _All(ActionConstraint):
-    """All of them."""
+    """All of them. Where one reads the last action, with which observations end then, the others read what is before
+    it: indices from the end mean the same with and without."""
 
     parts: tuple[ActionConstraint, ...]
 
@@ -596,10 +610,15 @@ class _All(ActionConstraint):
         return any(part.depends_on_state for part in self.parts)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        return intersect([part.at(obs, n) for part in self.parts], n)
+        return intersect([part.at(self._read_by(part, obs, n), n) for part in self.parts], n)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
-        return largest([part.violation(obs, action) for part in self.parts])
+        n = action.shape[-1]
+        return largest([part.violation(self._read_by(part, obs, n), action) for part in self.parts])
+
+    def _read_by(self, part: ActionConstraint, obs: Observation, n: int) -> Observation:
+        ends_with_action = self.needs_last_action and isinstance(obs, Tensor)
+        return obs[..., :-n] if ends_with_action and not part.needs_last_action else obs  # type: ignore[index]
 
 
 @dataclass(frozen=True)

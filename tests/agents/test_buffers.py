@@ -37,6 +37,12 @@ def test_stores_what_was_executed_in_scaled_units_per_environment() -> None:
     np.testing.assert_array_equal(asked, [[0.5, 0.5], [0.25, -1.0]])  # the caller's array is left alone
 
 
+def test_a_fixed_coordinate_is_refused() -> None:
+    fixed = spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32))
+    with pytest.raises(ValueError, match="action_space: expected a finite Box, low < high in every coordinate"):
+        ExecutedActionReplayBuffer(10, spaces.Box(-1.0, 1.0, (3,)), fixed)
+
+
 def test_can_insist_on_the_executed_action() -> None:
     buffer = ExecutedActionReplayBuffer(10, OBS, ACTION, missing="error")
     with pytest.raises(ValueError, match=r"infos\[0\]: lacks 'action/executed'. Wrap the environment"):

@@ -8,13 +8,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.wrappers import FlattenObservation, FrameStackObservation, RescaleObservation, TransformObservation
+from gymnasium.wrappers import (
+    FlattenObservation,
+    FrameStackObservation,
+    RescaleObservation,
+    TimeAwareObservation,
+    TimeLimit,
+    TransformObservation,
+)
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.agents import ICNNQ, NAF
-from icnn_rl.envs import ProjectAction
+from icnn_rl.envs import ProjectAction, WithConstraint
 from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
 from icnn_rl.solvers import ProjectedNewton
 
@@ -253,6 +260,11 @@ def test_a_rate_limit_needs_the_wrapper_that_appends_the_last_action():
     with pytest.raises(ValueError, match=r"last action.*ProjectAction"):
         make_agent(limit)
     make_agent(limit, ProjectAction(Recorded(), limit)).learn(35)
+    with pytest.raises(ValueError, match=r"last action.*ProjectAction"):
+        make_agent(limit, WithConstraint(Recorded(), limit))  # appends nothing
+    with pytest.raises(ValueError, match=r"numbers do not end with it: they did with .*TimeAwareObservation"):
+        make_agent(limit, TimeAwareObservation(TimeLimit(ProjectAction(Recorded(), limit), 9)))
+    make_agent(limit, ProjectAction(TimeAwareObservation(TimeLimit(Recorded(), 9)), limit)).learn(15)
 
 
 def test_a_constraint_that_does_not_fit_is_named():

@@ -271,6 +271,29 @@ def _layers(env):
         env = env.env
 
 
+@pytest.mark.parametrize("name", ["HalfCheetah-O", "HalfCheetah-MA", "Hopper-M", "Walker2d-M"])
+def test_observations_whose_entries_stand_elsewhere_are_refused(name):
+    with pytest.raises(ValueError, match="exclude_current_positions_from_observation: expected True, got False"):
+        gym.make(f"icnn_rl/{name}-v0", exclude_current_positions_from_observation=False)
+    gym.make(f"icnn_rl/{name}-v0", exclude_current_positions_from_observation=True).close()
+
+
+def test_a_limit_that_reads_nothing_takes_the_position_too():
+    env = gym.make("icnn_rl/Hopper-Box-v0", exclude_current_positions_from_observation=False)
+    assert env.observation_space.shape == (12,)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_gymnasium_knows_how_they_draw(name):
+    env = gym.make(name, render_mode="rgb_array_list")
+    assert "RenderCollection" in {type(layer).__name__ for layer in _layers(env)}
+    if name in OURS:
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        assert len(env.render()) == 2
+    env.close()
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_pictures(name):
     env = gym.make(name, render_mode="rgb_array")

@@ -317,13 +317,81 @@ def test_sets_of_other_kinds(constraint, dtype):
         np.testing.assert_allclose(sent, nearest[0].numpy(), atol=2e-6)
 
 
+def _nearest_in_l1(w, a, limit):
+    """Nearest point to ``a`` in { x in [-1, 1]^n : sum_i |w_i x_i| <= limit }, by bisection on its multiplier."""
+    a = np.float64(a)
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        multiplier = (low + high) / 2
+        x = np.sign(a) * np.clip(np.abs(a) - multiplier * np.abs(w), 0.0, 1.0)
+        low, high = (multiplier, high) if np.abs(w * x).sum() > limit else (low, multiplier)
+    return x
+
+
+@pytest.mark.parametrize("bound", [1.0, 1e30, float(np.finfo(np.float32).max)])
+def test_the_largest_numbers_of_a_type_are_no_bounds(bound):
+    env = ProjectAction(Walk(n=2, low=-bound, high=bound), l1_ball(1.0))
+    env.reset(seed=0)
+    info = env.step(np.array([3.0, 4.0], np.float32))[-1]
+    nearest = [0.5, 0.5] if bound == 1.0 else [0.0, 1.0]
+    if bound > 1.0:
+        np.testing.assert_allclose(info["action/executed"], nearest, atol=1e-6)
+    assert np.abs(info["action/executed"]).sum() <= 1.0 + 1e-6
+    assert info["constraint/status"] == Status.SUCCESS
+    assert not env.step(np.zeros(2, np.float32))[-1]["constraint/active"]
+
+
+def _saddle(obs):
+    return torch.diag(torch.tensor([1.0, -1.0], dtype=obs.dtype)).expand(len(obs), 2, 2)
+
+
+def test_an_ellipsoid_that_is_none_is_named():
+    env = ProjectAction(Walk(n=2), ellipsoid(_saddle, 0.2))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"constraint: the ellipsoid's M is not positive definite: .*-1.0"):
+        env.step(np.array([0.9, 0.1], np.float32))
+
+
+@pytest.mark.parametrize("constraint", [power_limit("-3:", 1.0), power_limit([-3, -2, -1], 1.0)])
+def test_indices_from_the_end_mean_the_same_beside_a_rate_limit(constraint):
+    inner = Walk(steps=100)
+    seen, _ = _steps(ProjectAction(inner, constraint & rate_limit(1.5)), _actions(30))
+    for obs, sent in zip(np.float64(seen), inner.received, strict=False):
+        velocity = obs[1:4]  # of four numbers, before the last action
+        assert (np.abs(velocity * sent).sum() - 1.0) / np.linalg.norm(velocity) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(4),
+        spaces.Tuple((spaces.Discrete(3), spaces.Box(-1.0, 1.0, (3,)))),
+        spaces.Dict({"name": spaces.Text(4), "state": spaces.Box(-1.0, 1.0, (3,))}),
+    ],
+)
+def test_what_reads_nothing_takes_observations_of_any_kind(space):
+    class Telling(Walk):
+        def _observe(self):
+            super()._observe()
+            return self.observation_space.sample()
+
+    inner = Telling()
+    inner.observation_space = space
+    env = ProjectAction(inner, box(-0.5, 0.5))
+    env.reset(seed=0)
+    assert (np.abs(env.step(np.ones(3, np.float32))[-1]["action/executed"]) <= 0.5).all()
+    with pytest.raises(ValueError, match=r"reads the observation, which is no array|say which part"):
+        ProjectAction(inner, power_limit(slice(0, 3), 1.0))
+
+
 def test_more_motors_than_rows_can_be_written_for():
     inner = Walk(n=9, d=9, steps=100)
     env = ProjectAction(inner, power_limit(slice(0, 9), 2.0))
     seen, infos = _steps(env, _actions(30, 9))
-    for obs, sent, info in zip(np.float64(seen), inner.received, infos, strict=False):
+    for obs, given, sent, info in zip(np.float64(seen), _actions(30, 9), inner.received, infos, strict=False):
         assert (np.abs(obs * sent).sum() - 2.0) / np.linalg.norm(obs) <= 1e-6
-        assert info["constraint/status"] == Status.SUCCESS
+        assert info["constraint/moved"] <= np.linalg.norm(_nearest_in_l1(obs, given, 2.0) - given) + 1e-5
+    assert np.mean([info["constraint/status"] == Status.SUCCESS for info in infos]) > 0.9
     assert sum(info["constraint/active"] for info in infos) > 10
 
 

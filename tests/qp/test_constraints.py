@@ -127,6 +127,20 @@ def test_a_velocity_that_is_nan_is_neither_a_limit_nor_none(limit: float, n: int
         assert bool((drawn <= 1e-12).all() if motoring_only else (drawn.abs() <= 1e-12).all())
 
 
+@pytest.mark.parametrize("wrong", ["value", "drift", "rate"])
+def test_a_barrier_must_give_each_state_its_own_numbers(wrong: str) -> None:
+    """(B,) instead of (B, 1) would broadcast to (B, B): every state judged by the worst one."""
+
+    def barrier(obs: Tensor) -> Barrier:
+        parts = {"value": 1.0 - obs[:, :1], "drift": -obs[:, 1:], "rate": -obs[:, 1:]}
+        parts[wrong] = parts[wrong].squeeze(-1)
+        return Barrier(parts["value"], parts["drift"], torch.ones(len(obs), 1, 1, dtype=obs.dtype), parts["rate"])
+
+    for batch in (1, 3):
+        with pytest.raises(ValueError, match=rf"expected Barrier.{wrong} of shape \({batch}, 1\).*got \({batch},\)"):
+            control_barrier(barrier, (1.0, 2.0)).at(torch.zeros(batch, 2), 1)
+
+
 def test_barrier_rows_by_hand() -> None:
     one = control_barrier(first_order, 2.0).at(torch.tensor([[0.5, -1.0]]), 2)  # a <= 2 (1 - x)
     assert one.G is not None
