@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     args = parser.parse_args(arguments or ["rl"])
-    args.argv = arguments
+    if args.run is _run_rl:
+        args.argv = arguments
     try:
         args.run(args)
     except UserError as error:
