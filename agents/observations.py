@@ -45,14 +45,12 @@ def check_observations(
     read = _parts_read(constraint, observation_space, action_space)
     if trust_obs or not constraint.depends_on_state:
         return
-    if constraint.needs_last_action and env is not None:
-        _check_last_action(env)
     for key in read:
         _check_part(key, observation_space if key is None else observation_space[key], obs_size)  # type: ignore[index]
     if env is not None:
         _check_wrappers(env, read)
-        if constraint.needs_last_action and isinstance(observation_space, spaces.Box):
-            _check_end(env, observation_space)
+        if constraint.needs_last_action:
+            _check_last_action(env, observation_space)
 
 
 def _check_part(key: str | None, part: spaces.Space[Any], obs_size: int | None) -> None:
@@ -97,22 +95,19 @@ def _check_wrappers(env: VecEnv, read: set[str | None]) -> None:
             raise ValueError(f"constraint: it would read observations that {wrapper.__name__} has changed. {advice}")
 
 
-def _check_last_action(env: VecEnv) -> None:
-    """Whether a wrapper in or around the environments appends the last action."""
-    # first: an attribute that is not there ends the workers of a SubprocVecEnv
-    if not env.has_attr(_SIZE) or not all(env.get_attr(_SIZE)):
+def _check_last_action(env: VecEnv, space: spaces.Space[Any]) -> None:
+    """Whether a wrapper in or around the environments appends the last action, and observations still end with it."""
+    # asked first: an attribute that is not there ends the workers of a SubprocVecEnv
+    sizes = env.get_attr(_SIZE) if env.has_attr(_SIZE) else [0]
+    if not all(sizes):
         raise ValueError(
             "constraint: it reads the last action, with which no wrapper ends the observation. Wrap the environment in "
             "icnn_rl.envs.ProjectAction with the same constraint, which appends it."
         )
-
-
-def _check_end(env: VecEnv, space: spaces.Box) -> None:
-    """Whether the observation still ends where that wrapper has ended it."""
-    if any(size != space.shape[0] for size in env.get_attr(_SIZE)):
+    if isinstance(space, spaces.Box) and any(size != space.shape[0] for size in sizes):
         raise ValueError(
             f"constraint: it reads the last action, and observations of {space.shape[0]} numbers do not end with it: "
-            f"they did with {max(env.get_attr(_SIZE))}. Put the wrapper that changes them (TimeAwareObservation?) "
+            f"they did with {max(sizes)}. Put the wrapper that changes them (TimeAwareObservation?) "
             "inside icnn_rl.envs.ProjectAction."
         )
 

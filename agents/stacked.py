@@ -190,15 +190,16 @@ class StackedICNNQ(Generic[Row]):
             prepared.on_training_start(locals(), globals())
             own.append(prepared)
         first, going = self.agents[0], True
-        while going and self.num_timesteps < total:
+        while self.num_timesteps < total:
             for callback in own:
                 callback.on_rollout_start()
             for _ in range(first.train_freq.frequency):  # type: ignore[union-attr]  # made so by SB3
                 going = going and self._step(own, log_interval)
-            if going:
-                for callback in own:
-                    callback.on_rollout_end()
-            if going and self.num_timesteps > first.learning_starts:
+            if not going:
+                break
+            for callback in own:
+                callback.on_rollout_end()
+            if self.num_timesteps > first.learning_starts:
                 self.train(first.gradient_steps if first.gradient_steps >= 0 else first.train_freq.frequency)  # type: ignore[union-attr]
         for i, callback in enumerate(own):
             self._log(i)

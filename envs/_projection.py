@@ -138,7 +138,8 @@ class Projector:
         return on
 
     def try_on(self, space: spaces.Space[Any]) -> None:
-        """Find out now what does not fit: make the set of an observation of zeros, as far as the space has them.
+        """Find out now what does not fit: make the set of an observation of zeros, as far as the space has them; and
+        whether observations are read at all.
 
         Raises:
             ValueError: the constraint does not fit the observations or the actions.
@@ -452,7 +453,8 @@ def _named(obs: Observation, rows: Array) -> str:
     """The first of the observations in these rows, in words."""
     first = int(rows.nonzero()[0][0])
     if isinstance(obs, Mapping):
-        return f"the state { {key: obs[key][first].tolist() for key in obs if obs[key][first].numel() <= 64} }"
+        parts = {key: obs[key][first].tolist() for key in obs if obs[key][first].numel() <= 64}
+        return f"the state {parts}"
     return f"the state {obs[first].tolist()}" if obs.numel() else "any state"
 
 

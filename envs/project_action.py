@@ -17,6 +17,7 @@ from icnn_rl.qp.constraints import ActionConstraint, Fallback
 
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
 
+#: Attributes that VecProjectAction does not leave to the environments.
 _OWN = ("constraint", "size_with_last_action")
 
 
@@ -98,7 +99,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     @property
     def size_with_last_action(self) -> int:
         """Numbers of an observation that ends with the last action; 0: it does not."""
-        return _size(self.observation_space) if self.constraint.needs_last_action else 0
+        return _size_with_last_action(self)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -212,8 +213,8 @@ class VecProjectAction(VecEnvWrapper):
 
     @property
     def size_with_last_action(self) -> int:
-        """Numbers of an observation that ends with the last action; 0: it does not."""
-        return _size(self.observation_space) if self.constraint.needs_last_action else 0
+        """As of :class:`ProjectAction`."""
+        return _size_with_last_action(self)
 
     def _extended(self, obs: Any, action: Array) -> Array:
         extended: Array = np.concatenate((obs, action), -1).astype(self.observation_space.dtype)
@@ -227,8 +228,8 @@ class VecProjectAction(VecEnvWrapper):
         return obs
 
 
-def _size(space: spaces.Space[Any]) -> int:
-    return int(np.prod(_box(space).shape))
+def _size_with_last_action(wrapper: ProjectAction | VecProjectAction) -> int:
+    return _box(wrapper.observation_space).shape[0] if wrapper.constraint.needs_last_action else 0
 
 
 def _box(space: spaces.Space[Any]) -> spaces.Box:

@@ -242,7 +242,7 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
 
 
 def _folder(args: argparse.Namespace, config: Config) -> Path:
-    """--out, with the seed where there are several; a free one where it is not given."""
+    """--out, with the seed where there are several; a free one where it is not given. Told to the user."""
     if args.out is None:
         folder = claim_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{config.seed}")
     else:

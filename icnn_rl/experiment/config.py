@@ -4,6 +4,7 @@ constructor."""
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import importlib.resources
 import inspect
@@ -257,7 +258,7 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
             f"{key}: takes an object, which a setting cannot be: build the agent in Python. For Gaussian noise of td3, "
             "ddpg, icnn and naf: exploration_noise=0.1."
         )
-    _check_kinds(settings, {"exploration_noise": 0.1, **_defaults(algorithm)}, _optional_integers(algorithm))
+    _check_kinds(settings, algorithm)
     policy_kwargs = _mapping("policy_kwargs", settings.get("policy_kwargs"))
     policy = settings.get("policy", "MlpPolicy")
     if policy not in list(algorithm.policy_aliases):
@@ -272,7 +273,7 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
     )
     _check_keys(
         _mapping("policy_kwargs.picnn_kwargs", policy_kwargs.get("picnn_kwargs")),
-        _arguments(PICNN) - {"self", "x_features", "y_features"},
+        set(LEFT_TO_PICNN),
         "picnn_kwargs, the input-convex network",
     )
 
@@ -285,8 +286,10 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _check_kinds(given: Mapping[str, Any], defaults: Mapping[str, Any], optional_integers: set[str]) -> None:
+def _check_kinds(given: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
     """Truth values and numbers where the default is one; lists and the like are the constructor's business."""
+    defaults = {"exploration_noise": 0.1, **_defaults(algorithm)}
+    optional_integers = _optional_integers(algorithm)
     for key, value in given.items():
         default = defaults.get(key)
         if key in optional_integers:
@@ -375,6 +378,7 @@ def _arguments(cls: type) -> set[str]:
     return set(_parameters(cls))
 
 
+@functools.cache
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The constructor's arguments, through **kwargs up the class tree."""
     found: dict[str, inspect.Parameter] = {}

@@ -60,7 +60,7 @@ class ConstraintCallback(BaseCallback):
             t["empty"] += bool(info["constraint/status"] == Status.PRIMAL_INFEASIBLE)
             self.logger.record_mean("constraint/distance_moved", float(info["constraint/moved"]))
             self.logger.record_mean("constraint/active_fraction", float(info["constraint/active"]))
-        if self._told(t):
+        if self._tells_of_state:
             self.logger.record("constraint/state_violations", t["state_violations"])
         if not t["steps"]:
             return True
@@ -72,13 +72,13 @@ class ConstraintCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._write()
 
-    @staticmethod
-    def _told(totals: dict[str, float]) -> bool:
+    @property
+    def _tells_of_state(self) -> bool:
         """Whether the environment has told of its state, as it does too where nothing projects the actions."""
-        return totals["largest_state_violation"] > -np.inf
+        return self.totals["largest_state_violation"] > -np.inf
 
     def _write(self) -> None:
-        if self.totals["steps"] or self._told(self.totals):
+        if self.totals["steps"] or self._tells_of_state:
             plain = {key: float(value) for key, value in self.totals.items() if value != -np.inf}
             # JSON has no infinity: it is a text there
             write_text(self.file, json.dumps({k: v if np.isfinite(v) else str(v) for k, v in plain.items()}) + "\n")

@@ -162,6 +162,8 @@ def test_an_unknown_solver_option_is_named(build, key):
 def test_an_unknown_network_option_is_named():
     with pytest.raises(UserError, match=r"gat: not an argument of picnn_kwargs.*gate"):
         resolve_settings("icnn", "Pendulum-v1", {"policy_kwargs": {"picnn_kwargs": {"gat": "softplus"}}})
+    with pytest.raises(UserError, match=r"hidden: not an argument of picnn_kwargs"):  # the policy's own
+        resolve_settings("icnn", "Pendulum-v1", {"policy_kwargs": {"picnn_kwargs": {"hidden": [4]}}})
 
 
 def test_exploration_noise_belongs_to_the_agents_that_have_it():
