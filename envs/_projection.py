@@ -14,8 +14,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from icnn_rl.qp import _compiled
 from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, backup, intersect
+from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
 
@@ -272,7 +272,7 @@ class _Polytopes:
         if not self.h.shape[-1]:
             status = np.where((lower > upper).any(-1), int(Status.PRIMAL_INFEASIBLE), int(Status.SUCCESS))
             return np.minimum(np.maximum(a, lower), upper), status
-        quick = _compiled.nearest(a, self.G, self.h, lower, upper)
+        quick = dispatch.nearest(a, self.G, self.h, lower, upper)
         if quick is not None and quick[1].all():
             return quick[0], np.zeros(len(a), np.int64)
         found = self.both().project(torch.from_numpy(a), throw=False)

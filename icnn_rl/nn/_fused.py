@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icnn_rl.nn.linear import affine
-from icnn_rl.qp._compiled import available
+from icnn_rl.qp.kernel.dispatch import available
 
 
 @functools.cache

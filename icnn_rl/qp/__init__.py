@@ -1,14 +1,14 @@
 """Quadratic programmes as differentiable layers (OptNet): batched, structured, certified."""
 
+from icnn_rl.qp.api import solve_qp
+from icnn_rl.qp.driver import NonConvexError
 from icnn_rl.qp.external import External
 from icnn_rl.qp.heads import ActionProjection, OptNetHead
 from icnn_rl.qp.layer import QPLayer
-from icnn_rl.qp.numeric import NonConvexError
-from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.qpth_compat import QPFunction, QPSolvers
+from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.solving import solve_qp
 from icnn_rl.qp.total_variation import total_variation
 
 __all__ = [

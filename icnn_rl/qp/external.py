@@ -2,7 +2,7 @@
 
 The package qpsolvers speaks to more than twenty solvers in one way. What such a solver answers is taken as a proposal:
 constraints whose multiplier exceeds their slack are taken as active, a few active-set steps and the corrections of
-:mod:`icnn_rl.qp.numeric` on that set supply the digits that the solver left out, and the residuals decide whether the
+:mod:`icnn_rl.qp.driver` on that set supply the digits that the solver left out, and the residuals decide whether the
 row is solved. The factor of that set then serves the gradients.
 
 References:

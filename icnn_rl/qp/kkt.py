@@ -34,9 +34,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from icnn_rl.qp._tree import map_tensors, pick
 from icnn_rl.qp.problem import Problem, matvec, norms_of, rmatvec
 from icnn_rl.qp.sparse import Pairs, SparseRows
+from icnn_rl.qp.tensor_tree import map_tensors, pick
 
 #: delta, relative to ``unit``: of Primal, of Primal where Q may be singular, of Range and Dual. Primal's H holds 1 /
 #: delta: the digits of Q that this leaves are what corrections live on, and delta rho > eps keeps a singular H

@@ -18,12 +18,12 @@ from icnn_rl._checks import (
     check_range,
     check_same_kind,
 )
-from icnn_rl.qp._tree import leaves, map_tensors
+from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.external import External
-from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal
+from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.solving import solve_qp
+from icnn_rl.qp.tensor_tree import leaves, map_tensors
 
 __all__ = ["QPLayer"]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_positive_int, check_range
+from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.external import External
-from icnn_rl.qp.primal_dual import PrimalDual
-from icnn_rl.qp.solving import solve_qp
+from icnn_rl.qp.settings import PrimalDual
 
 __all__ = ["QPFunction", "QPSolvers"]
 

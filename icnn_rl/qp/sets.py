@@ -25,12 +25,12 @@ from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor
 from icnn_rl._first_order import first_order
-from icnn_rl.qp.autograd import transformed
+from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.external import External
-from icnn_rl.qp.primal_dual import PrimalDual
+from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.problem import Diagonal
+from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.solving import solve_qp
 from icnn_rl.qp.trust_region import trust_region
 from icnn_rl.solution import SolveError, Status
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icnn_rl.qp._compiled import available
+from icnn_rl.qp.kernel.dispatch import available
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.base import Problem
 from icnn_rl.solvers.newton import ProjectedNewton

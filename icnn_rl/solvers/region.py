@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.numeric import NonConvexError
+from icnn_rl.qp.api import solve_qp
+from icnn_rl.qp.driver import NonConvexError
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Minimum, join, vector_of
 from icnn_rl.qp.solution import ActiveSet
-from icnn_rl.qp.solving import solve_qp
 from icnn_rl.solution import Status
 from icnn_rl.solvers._box_qp import box_qp, times
 from icnn_rl.solvers.domain import certificate

@@ -15,18 +15,18 @@ from icnn_rl.qp import (
     NonConvexError,
     PrimalDual,
     QPSolution,
+    active_set,
+    certificates,
+    driver,
     kkt,
-    numeric,
-    primal_dual,
     problem,
     solve_qp,
-    verify,
 )
-from icnn_rl.qp import _compiled as compiled
+from icnn_rl.qp.kernel import dispatch
 from tests.qp.problems import FAMILIES, INF, Arguments, Family, dense_rows, instance
 
 kernel = pytest.importorskip(
-    "icnn_rl.qp._kernel", reason="the compiled kernel needs numba: pip install 'icnn-rl[fast]'"
+    "icnn_rl.qp.kernel.tiny", reason="the compiled kernel needs numba: pip install 'icnn-rl[fast]'"
 )
 
 DOUBLE = torch.float64
@@ -194,24 +194,24 @@ def test_reports_the_residuals_of_verify() -> None:
         arguments["Q"], arguments["p"], arguments["G"], None, arguments["p"][:, :0], arguments["h"], False, False, None
     )
     x, nu, z = solution.value, solution.dual_eq, solution.dual_ineq
-    fit = verify.residuals(data, x, nu, z, data.products(x, nu, z))
+    fit = certificates.residuals(data, x, nu, z, data.products(x, nu, z))
     torch.testing.assert_close(solution.residual, fit.largest, rtol=0.0, atol=2e-15)
     torch.testing.assert_close(solution.gap, fit.duality, rtol=0.0, atol=1e-13)
     torch.testing.assert_close(solution.slack, arguments["h"] - data.Cx(x), rtol=0.0, atol=1e-14)
     # and of a point that is far from the solution, where rounding does not hide a wrong formula
     loose = solve_qp(**arguments, solver=PrimalDual(tol=0.9, max_steps=7), throw=False)
     x, z = loose.value, loose.dual_ineq
-    fit = verify.residuals(data, x, nu, z, data.products(x, nu, z))
+    fit = certificates.residuals(data, x, nu, z, data.products(x, nu, z))
     torch.testing.assert_close(loose.residual, fit.largest, rtol=1e-6, atol=2e-15)
 
 
 def test_has_the_constants_of_the_torch_path() -> None:
     assert (kernel._DELTA, kernel._PENALTY) == (kkt._PRIMAL, kkt._PENALTY)
     names = ("_LEAST", "_BACK_OFF")
-    assert [getattr(kernel, name) for name in names] == [getattr(primal_dual, name) for name in names]
-    assert (primal_dual._SIGN[DOUBLE], primal_dual._UNMET[DOUBLE]) == (kernel._SIGN, kernel._UNMET)
-    assert (problem.TINY[DOUBLE], verify._FLOOR) == (kernel._TINY, kernel._FLOOR)
-    assert (kernel._CORRECTIONS, kernel._DEFINITE) == (numeric._CORRECTIONS, numeric._SINGULAR)
+    assert [getattr(kernel, name) for name in names] == [getattr(active_set, name) for name in names]
+    assert (active_set._SIGN[DOUBLE], active_set._UNMET[DOUBLE]) == (kernel._SIGN, kernel._UNMET)
+    assert (problem.TINY[DOUBLE], certificates._FLOOR) == (kernel._TINY, kernel._FLOOR)
+    assert (kernel._CORRECTIONS, kernel._DEFINITE) == (driver._CORRECTIONS, driver._SINGULAR)
 
 
 # derivatives
@@ -307,7 +307,7 @@ def test_nan_in_a_matrix_stays_out_of_what_the_rows_share(name: str, every: bool
 
 
 def test_works_without_numba(monkeypatch: pytest.MonkeyPatch, counted: list[int]) -> None:
-    monkeypatch.setattr(compiled, "available", lambda: False)
+    monkeypatch.setattr(dispatch, "available", lambda: False)
     arguments = random_rows(1, 5, 6, 24)
     assert bool((solve_qp(**arguments).status == Status.SUCCESS).all())
     assert counted == []

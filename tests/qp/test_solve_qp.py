@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icnn_rl import SolveError, Status
-from icnn_rl.qp import Diagonal, NonConvexError, PrimalDual, QPSolution, primal_dual, solve_qp
+from icnn_rl.qp import Diagonal, NonConvexError, PrimalDual, QPSolution, active_set, solve_qp
 from tests.qp import references
 from tests.qp.problems import (
     BY_NAME,
@@ -792,7 +792,7 @@ def test_asking_once_a_phase_changes_nothing(family: Family, monkeypatch: pytest
     arguments, _ = instance(family)
     solver = PrimalDual(compiled=False)
     expected = solve_qp(**arguments, solver=solver)
-    monkeypatch.setattr(primal_dual, "_on_gpu", lambda point: True)
+    monkeypatch.setattr(active_set, "_on_gpu", lambda point: True)
     found = solve_qp(**arguments, solver=solver)
     assert found.success.all()
     torch.testing.assert_close(found.value, expected.value, rtol=1e-10, atol=1e-10)

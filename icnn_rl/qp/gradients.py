@@ -24,11 +24,12 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from icnn_rl.qp import _compiled
-from icnn_rl.qp._tree import leaves, rebuild
+from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.kkt import Primal, System, Triple
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, split
+from icnn_rl.qp.tensor_tree import leaves, rebuild
 
 #: Corrections of a derivative by its residual.
 _CORRECTIONS = 2
@@ -42,11 +43,6 @@ def differentiable(point: Triple, system: System, problem: Problem) -> Triple:
     tensors = leaves(system) if transformed() else []
     x, nu, z = _Solve.apply(system, (pattern_g, pattern_a), *point, problem.Q, g, a, *right, *tensors)  # type: ignore[no-untyped-call]
     return x, nu, z
-
-
-def transformed() -> bool:
-    """Whether tensors may be those of torch.func, whose values no Python code may look at."""
-    return bool(torch._C._are_functorch_transforms_active())
 
 
 class _Solve(torch.autograd.Function):
@@ -89,7 +85,7 @@ class _Solve(torch.autograd.Function):
             m = g.shape[-2]
             parts = dz[:, :m], x, z[:, :m], dx
             fast = _in_kernel(ctx.template) and g.shape[0] > 1 and not torch.is_grad_enabled()
-            dg = _compiled.minus_outers(*parts) if fast else _minus_outers(*parts, g)
+            dg = dispatch.minus_outers(*parts) if fast else _minus_outers(*parts, g)
         da = _minus_outers(dnu, x, nu, dx, a) if a is not None and wanted[7] else None
         return (None, None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
 
@@ -106,7 +102,7 @@ def _in_kernel(system: System) -> TypeGuard[Primal]:
 def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
     """The solve with its regularisation corrected away."""
     if _in_kernel(system):
-        return _compiled.inverse(system, rx, ra, rc, _CORRECTIONS)
+        return dispatch.inverse(system, rx, ra, rc, _CORRECTIONS)
     problem = system.problem
     x, nu, z = system.solve(rx, ra, rc)
     for _ in range(_CORRECTIONS):

@@ -1,13 +1,13 @@
-"""The method of :mod:`icnn_rl.qp.primal_dual`, compiled: for problems so tiny that calling torch is most of the cost.
+"""The method of :mod:`icnn_rl.qp.active_set`, compiled: for problems so tiny that calling torch is most of the cost.
 
 A block of :data:`LANES` rows is solved at a time, all of them lane by lane in the same registers (:mod:`._lanes`), and
-stays in the first cache: start point, interior-point steps, active-set steps and corrections, as in ``primal_dual.py``
-and ``numeric.py``, with the same constants. Rows whose set has settled keep it while their neighbours move on; what
+stays in the first cache: start point, interior-point steps, active-set steps and corrections, as in ``active_set.py``
+and ``driver.py``, with the same constants. Rows whose set has settled keep it while their neighbours move on; what
 has not settled by the end of a phase is sorted into new blocks for the next. Rows that are not solved to the tolerance
 are left to torch.
 
 Arrays of a block have the shape (size, LANES); a matrix (i, j) of n columns is at i n + j. The names are those of
-``primal_dual.py``. C is written out, bounds too.
+``active_set.py``. C is written out, bounds too.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icnn_rl._jit import kept
-from icnn_rl.qp._lanes import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
+from icnn_rl.qp.kernel.lanes import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Repeated from kkt.py, primal_dual.py, verify.py and numeric.py: numba caches by the date of this file alone.
+# Repeated from kkt.py, active_set.py, certificates.py and driver.py: numba caches by the date of this file alone.
 _DELTA, _PENALTY = 1e-10, 0.1
 _LEAST, _BACK_OFF, _SIGN, _UNMET, _TINY = 0.3, 0.99, 1e-12, 1e-5, 1e-300
 _FLOOR = 1e-4
 #: z of rows that are absent: next to nothing, but large enough to divide by.
 _NOTHING = 1e-100
 _CORRECTIONS, _DEFINITE = 8, 1e-9
-#: A residual that needs no correction; smaller than in numeric.py, for here all systems are regularised like Primal's.
+#: A residual that needs no correction; smaller than in driver.py, for here all systems are regularised like Primal's.
 _EXACT = 50.0 * 2.0**-52
 
 
@@ -49,7 +49,7 @@ class _Block(NamedTuple):
     norms: Array
     unit: Array
     per_unit: Array
-    # of verify.residuals: the length, and what the terms of the gradient are at least compared with; |x|^2 before
+    # of certificates.residuals: the length, and what the terms of the gradient are at least compared with; |x|^2 before
     scale: Array
     # point
     x: Array
@@ -271,7 +271,7 @@ def _left(b: _Block) -> None:
 
 @_jit
 def _start(b: _Block) -> None:
-    """``primal_dual.start_point``."""
+    """``active_set.start_point``."""
     n, k = len(b.p), len(b.d)
     for i in range(k):
         store(b.w, i, load(b.present, i) * load(b.per_unit, i) * (1.0 / (_PENALTY + _DELTA)))
@@ -304,7 +304,7 @@ def _start(b: _Block) -> None:
 
 @_jit
 def _interior_point_steps(b: _Block, steps: int) -> None:
-    """``primal_dual.interior_point_steps``."""
+    """``active_set.interior_point_steps``."""
     n, k = len(b.p), len(b.d)
     rows = splat(0.0)
     for i in range(k):
@@ -357,7 +357,7 @@ def _step_length(b: _Block) -> Any:
 
 @_jit
 def _on_set(b: _Block, m: int, lower: bool) -> None:
-    """``primal_dual.on_set``: active bounds met exactly, z = 0 where nothing is active."""
+    """``active_set.on_set``: active bounds met exactly, z = 0 where nothing is active."""
     n = len(b.p)
     for i in range(len(b.d)):
         active = load(b.active, i)
@@ -376,7 +376,7 @@ def _factor_active(b: _Block) -> None:
 
 @_jit
 def _project(b: _Block, m: int, lower: bool) -> None:
-    """``primal_dual.project``."""
+    """``active_set.project``."""
     n, k = len(b.p), len(b.d)
     before = splat(0.0)
     for j in range(n):
@@ -394,7 +394,7 @@ def _project(b: _Block, m: int, lower: bool) -> None:
 
 @_jit
 def _change_set(b: _Block, done: Any) -> Any:
-    """``primal_dual.wrong_side``: move rows on the wrong side, but for those that are done; who has none is done."""
+    """``active_set.wrong_side``: move rows on the wrong side, but for those that are done; who has none is done."""
     largest, square = splat(0.0), load(b.scale, 2)
     for i in range(len(b.d)):
         largest = maximum(largest, magnitude(load(b.z, i) * load(b.norms, i)))
@@ -413,7 +413,7 @@ def _change_set(b: _Block, done: Any) -> Any:
 
 @_jit
 def _residuals(b: _Block) -> Any:
-    """``verify.residuals`` in ``fit``, and the largest; leaves rx and rc behind."""
+    """``certificates.residuals`` in ``fit``, and the largest; leaves rx and rc behind."""
     n, k = len(b.p), len(b.d)
     square, off, pull, balance = splat(0.0), splat(0.0), load(b.scale, 1), splat(0.0)
     work_q, work_p, work_d = splat(0.0), splat(0.0), splat(0.0)
@@ -448,7 +448,7 @@ def _residuals(b: _Block) -> Any:
 
 @_jit
 def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
-    """``numeric._correct``: the best point in ``best_*``, and its residual."""
+    """``driver._correct``: the best point in ``best_*``, and its residual."""
     n, k = len(b.p), len(b.d)
     best = splat(np.inf)
     _on_set(b, m, lower)
@@ -477,7 +477,7 @@ def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
 
 
 class Found(NamedTuple):
-    """Rows of the batch: what :class:`icnn_rl.qp.numeric.Outcome` asks for, slack, and the factor (U = L^T)."""
+    """Rows of the batch: what :class:`icnn_rl.qp.driver.Outcome` asks for, slack, and the factor (U = L^T)."""
 
     x: Array
     z: Array
@@ -539,7 +539,7 @@ def solve(
     phases: Array,
     found: Found,
 ) -> int:
-    """``primal_dual.iterate`` and corrections. How many rows stay unsolved; -1 if a Q is not positive definite."""
+    """``active_set.iterate`` and corrections. How many rows stay unsolved; -1 if a Q is not positive definite."""
     b, m = _new_block(p.shape[1], d.shape[1]), G.shape[1]
     rows, lanes, steps = np.zeros(LANES, np.int64), np.zeros((2, LANES)), np.zeros(LANES, np.int64)
     pending, number, solved = np.arange(p.shape[0]), p.shape[0], 0

@@ -1,4 +1,4 @@
-"""Which problems go to the compiled kernel, :mod:`icnn_rl.qp._kernel`, and how. Without numba none does."""
+"""Which problems go to the compiled kernel, :mod:`icnn_rl.qp.kernel.tiny`, and how. Without numba none does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.active_set import PHASES, phases_of
+from icnn_rl.qp.certificates import Residuals
+from icnn_rl.qp.driver import Outcome
 from icnn_rl.qp.kkt import Factor, Primal, Triple
-from icnn_rl.qp.numeric import Outcome
-from icnn_rl.qp.primal_dual import PHASES, PrimalDual, phases_of
 from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.sparse import SparseRows
-from icnn_rl.qp.verify import Residuals
 from icnn_rl.solution import Status
 
 #: n and k of the largest problems. A block has left the first cache by then, and still takes a fifth of torch's time.
@@ -29,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 @functools.cache
 def _kernel() -> ModuleType:
     """Importing numba takes a second: not before it is needed."""
-    return importlib.import_module("icnn_rl.qp._kernel")
+    return importlib.import_module("icnn_rl.qp.kernel.tiny")
 
 
 @functools.cache

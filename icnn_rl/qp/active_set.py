@@ -22,12 +22,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
-from icnn_rl.qp._tree import leaves, pick, where
 from icnn_rl.qp.kkt import Factor, Inner, Kkt, Point, Primal
 from icnn_rl.qp.problem import TINY, Problem
-
-__all__ = ["PrimalDual"]
+from icnn_rl.qp.tensor_tree import leaves, pick, where
 
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
 #: from a coarser guess than sets of general rows: fewer steps before the first attempt, and one more next to equations.
@@ -46,32 +43,6 @@ _HELD = 1e-10
 _UNMET = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PrimalDual:
-    """Settings of the primal-dual method.
-
-    Args:
-        tol: largest relative residual (stationarity, feasibility, complementarity) of a row that counts as solved.
-        max_steps: factorisations a row may take.
-        dtype: where float32 input is iterated on: "float64", or "input", that is in float32 with corrections, residuals
-            and derivatives in float64 from factors in float32. The result is as accurate either way.
-        compiled: solve tiny problems (up to 16 variables, 128 inequalities and bounds, no equalities; Q positive
-            definite; on a CPU, in float64) in a compiled kernel where numba is installed (``pip install
-            'icnn-rl[fast]'``). Solutions and statuses are the same; the time, most of it torch's price of calling an
-            operation, and ``num_steps`` differ. The first such solve on a machine compiles, for some 20 s.
-    """
-
-    tol: float = 1e-9
-    max_steps: int = 60
-    dtype: str = "float64"
-    compiled: bool = True
-
-    def __post_init__(self) -> None:
-        check_range("PrimalDual.tol", self.tol, 0.0, 1.0, open_low=True)
-        check_positive_int("PrimalDual.max_steps", self.max_steps)
-        check_choice("PrimalDual.dtype", self.dtype, ("float64", "input"))
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_same_kind
-from icnn_rl.qp import _compiled, numeric
-from icnn_rl.qp._tree import leaves, map_tensors, pick, rebuild
-from icnn_rl.qp.autograd import differentiable, transformed
+from icnn_rl.qp import driver
+from icnn_rl.qp.driver import NonConvexError, Outcome
 from icnn_rl.qp.external import External
+from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.gradients import differentiable
+from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.kkt import Mixed, System, spread
-from icnn_rl.qp.numeric import NonConvexError, Outcome
-from icnn_rl.qp.primal_dual import PrimalDual
 from icnn_rl.qp.problem import Diagonal, Problem
+from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.sparse import SparseRows, split
+from icnn_rl.qp.tensor_tree import leaves, map_tensors, pick, rebuild
 from icnn_rl.solution import SolveError, Status
 
 __all__ = ["solve_qp"]
@@ -367,8 +369,8 @@ def _solve_rows(
 ) -> tuple[Outcome, System]:
     """Tiny problems are solved by the compiled kernel; what it leaves, and all other problems, by torch."""
     quick = None
-    if isinstance(solver, PrimalDual) and _compiled.fits(problem, solver, data):
-        quick = _compiled.solve(problem, solver, guess)
+    if isinstance(solver, PrimalDual) and dispatch.fits(problem, solver, data):
+        quick = dispatch.solve(problem, solver, guess)
     if quick is None:
         return _solve_finite(problem, solver, data, guess)
     outcome, system, left = quick
@@ -378,7 +380,7 @@ def _solve_rows(
     others, second = _solve_finite(pick(left, problem), solver, data, guess)
     if len(left) == len(outcome.x):
         return others, second
-    return numeric.put(outcome, left, others), Mixed(_sound(problem, left, second.problem), system, left, second)
+    return driver.put(outcome, left, others), Mixed(_sound(problem, left, second.problem), system, left, second)
 
 
 def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
@@ -407,7 +409,7 @@ def _finite(problem: Problem) -> tuple[Problem, Tensor]:
 def _solve_finite(
     given: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
 ) -> tuple[Outcome, System]:
-    """:func:`numeric.solve` for the rows that can be solved; copies of one of them stand in for the others."""
+    """:func:`driver.solve` for the rows that can be solved; copies of one of them stand in for the others."""
     problem, impossible = _finite(given)
     bad = torch.zeros_like(impossible)
     for tensor in leaves(problem):
@@ -425,7 +427,7 @@ def _solve_finite(
         rows = rows.where(~excluded, (~excluded).nonzero()[0])
         problem = pick(rows, problem)
     try:
-        outcome, system = numeric.solve(problem, solver, data, guess)
+        outcome, system = driver.solve(problem, solver, data, guess)
     except NonConvexError as error:  # it counts the stand-ins
         raise NonConvexError(int(rows[error.row]), error.eigenvalue) from None
     outcome = _set_aside(outcome, bad, impossible) if some else outcome

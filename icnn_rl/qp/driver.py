@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp import kkt as systems
-from icnn_rl.qp._tree import leaves, pick, rebuild, where
+from icnn_rl.qp.active_set import iterate, on_set
+from icnn_rl.qp.certificates import Residuals, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kkt import Kkt, Mixed, Point, System
-from icnn_rl.qp.primal_dual import PrimalDual, iterate, on_set
 from icnn_rl.qp.problem import TINY, Problem, matvec, rmatvec
-from icnn_rl.qp.verify import Residuals, residuals
+from icnn_rl.qp.settings import PrimalDual
+from icnn_rl.qp.tensor_tree import leaves, pick, rebuild, where
 from icnn_rl.solution import Status
 
 __all__ = ["NonConvexError", "Outcome", "solve"]
