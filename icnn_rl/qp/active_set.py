@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.kkt import Factor, Inner, Kkt, Point, Primal
+from icnn_rl.qp.linear.base import Factor, Inner, Point, System
 from icnn_rl.qp.problem import TINY, Problem
 from icnn_rl.qp.tensor_tree import leaves, pick, where
 
@@ -156,7 +155,7 @@ class _Work:
     def result(self) -> tuple[Result, Inner]:
         assert self._found is not None
         result, factor = self._found
-        return result, dataclasses.replace(self._first, factor=factor)
+        return result, self._first.with_factor(factor)
 
 
 def origin(problem: Problem) -> Point:
@@ -231,7 +230,7 @@ def on_set(problem: Problem, point: Point, active: Tensor) -> tuple[Tensor, Tens
     return problem.snap(point.x, active), torch.where(active, point.z, 0.0)
 
 
-def project(system: Kkt, point: Point, active: Tensor) -> Point:
+def project(system: System, point: Point, active: Tensor) -> Point:
     """One solve of the equations of the active set, C_i x = d_i and z_i = 0 elsewhere, as a correction of ``point``."""
     problem = system.problem
     x, z = on_set(problem, point, active)
@@ -258,9 +257,8 @@ def wrong_side(system: Inner, before: Point, point: Point, active: Tensor) -> tu
     wrong = wrong if problem.present is None else wrong & (problem.present > 0)
     unmet = active & (point.s.abs() > _UNMET[point.x.dtype] * length)
     settled = ~(wrong | unmet).any(-1)
-    if isinstance(system, Primal) and system.proximal:
-        assert system.rho is not None
-        pulled = torch.linalg.vector_norm(system.rho * (point.x - before.x), dim=-1)
+    held = system.held(before.x, point.x)
+    if held is not None:
         force = torch.linalg.vector_norm(problem.p, dim=-1) + largest.squeeze(-1)
-        settled = settled & (pulled <= _HELD * force)
+        settled = settled & (held <= _HELD * force)
     return wrong, settled

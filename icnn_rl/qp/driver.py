@@ -1,28 +1,35 @@
-"""From a problem to its solution and what is known about it: attempts, corrections, certificates. No gradients here.
+"""From a problem to its solution and what is known about it: rows, attempts, corrections. No gradients here.
 
-Rows that the quick attempt leaves unsolved are solved again with equilibrated data and more care; what is still
-unsolved is asked whether it is infeasible or unbounded, each question a quadratic programme that always has a solution.
+The compiled kernel comes first where a problem fits. Of what it leaves, rows with numbers that are none are put aside;
+the others get a quick attempt; rows that it leaves unsolved are solved again with equilibrated data and more care; what
+is still unsolved is asked whether it is infeasible or unbounded, each question a quadratic programme that always has a
+solution.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from icnn_rl.qp import kkt as systems
+from icnn_rl.qp import certificates
 from icnn_rl.qp.active_set import iterate, on_set
 from icnn_rl.qp.certificates import Residuals, residuals
 from icnn_rl.qp.external import External, likely_active
-from icnn_rl.qp.kkt import Kkt, Mixed, Point, System
-from icnn_rl.qp.problem import TINY, Problem, matvec, rmatvec
+from icnn_rl.qp.kernel import dispatch
+from icnn_rl.qp.linear.base import Point, Reduction, System
+from icnn_rl.qp.linear.eliminate import Eliminate
+from icnn_rl.qp.linear.mixed import Mixed
+from icnn_rl.qp.linear.scale import Scale
+from icnn_rl.qp.linear.select import choose
+from icnn_rl.qp.outcome import Outcome, Solved
+from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.settings import PrimalDual
-from icnn_rl.qp.tensor_tree import leaves, pick, rebuild, where
+from icnn_rl.qp.tensor_tree import leaves, map_tensors, pick, where
 from icnn_rl.solution import Status
 
-__all__ = ["NonConvexError", "Outcome", "solve"]
+__all__ = ["NonConvexError", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
 _CORRECTIONS, _EXACT = 8, 100.0
@@ -33,91 +40,169 @@ _SINGULAR = 1e-9
 _NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Active-set steps at most from the answer of another solver.
 _POLISH = 4
-#: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
-#: 1 is possible, below which a projection counts as 0.
-_NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A row each: x, nu, z, s = d - C x, the active set, relative residuals, factorisations, and the status. Where the
-    status is PRIMAL_INFEASIBLE, nu and z are its certificate; where it is DUAL_INFEASIBLE, ``ray``, zero elsewhere."""
+class NonConvexError(ValueError):
+    """Q of a row has a negative eigenvalue."""
 
-    x: Tensor
-    nu: Tensor
-    z: Tensor
-    s: Tensor
-    active: Tensor
-    residuals: Residuals
-    steps: Tensor
-    status: Tensor
-    ray: Tensor
+    def __init__(self, row: int, eigenvalue: float) -> None:
+        self.row, self.eigenvalue = row, eigenvalue
+        super().__init__(
+            f"Q: expected a positive semidefinite matrix, got one with the eigenvalue {eigenvalue:.4g} in row {row} of "
+            "the batch. Such a problem is not convex; adding a multiple of the identity makes it so."
+        )
 
 
-def solve(
-    problem: Problem, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None = None
-) -> tuple[Outcome, System]:
-    """Solve all rows; every number in ``problem`` must be finite.
+def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None) -> Solved:
+    """Solve all rows. Tiny problems are solved by the compiled kernel; what it leaves, and all others, by torch.
 
     Args:
-        problem: the rows.
+        problem: the rows; any number may be infinite or NaN.
         solver: settings.
         data: dtype that the numbers came in: how well they are known.
-        active: (B, k) bool, a guess of the active constraints.
-
-    Returns:
-        The outcome, and the system factored on the active sets.
+        guess: (B, k) bool, a guess of the active constraints.
 
     Raises:
         NonConvexError: some Q has a negative eigenvalue.
     """
+    quick = None
+    if isinstance(solver, PrimalDual) and dispatch.fits(problem, solver, data):
+        quick = dispatch.solve(problem, solver, guess)
+    if quick is None:
+        return Solved.of(*_solve_rows(problem, solver, data, guess))
+    outcome, system, left = quick
+    if left is None:
+        return Solved(outcome, system, True)
+    guess = None if guess is None else guess[left]
+    others, second = _solve_rows(pick(left, problem), solver, data, guess)
+    if len(left) == len(outcome.x):
+        return Solved.of(others, second)
+    mixed = Mixed(_sound(problem, left, second.problem), system, left, second)
+    return Solved.of(outcome.put(left, others), mixed)
+
+
+def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
+    """The problem with the matrices of the rows at ``left`` taken from ``finite``: a NaN in one of them, times the
+    gradient 0 of a failed row, would be a NaN in what all rows share."""
+    g = problem.G
+    if isinstance(g, Tensor) and isinstance(finite.G, Tensor):
+        g = _with_rows(g, left, finite.G)
+    return dataclasses.replace(problem, Q=_with_rows(problem.Q, left, finite.Q), G=g)
+
+
+def _with_rows(whole: Tensor, index: Tensor, part: Tensor) -> Tensor:
+    """``whole`` with these rows replaced; what all rows share stays."""
+    return whole if whole.shape[0] == 1 else whole.index_copy(0, index, part.expand(len(index), *part.shape[1:]))
+
+
+def _finite(problem: Problem) -> tuple[Problem, Tensor]:
+    """The problem without constraints whose right-hand side is infinite, and the rows where no point can meet one."""
+    infinite = torch.isinf(problem.d)
+    if not bool(infinite.any()):
+        return problem, torch.zeros_like(problem.p[:, 0], dtype=torch.bool)
+    d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
+    return dataclasses.replace(problem, d=d, present=present), (infinite & (problem.d < 0)).any(-1)
+
+
+def _solve_rows(
+    given: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
+) -> tuple[Outcome, System]:
+    """:func:`_solve_finite` for the rows that can be solved; copies of one of them stand in for the others."""
+    problem, impossible = _finite(given)
+    bad = torch.zeros_like(impossible)
+    for tensor in leaves(problem):
+        bad = bad | ~torch.isfinite(tensor.flatten(1).sum(-1))  # one pass, unlike isfinite of all
+    if bool(bad.any()):
+        bad = torch.zeros_like(impossible)
+        for tensor in leaves(problem):
+            bad = bad | ~torch.isfinite(tensor).flatten(1).all(-1)
+    excluded = bad | impossible
+    some = bool(excluded.any())
+    rows = torch.arange(excluded.shape[0], device=excluded.device)
+    if some and bool(excluded.all()):
+        problem, guess = _neutral(problem), None
+    elif some:
+        rows = rows.where(~excluded, (~excluded).nonzero()[0])
+        problem = pick(rows, problem)
+    try:
+        outcome, system = _solve_finite(problem, solver, data, guess)
+    except NonConvexError as error:  # it counts the stand-ins
+        raise NonConvexError(int(rows[error.row]), error.eigenvalue) from None
+    outcome = _set_aside(outcome, bad, impossible) if some else outcome
+    if some or problem.present is not None:
+        outcome = dataclasses.replace(outcome, s=given.d - given.Cx(outcome.x))
+    if bool((outcome.status != Status.SUCCESS).any()):
+        # a failed row gets no gradient, but 0 times a factor that is NaN would be one
+        system = map_tensors(lambda t: torch.nan_to_num(t, 0.0, 0.0, 0.0) if t.is_floating_point() else t, system)
+    return outcome, system
+
+
+def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
+    """What rows that were not solved report instead of their stand-in's answer: NaN where a number of theirs is none,
+    and 0, infinitely far from the set, where no point can meet a constraint."""
+    value = torch.where(bad, torch.nan, 0.0)
+    off = torch.where(bad, torch.nan, torch.inf)
+    excluded = bad | impossible
+    row = excluded.unsqueeze(-1)
+    x, nu, z = (torch.where(row, value.unsqueeze(-1), part) for part in (outcome.x, outcome.nu, outcome.z))
+    status = torch.where(impossible, int(Status.PRIMAL_INFEASIBLE), outcome.status)
+    return dataclasses.replace(
+        outcome,
+        x=x,
+        nu=nu,
+        z=z,
+        active=outcome.active & ~row,
+        residuals=map_tensors(lambda t: torch.where(excluded, off, t), outcome.residuals),
+        steps=torch.where(excluded, 0, outcome.steps),
+        status=torch.where(bad, int(Status.NONFINITE_INPUT), status),
+        ray=torch.where(row, 0.0, outcome.ray),
+    )
+
+
+def _neutral(problem: Problem) -> Problem:
+    """A problem of the same form that is solved by 0."""
+    ones = torch.ones_like(problem.Q) if problem.diagonal else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    # sparse rows keep their places: at one place, all their entries would meet
+    zeros = map_tensors(lambda t: torch.zeros_like(t) if t.is_floating_point() else t, problem)
+    return dataclasses.replace(zeros, Q=ones)
+
+
+def _solve_finite(
+    problem: Problem, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None = None
+) -> tuple[Outcome, System]:
+    """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
     problem = problem.with_norms()
     problem, chol, semidefinite = _factor_q(problem, data)
     given = solver.answers(problem) if isinstance(solver, External) else None
     ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
-    system = systems.choose(problem, chol, semidefinite)
+    system = choose(problem, chol, semidefinite)
     if data == torch.float32 and ours.dtype == "input":
-        system = systems.in_single(system)
+        system = system.in_single()
     outcome, first = _attempt(system, ours, active, given)
-    failed = _unsolved(outcome)
+    failed = outcome.unsolved()
     if failed is None:
         return outcome, first
     given = None if given is None else pick(failed, given)
-    again, careful = _attempt(systems.equilibrate(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
+    again, careful = _attempt(Scale.of(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
     better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
-    outcome, mixed = put(outcome, failed, again, better), Mixed(problem, first, failed, careful)
-    failed = _unsolved(outcome)
+    outcome, mixed = outcome.put(failed, again, better), Mixed(problem, first, failed, careful)
+    failed = outcome.unsolved()
     if failed is not None:
         part = pick(failed, problem)
-        outcome = put(outcome, failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
+        outcome = outcome.put(failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
     return outcome, mixed
 
 
-def _unsolved(outcome: Outcome) -> Tensor | None:
-    rows = (outcome.status != Status.SUCCESS).nonzero().squeeze(-1)
-    return rows if rows.numel() else None
-
-
-def put(whole: Outcome, index: Tensor, part: Outcome, marked: Tensor | None = None) -> Outcome:
-    """``whole`` with the rows at ``index`` taken from ``part``, or those of them that are marked."""
-    if marked is not None:
-        index = index[marked]
-    merged = []
-    for a, b in zip(leaves(whole), leaves(part), strict=True):
-        merged.append(a.index_copy(0, index, b if marked is None else b[marked]))
-    return rebuild(whole, iter(merged))
-
-
 def _attempt(
-    system: Kkt, solver: PrimalDual, active: Tensor | None, given: Point | None = None, patience: int = 1
-) -> tuple[Outcome, Kkt]:
+    system: Reduction, solver: PrimalDual, active: Tensor | None, given: Point | None = None, patience: int = 1
+) -> tuple[Outcome, Reduction]:
     """Find the active sets, then the points that belong to them; ``given`` are points that another solver found."""
     steps = solver.max_steps
     if given is not None:
         active, steps = likely_active(system.problem, given), _POLISH
     guess = None if active is None else system.guess(active)
     result, factored = iterate(system.inner, steps, guess)
-    system, active = systems.with_inner(system, factored), system.outer(result.active)
+    system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
     if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
         point = where(result.settled & ~given.x.isnan().any(-1), point, given)
@@ -129,7 +214,7 @@ def _attempt(
     return Outcome(point.x, point.nu, point.z, point.s, active, fit, result.steps, status, ray), system
 
 
-def _correct(system: Kkt, point: Point, active: Tensor, patience: int) -> tuple[Point, Residuals]:
+def _correct(system: Reduction, point: Point, active: Tensor, patience: int) -> tuple[Point, Residuals]:
     """Solve the equations of the active set again and again for the residual that is left; the best point counts.
 
     Each correction must halve the residual of some row; with patience, what counts is the mean over more of them.
@@ -184,23 +269,17 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
     return dataclasses.replace(problem, Q=q), chol, True
 
 
-class NonConvexError(ValueError):
-    """Q of a row has a negative eigenvalue."""
-
-    def __init__(self, row: int, eigenvalue: float) -> None:
-        self.row, self.eigenvalue = row, eigenvalue
-        super().__init__(
-            f"Q: expected a positive semidefinite matrix, got one with the eigenvalue {eigenvalue:.4g} in row {row} of "
-            "the batch. Such a problem is not convex; adding a multiple of the identity makes it so."
-        )
-
-
 def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefinite: bool) -> Outcome:
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
-    nearest, nu, z, infeasible = _farkas(problem, solver)
-    ray, unbounded = (
-        _ray(problem, solver) if semidefinite else (torch.zeros_like(nearest), torch.zeros_like(infeasible))
-    )
+
+    def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
+        found, _ = _attempt(Eliminate.of(cone, False), solver, None)
+        return found.x, found.nu
+
+    nearest, nu, z, infeasible = certificates.farkas(problem, minimise)
+    ray, unbounded = torch.zeros_like(nearest), torch.zeros_like(infeasible)
+    if semidefinite:
+        ray, unbounded = certificates.ray(problem, minimise)
     unbounded = unbounded & ~infeasible
     row = infeasible.unsqueeze(-1)
     status = torch.where(unbounded, int(Status.DUAL_INFEASIBLE), outcome.status)
@@ -214,81 +293,3 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
         status=torch.where(infeasible, int(Status.PRIMAL_INFEASIBLE), status),
         ray=torch.where(unbounded.unsqueeze(-1), ray, 0.0),
     )
-
-
-def _farkas(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The point that violates the constraints least, nu and z, and whether these prove that none can be met.
-
-    With R = [A; C], r = (b, d) and y = (nu, z), the projection of -r onto the cone {R^T y = 0, z >= 0} has r^T y =
-    -|y|^2. Where this is negative, no x has A x = b and C x <= d, for y^T R x = 0 would be at most r^T y. The
-    multiplier of R^T y = 0 is the point. Rows of R have norm 1 here.
-    """
-    rows = systems.stack(problem.A, problem.constraint_matrix())
-    right = torch.cat((problem.b, problem.d), -1)
-    norms = torch.linalg.vector_norm(rows, dim=-1)
-    scale = torch.where(norms > 0, 1.0 / norms, 1.0)
-    q = problem.b.shape[-1]
-    exists = torch.nn.functional.pad(_ones_if_none(problem), (q, 0), value=1.0)
-    scale = scale * exists
-    rows, right = rows * scale.unsqueeze(-1), right * scale
-    size = torch.linalg.vector_norm(right, dim=-1, keepdim=True).clamp(min=TINY[right.dtype])
-    signed = torch.nn.functional.pad(_ones_if_none(problem), (q, 0))
-    y, x = _onto_cone(-right / size, rows.mT, signed, solver)
-    # what is rounding next to the largest must go: a proof has no tolerance in units
-    y = torch.where((signed > 0) & (y < 0), 0.0, y) * exists
-    y = torch.where(y.abs() > _NOISE * torch.linalg.vector_norm(y, dim=-1, keepdim=True), y, 0.0)
-    off, slope = rmatvec(rows, y), rmatvec(rows.abs(), y.abs())
-    value, weight = (right * y).sum(-1), (right * y).abs().sum(-1)
-    long = torch.linalg.vector_norm(y, dim=-1) > _SHORT
-    proven = long & (off.abs() <= _CERTIFIED * slope).all(-1) & (value < -_SHORT * weight)
-    y = y * scale
-    return -size * x, y[:, :q], y[:, q:], proven
-
-
-def _ray(problem: Problem, solver: PrimalDual) -> tuple[Tensor, Tensor]:
-    """-p projected onto {r: Q r = 0, A r = 0, C r <= 0}, and whether the objective falls along it for ever.
-
-    The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
-    """
-    tiny = TINY[problem.p.dtype]
-    q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-    q = q / q.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
-    flat = systems.stack(problem.A, q)
-    size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
-    cone = problem.changed(
-        Q=torch.ones_like(problem.p[:1]),
-        p=problem.p / size,
-        A=flat,
-        b=problem.p.new_zeros(problem.p.shape[0], flat.shape[-2]),
-        d=torch.zeros_like(problem.d),
-    )
-    outcome, _ = _attempt(systems.eliminate(cone, False), solver, None)
-    ray, certified = outcome.x, _CERTIFIED
-    falls = (problem.p * ray).sum(-1) < -_SHORT * (problem.p * ray).abs().sum(-1)
-    length = torch.linalg.vector_norm(ray, dim=-1, keepdim=True)
-    stays = (matvec(flat, ray).abs() <= certified * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
-    inside = (problem.Cx(ray) * _ones_if_none(problem) <= certified * problem.row_norms() * length).all(-1)
-    return ray, falls & stays & inside & (length.squeeze(-1) > _SHORT)
-
-
-def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, solver: PrimalDual) -> tuple[Tensor, Tensor]:
-    """The point of {y: F y = 0, y_i >= 0 where signed} nearest to target (B, N), and the multiplier of F y = 0."""
-    zeros = torch.zeros_like(target)
-    cone = Problem(
-        Q=torch.ones_like(target[:1]),
-        p=-target,
-        G=None,
-        A=flat,
-        b=target.new_zeros(target.shape[0], flat.shape[-2]),
-        d=zeros,
-        lower=True,
-        upper=False,
-        present=signed.expand_as(target),
-    ).with_norms()
-    outcome, _ = _attempt(systems.eliminate(cone, False), solver, None)
-    return outcome.x, outcome.nu
-
-
-def _ones_if_none(problem: Problem) -> Tensor:
-    """Which rows of C exist, (B, k)."""
-    return torch.ones_like(problem.d) if problem.present is None else problem.present

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_range
-from icnn_rl.qp.kkt import Point
+from icnn_rl.qp.linear.base import Point
 from icnn_rl.qp.problem import Problem
 
 __all__ = ["External"]

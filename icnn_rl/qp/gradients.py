@@ -19,24 +19,52 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from icnn_rl.qp.functorch import transformed
-from icnn_rl.qp.kernel import dispatch
-from icnn_rl.qp.kkt import Primal, System, Triple
+from icnn_rl.qp.linear.base import System, Triple
+from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, split
 from icnn_rl.qp.tensor_tree import leaves, rebuild
+from icnn_rl.solution import Status
 
 #: Corrections of a derivative by its residual.
 _CORRECTIONS = 2
 
 
-def differentiable(point: Triple, system: System, problem: Problem) -> Triple:
-    """``point`` with a graph: as a function of Q, G, A, p, b and d of the live ``problem``."""
+def differentiable(solved: Solved, problem: Problem) -> tuple[Triple, Tensor | None]:
+    """The point found with a graph: as a function of Q, G, A, p, b and d of the live ``problem``.
+
+    Returns:
+        x, nu and z, and which rows carry a graph (B, 1); None: all of them, or nobody asks for derivatives.
+    """
+    outcome = solved.outcome
+    found = outcome.x, outcome.nu, outcome.z
+    if not _traced(problem):
+        return found, None
+    if solved.success and not transformed():
+        return _solution(found, solved.system, problem), None
+    good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
+    kept = _where(good, found, (0.0, 0.0, 0.0))
+    return _where(good, _solution(kept, solved.system, problem), found), good
+
+
+def _where(rows: Tensor, new: Triple, old: tuple[Tensor | float, ...]) -> Triple:
+    (x, nu, z), (old_x, old_nu, old_z) = new, old
+    return torch.where(rows, x, old_x), torch.where(rows, nu, old_nu), torch.where(rows, z, old_z)
+
+
+def _traced(problem: Problem) -> bool:
+    """Whether somebody may want derivatives."""
+    return transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in leaves(problem)))
+
+
+def _solution(point: Triple, system: System, problem: Problem) -> Triple:
+    """``point``, all of whose rows carry a graph."""
     right = (-problem.p, problem.b, problem.d)
     (g, pattern_g), (a, pattern_a) = split(problem.G), split(problem.A)
     # only torch.func has to see the tensors of the system; they depend on nothing
@@ -59,7 +87,7 @@ class _Solve(torch.autograd.Function):
         x, nu, z, _, _, _, rx, ra, rc, *tensors = parts
         if x is not None:
             return x.clone(), nu.clone(), z.clone()
-        return _corrected(_system(template, tensors), rx, ra, rc)
+        return _system(template, tensors).refined(rx, ra, rc, _CORRECTIONS)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
@@ -74,19 +102,19 @@ class _Solve(torch.autograd.Function):
                 ctx.template, ctx.patterns, None, None, None, q, g, a, *grads, *tensors
             )
         else:
-            dx, dnu, dz = _corrected(_system(ctx.template, tensors), *grads)
+            rx, ra, rc = grads
+            dx, dnu, dz = _system(ctx.template, tensors).refined(rx, ra, rc, _CORRECTIONS)
         wanted = ctx.needs_input_grad
         g, a = (part if pattern is None else pattern for pattern, part in zip(ctx.patterns, (g, a), strict=True))
-        dq = None
+        system: System = ctx.template
+        dq = dg = da = None
         if wanted[5]:
-            dq = _diagonal_product(-dx, x, q) if q.dim() == 2 else _symmetric_product(dx, x, q)
-        dg = None
+            dq = _diagonal_product(-dx, x, q) if q.dim() == 2 else _minus_outers(0.5 * dx, x, x, 0.5 * dx, q, system)
         if g is not None and wanted[6]:
             m = g.shape[-2]
-            parts = dz[:, :m], x, z[:, :m], dx
-            fast = _in_kernel(ctx.template) and g.shape[0] > 1 and not torch.is_grad_enabled()
-            dg = dispatch.minus_outers(*parts) if fast else _minus_outers(*parts, g)
-        da = _minus_outers(dnu, x, nu, dx, a) if a is not None and wanted[7] else None
+            dg = _minus_outers(dz[:, :m], x, z[:, :m], dx, g, system)
+        if a is not None and wanted[7]:
+            da = _minus_outers(dnu, x, nu, dx, a, system)
         return (None, None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
 
 
@@ -94,44 +122,16 @@ def _system(template: System, tensors: Sequence[Tensor]) -> System:
     return rebuild(template, iter(tensors)) if tensors else template
 
 
-def _in_kernel(system: System) -> TypeGuard[Primal]:
-    """Whether the compiled kernel can do it."""
-    return isinstance(system, Primal) and system.compiled and not transformed()
-
-
-def _corrected(system: System, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-    """The solve with its regularisation corrected away."""
-    if _in_kernel(system):
-        return dispatch.inverse(system, rx, ra, rc, _CORRECTIONS)
-    problem = system.problem
-    x, nu, z = system.solve(rx, ra, rc)
-    for _ in range(_CORRECTIONS):
-        dx, dnu, dz = system.solve(*problem.products(x, nu, z).left(-rx, ra, rc))
-        x, nu, z = x + dx, nu + dnu, z + dz
-    return x, nu, z
-
-
-def _outer(u: Tensor, v: Tensor, like: Tensor | SparseRows) -> Tensor:
-    """u v^T (B, k, n) a row, or their sum over the batch (1, k, n) where the rows share the matrix; of a sparse matrix
-    only the entries (1, nnz)."""
+def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | SparseRows, system: System) -> Tensor:
+    """-(u v^T + s t^T) (B, k, n) a row, or the sum over the batch (1, k, n) where the rows share the matrix; of a
+    sparse matrix only the entries (1, nnz)."""
     if isinstance(like, SparseRows):
-        return like.outer(u, v)
+        return -(like.outer(u, v) + like.outer(s, t))
     if like.shape[0] == 1:
-        return torch.matmul(u.mT, v).unsqueeze(0)
-    return u.unsqueeze(-1) * v.unsqueeze(-2)
-
-
-def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | SparseRows) -> Tensor:
-    """-(u v^T + s t^T), in two passes over the result."""
-    if isinstance(like, SparseRows) or like.shape[0] == 1:
-        return -(_outer(u, v, like) + _outer(s, t, like))
-    return torch.addcmul(_outer(-u, v, like), s.unsqueeze(-1), t.unsqueeze(-2), value=-1.0)
-
-
-def _symmetric_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
-    """-(u v^T + v u^T) / 2."""
-    return _minus_outers(0.5 * u, v, v, 0.5 * u, like)
+        return -(torch.matmul(u.mT, v) + torch.matmul(s.mT, t)).unsqueeze(0)
+    return system.minus_outers(u, v, s, t)
 
 
 def _diagonal_product(u: Tensor, v: Tensor, like: Tensor) -> Tensor:
+    """u v, element by element, or its sum over the batch."""
     return (u * v).sum(0, keepdim=True) if like.shape[0] == 1 else u * v

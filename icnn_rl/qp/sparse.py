@@ -66,10 +66,6 @@ class SparseRows:
         place = row[left] * self.shape[0] + row[right]
         return Pairs(place[None], column[left][None], (values[left] * values[right])[None], self.shape[0])
 
-    def number_of_pairs(self) -> int:
-        """How many products M D M^T takes."""
-        return int(torch.bincount(self.column[0], minlength=self.shape[1]).square().sum())
-
 
 def split(matrix: Tensor | SparseRows | None) -> tuple[Tensor | None, SparseRows | None]:
     """What of G or A autograd is to follow, and, of sparse rows, the pattern it belongs to."""

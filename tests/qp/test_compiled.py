@@ -18,11 +18,11 @@ from icnn_rl.qp import (
     active_set,
     certificates,
     driver,
-    kkt,
     problem,
     solve_qp,
 )
 from icnn_rl.qp.kernel import dispatch
+from icnn_rl.qp.linear import dense, primal
 from tests.qp.problems import FAMILIES, INF, Arguments, Family, dense_rows, instance
 
 kernel = pytest.importorskip(
@@ -187,7 +187,7 @@ def test_what_is_not_for_the_kernel(counted: list[int]) -> None:
         solve_qp(**{**arguments, "Q": q})
 
 
-def test_reports_the_residuals_of_verify() -> None:
+def test_reports_the_residuals_that_torch_finds() -> None:
     arguments = random_rows(4, 30, 6, 24)
     solution = solve_qp(**arguments)
     data = problem.Problem(
@@ -206,7 +206,7 @@ def test_reports_the_residuals_of_verify() -> None:
 
 
 def test_has_the_constants_of_the_torch_path() -> None:
-    assert (kernel._DELTA, kernel._PENALTY) == (kkt._PRIMAL, kkt._PENALTY)
+    assert (kernel._DELTA, kernel._PENALTY) == (primal._DELTA, dense.PENALTY)
     names = ("_LEAST", "_BACK_OFF")
     assert [getattr(kernel, name) for name in names] == [getattr(active_set, name) for name in names]
     assert (active_set._SIGN[DOUBLE], active_set._UNMET[DOUBLE]) == (kernel._SIGN, kernel._UNMET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from icnn_rl.qp.active_set import PHASES, phases_of
 from icnn_rl.qp.certificates import Residuals
-from icnn_rl.qp.driver import Outcome
-from icnn_rl.qp.kkt import Factor, Primal, Triple
+from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.linear import primal
+from icnn_rl.qp.linear.base import Refined, Triple
+from icnn_rl.qp.outcome import Outcome
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.sparse import SparseRows
@@ -48,7 +51,40 @@ def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
     return small and problem.A is None and not problem.sparse and problem.p.device.type == "cpu" and available()
 
 
-def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> tuple[Outcome, Primal, Tensor | None] | None:
+@dataclass(frozen=True)
+class KernelFactor(Refined):
+    """H = Q + C^T W C = U^T U on the active sets that the kernel found; where torch need not see how, it solves, too.
+
+    w (B, k), chol = U (B, n, n). Next to :class:`icnn_rl.qp.linear.primal.Primal` nothing is left to iterate on.
+    """
+
+    problem: Problem
+    w: Tensor
+    chol: Tensor
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        dx, dz = primal.solve(self.problem, self.w, self.chol, rx, rc)
+        return dx, ra, dz
+
+    def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
+        if transformed():
+            return super().refined(rx, ra, rc, corrections)
+        (q, g), w, chol = _matrices(self.problem), _array(self.w), _array(self.chol)
+        dx, dz = np.empty(rx.shape), np.empty(rc.shape)
+        _kernel().inverse(q, g, self.problem.lower, w, chol, _array(rx), _array(rc), corrections, dx, dz)
+        return torch.from_numpy(dx), torch.zeros_like(ra), torch.from_numpy(dz)
+
+    def minus_outers(self, u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        if transformed() or torch.is_grad_enabled():
+            return super().minus_outers(u, v, s, t)
+        out = np.empty((*u.shape, v.shape[-1]))
+        _kernel().minus_outers(_array(u), _array(v), _array(s), _array(t), out)
+        return torch.from_numpy(out)
+
+
+def solve(
+    problem: Problem, solver: PrimalDual, guess: Tensor | None
+) -> tuple[Outcome, KernelFactor, Tensor | None] | None:
     """Solve the rows that can be solved here; for problems that fit.
 
     Args:
@@ -78,11 +114,8 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> tuple[O
     if left < 0:
         return None
     x, z, s, active, w, chol, fit, steps, status = map(torch.from_numpy, found)
-    none = x.new_zeros(1, 1)  # what else there is in a system is for iterations, which are over
-    system = Primal(problem, None, none, none, factor=Factor(none, w, chol), compiled=True)
-    fit_of_rows = Residuals(*fit)
-    outcome = Outcome(x, problem.b, z, s, active, fit_of_rows, steps, status, torch.zeros_like(x))
-    return outcome, system, status.nonzero().squeeze(-1) if left else None
+    outcome = Outcome(x, problem.b, z, s, active, Residuals(*fit), steps, status, torch.zeros_like(x))
+    return outcome, KernelFactor(problem, w, chol), status.nonzero().squeeze(-1) if left else None
 
 
 def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Array, Array] | None:
@@ -129,22 +162,6 @@ def _nothing_found(batch: int, n: int, k: int) -> Any:
         steps=np.zeros(batch, np.int64),
         status=np.full(batch, int(Status.NUMERICAL)),
     )
-
-
-def inverse(system: Primal, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-    """``system.solve`` and corrections by the residual."""
-    assert system.factor is not None
-    (q, g), w, chol = _matrices(system.problem), _array(system.factor.w), _array(system.factor.chol)
-    dx, dz = np.empty(rx.shape), np.empty(rc.shape)
-    _kernel().inverse(q, g, system.problem.lower, w, chol, _array(rx), _array(rc), corrections, dx, dz)
-    return torch.from_numpy(dx), torch.zeros_like(ra), torch.from_numpy(dz)
-
-
-def minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """-(u v^T + s t^T), a row each."""
-    out = np.empty((*u.shape, v.shape[-1]))
-    _kernel().minus_outers(_array(u), _array(v), _array(s), _array(t), out)
-    return torch.from_numpy(out)
 
 
 def _matrices(problem: Problem) -> tuple[Array, Array]:

@@ -21,7 +21,8 @@ from icnn_rl.qp.kernel.lanes import LANES, count, less, load, magnitude, maximum
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Repeated from kkt.py, active_set.py, certificates.py and driver.py: numba caches by the date of this file alone.
+# Repeated from linear/, active_set.py, certificates.py and driver.py (a test compares them): numba caches by the date
+# of this file alone.
 _DELTA, _PENALTY = 1e-10, 0.1
 _LEAST, _BACK_OFF, _SIGN, _UNMET, _TINY = 0.3, 0.99, 1e-12, 1e-5, 1e-300
 _FLOOR = 1e-4
@@ -477,7 +478,7 @@ def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
 
 
 class Found(NamedTuple):
-    """Rows of the batch: what :class:`icnn_rl.qp.driver.Outcome` asks for, slack, and the factor (U = L^T)."""
+    """Rows of the batch: what :class:`icnn_rl.qp.outcome.Outcome` asks for, slack, and the factor (U = L^T)."""
 
     x: Array
     z: Array

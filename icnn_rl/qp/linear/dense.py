@@ -1,0 +1,58 @@
+"""Dense matrices: Cholesky factors, units, and what solving costs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.sparse import SparseRows
+
+#: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
+PENALTY = 0.1
+#: 1 / e of a row that is out, relative to 1 / delta.
+OUT = 1e-24
+
+
+def flops(size: int, rows: int) -> float:
+    """Of a matrix of this size that is summed from so many rows and factored: products at 1 a flop, Cholesky factors
+    at 4, as measured on a CPU core."""
+    return 4.0 * size**3 / 3.0 + 2.0 * rows * size**2
+
+
+def cholesky(h: Tensor) -> Tensor:
+    """U with U^T U = H; rows that are not positive definite come out as rubbish or NaN, and are found out later."""
+    out: Tensor = torch.linalg.cholesky_ex(h, upper=True)[0]
+    return out
+
+
+def cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:
+    """H^{-1} right (B, n)."""
+    # two triangular solves: torch.cholesky_solve copies its factor
+    half = torch.linalg.solve_triangular(chol.mT, right.unsqueeze(-1), upper=False)
+    out: Tensor = torch.linalg.solve_triangular(chol, half, upper=True).squeeze(-1)
+    return out
+
+
+def curvature(problem: Problem) -> Tensor:
+    """(1|B, 1): mean diagonal of Q, the unit of H; where Q = 0 the size of p stands in."""
+    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    if bool((mean > 0).all()):
+        return mean
+    size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True)
+    return torch.where(mean > 0, mean, torch.where(size > 0, size, 1.0))
+
+
+def unit(norms: Tensor, curvature: Tensor) -> Tensor:
+    """|c|^2 / curvature, of c^T Q^{-1} c; a row of zeros takes the mean row's."""
+    squares = norms.square()
+    mean = squares.mean(-1, keepdim=True)
+    return torch.where(squares > 0, squares, torch.where(mean > 0, mean, 1.0)) / curvature
+
+
+def stack(a: Tensor | SparseRows | None, c: Tensor | SparseRows | None) -> Tensor:
+    """[A; C], where both or one of them exist."""
+    blocks = [block.dense() if isinstance(block, SparseRows) else block for block in (a, c) if block is not None]
+    batch = max(block.shape[0] for block in blocks)
+    return torch.cat([block.expand(batch, -1, -1) for block in blocks], -2) if len(blocks) > 1 else blocks[0]
