@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
 from icnn_rl import Status
@@ -77,12 +78,12 @@ def _numbered(name: str, number: int, seed: int) -> HardProblem:
 def programme(
     Q: Array | float,
     p: Array,
-    G: Array | None = None,
-    h: Array | None = None,
-    A: Array | None = None,
-    b: Array | None = None,
-    lb: Array | float | None = None,
-    ub: Array | float | None = None,
+    G: ArrayLike | None = None,
+    h: ArrayLike | None = None,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    lb: ArrayLike | None = None,
+    ub: ArrayLike | None = None,
     expected: Status = Status.SUCCESS,
 ) -> HardProblem:
     """A problem without its name; numbers stand for multiples of the identity and for equal bounds."""
@@ -104,8 +105,8 @@ def planted(
     active: float = 0.5,
     weak: float = 0.2,
 ) -> HardProblem:
-    """The problem whose solution is ``x``: a share ``active`` of the rows of G is met with equality, a share ``weak`` of
-    those, and of the bounds that x lies on, has the multiplier 0. Multipliers and slacks are of size 1."""
+    """The problem whose solution is ``x``: a share ``active`` of the rows of G is met with equality, a share ``weak``
+    of those, and of the bounds that x lies on, has the multiplier 0. Multipliers and slacks are of size 1."""
     n = len(x)
     p = -(Q * x if np.ndim(Q) == 0 else Q @ x)
     h = b = None
@@ -236,7 +237,7 @@ def maximum_flow_lp(rng: Generator) -> HardProblem:
 
 @family
 def refinery(rng: Generator) -> HardProblem:
-    """Blending: qualities of crudes between 1e-2 and 1e3, balances, capacities up to 1e3, curvature in few variables."""
+    """Blending: qualities of crudes between 1e-2 and 1e3, balances, capacities up to 1e3, curvature in a few."""
     n = _size(rng, (15, 50), (90, 200), 0.1)
     A, G = _sparse(rng, n // 6, n, 4, digits=False), _sparse(rng, n // 2, n, 5, digits=False)
     G *= _powers(rng, len(G), 2.0)[:, None]
@@ -249,22 +250,45 @@ def refinery(rng: Generator) -> HardProblem:
 
 @family
 def recipe(rng: Generator) -> HardProblem:
-    """Most variables are free of cost and curvature, most right-hand sides 0, and at 0 the vertex is degenerate."""
-    n = _size(rng, (20, 50), (120, 200), 0.1)
-    A, G = _sparse(rng, n // 3, n, 3), _sparse(rng, n // 8, n, 4)
+    """Most variables are free of cost and curvature, most right-hand sides 0, an eighth of the variables fixed, and at
+    0 the vertex is degenerate; entries from 0.1 to 145."""
+    n = _size(rng, (20, 50), (120, 250), 0.2)
+    A, G = _sparse(rng, n // 3, n, 5), _sparse(rng, n // 8, n, 13)
+    A, G = (part * np.round(10.0 ** rng.uniform(-1.0, 1.2, (len(part), 1)), 1) for part in (A, G))
     top = np.where(rng.random(n) < 0.5, rng.integers(1, 100, n), INF)
     few = np.arange(n) < max(3, n // 8)
     Q = np.zeros((n, n))
     Q[np.ix_(few, few)] = _low_rank(rng, int(few.sum()), max(1, int(few.sum()) // 2))
     x = np.where(rng.random(n) < 0.8, 0.0, np.minimum(top, rng.integers(0, 10, n)))
-    return planted(rng, Q, x, G, A, 0.0, top, active=0.8, weak=0.6)
+    fixed = rng.random(n) < 0.125
+    return planted(rng, Q, x, G, A, np.where(fixed, x, 0.0), np.where(fixed, x, top), active=0.8, weak=0.6)
+
+
+@family
+def capital(rng: Generator) -> HardProblem:
+    """Assets that grow by a tenth a period and flow on: all equations and most rows are homogeneous; one number, what
+    there is at first, bounds everything. Only the last period earns, and its risk has low rank."""
+    assets, periods = int(rng.integers(2, 5)), _size(rng, (3, 6), (15, 25), 0.2)
+    stock, move = np.arange(periods * assets).reshape(periods, assets), np.arange(periods - 1)[:, None] * assets
+    move = periods * assets + move + np.arange(assets)
+    n = stock.size + move.size
+    A, G = np.zeros((move.size, n)), np.zeros((move.size + 1, n))
+    for i, (t, k) in enumerate(np.ndindex(*move.shape)):
+        # what moves on from asset k arrives at asset k + 1, a tenth of it lost
+        A[i, [stock[t + 1, k], stock[t, k], move[t, k], move[t, k - 1]]] += [1.0, -1.1 + 0.1 * (k % 2), 1.0, -0.9]
+        G[i, [move[t, k], stock[t, k]]] = 1.0, -0.5
+    G[-1, stock[0]] = 1.0
+    Q, p = np.zeros((n, n)), np.zeros(n)
+    Q[np.ix_(stock[-1], stock[-1])] = _low_rank(rng, assets, 1)
+    p[stock[-1, 0]] = -1.0
+    return programme(Q, p, G, np.append(np.zeros(move.size), 200.0), A, np.zeros(len(A)), 0.0)
 
 
 @family
 def low_rank_qp(rng: Generator) -> HardProblem:
     n = _size(rng, (10, 60), (150, 300), 0.1)
     A = _with_dependent(rng, _sparse(rng, max(1, n // 5), n), max(1, n // 20))
-    free = rng.random(n) < 0.2
+    free = rng.random(n) < 0.05
     x = np.where(free, rng.standard_normal(n), _corner(rng, n))
     return planted(rng, _low_rank(rng, n, 3), x, _sparse(rng, n // 3, n), A, np.where(free, -INF, 0.0))
 
@@ -343,12 +367,14 @@ def _scaled_right(problem: HardProblem, factor: float, *, with_cost: bool) -> Ha
 
 
 def _general(rng: Generator, low: int = 4, high: int = 30) -> HardProblem:
-    """Q of any rank or 0, rows, equations and bounds, a degenerate corner."""
+    """Q of any rank or 0, rows, equations and bounds, a degenerate corner that is not the origin."""
     n = int(rng.integers(low, high + 1))
     Q = np.zeros((n, n)) if rng.random() < 0.3 else _low_rank(rng, n, int(rng.integers(1, n + 1)))
     G = rng.standard_normal((int(rng.integers(1, 2 * n)), n))
     A = rng.standard_normal((int(rng.integers(1, max(2, n // 3))), n))
-    return planted(rng, Q, _corner(rng, n), G, A, 0.0, active=0.4)
+    x = _corner(rng, n)
+    x[0] += 0.5
+    return planted(rng, Q, x, G, A, 0.0, active=0.4)
 
 
 @family
@@ -376,8 +402,10 @@ def tiny_right_sides(rng: Generator) -> HardProblem:
 
 @family
 def huge_right_sides(rng: Generator) -> HardProblem:
-    factor = float(10.0 ** rng.integers(6, 9))
-    return _scaled_right(_general(rng), factor, with_cost=rng.random() < 0.5)
+    """Right-hand sides of size 1e6 to 1e8; the objective grows with them, or with their square."""
+    factor, grows = float(10.0 ** rng.integers(6, 9)), rng.random() < 0.5
+    problem = _scaled_right(_general(rng), factor, with_cost=grows)
+    return problem if grows else replace(problem, Q=problem.Q / factor)
 
 
 # Many rows, parallel rows, thin sets
@@ -397,13 +425,16 @@ def many_rows(rng: Generator) -> HardProblem:
 
 @family
 def dual_curvature(rng: Generator) -> HardProblem:
-    """Q = V'V with eigenvalues from 1 to 1e6, some 250 rows with entries up to 2000 and right-hand side 0."""
+    """DUALC's: Q = V'V of any rank with eigenvalues up to 1e6, about 250 rows of whole numbers up to 2000, many of them
+    nearly parallel to the budget equation, and right-hand sides 0."""
     n = int(rng.integers(6, 10))
-    V = rng.integers(-20, 21, (3 * n, n)) * 10.0 ** rng.uniform(-1.0, 1.5, n)
-    G = rng.integers(-20, 21, (int(rng.integers(28, 36)) * n, n)) * 10.0 ** rng.uniform(0.0, 2.0, (1, n))
+    V = rng.integers(-20, 21, (int(rng.integers(2, 2 * n)), n)) * 10.0 ** rng.uniform(0.0, 1.5, n)
+    size = 10.0 ** rng.uniform(0.5, 3.3, (int(rng.integers(28, 36)) * n, 1))
+    G = np.round(size * (1.0 + 10.0 ** rng.uniform(-3.0, 0.7, (len(size), 1)) * rng.standard_normal((len(size), n))))
     inside = np.full(n, 1.0 / n)
     G *= -np.where(G @ inside > 0.0, 1.0, -1.0)[:, None]  # the barycentre meets all rows
-    return programme(V.T @ V, V.T @ rng.standard_normal(3 * n), G, np.zeros(len(G)), np.ones((1, n)), [1.0], 0.0, 1.0)
+    p = V.T @ (50.0 * rng.standard_normal(len(V))) + np.round(10.0 ** rng.uniform(0.0, 3.0, n))
+    return programme(V.T @ V, p, G, np.zeros(len(G)), np.ones((1, n)), [1.0], 0.0, 1.0)
 
 
 @family
@@ -431,9 +462,7 @@ def nearly_parallel_rows(rng: Generator) -> HardProblem:
     n = int(rng.integers(3, 20))
     G = rng.standard_normal((n, n))
     turned = G + 10.0 ** rng.uniform(-10.0, -6.0, (n, 1)) * rng.standard_normal((n, n))
-    return planted(
-        rng, _low_rank(rng, n, int(rng.integers(1, n + 1))), rng.standard_normal(n), np.vstack([G, turned])
-    )
+    return planted(rng, _low_rank(rng, n, int(rng.integers(1, n + 1))), rng.standard_normal(n), np.vstack([G, turned]))
 
 
 @family
@@ -541,26 +570,42 @@ def _predictions(A: Array, B: Array, horizon: int) -> tuple[Array, Array]:
     return np.vstack(powers[1:]), U
 
 
+def _walking_axis(rng: Generator, N: int, step: float, feet: Array, width: float, state: Array) -> tuple[Array, ...]:
+    """Q, p, G, h of one axis: jerks that follow the feet's speed, the ZMP x - (height/g) x'' within the edges of the
+    foot at the times 0 to N - 1; some edges are far away (100).
+
+    At the time 0 no jerk has acted: a row of zeros. Half of the time the ZMP starts on an edge, where the right-hand
+    side of that row is 0 or, as rounding has it, on either side of it."""
+    A, B = _integrator(3, step)
+    S, U = _predictions(A, B, N)
+    zmp, speed = np.array([1.0, 0.0, -float(rng.uniform(0.6, 1.0)) / 9.81]), np.array([0.0, 1.0, 0.0])
+    S_z, U_z = (np.kron(np.eye(N, k=-1), zmp) @ M for M in (S, U))
+    S_z[0] = zmp
+    S_v, U_v = (np.kron(np.eye(N), speed) @ M for M in (S, U))
+    wanted = (feet[-1] - feet[0]) / (N * step)
+    heel = float(rng.choice([0.0, -7e-18, 0.5 * width, width]))
+    place = zmp @ state + feet - feet[0]
+    top, bottom = (np.where(rng.random(N) < 0.1, 100.0, edge) for edge in (place + width, heel - place))
+    bottom[0] = heel - place[0]
+    h = np.concatenate([top - S_z @ state, bottom + S_z @ state])
+    return 1e-3 * np.eye(N) + U_v.T @ U_v, U_v.T @ (S_v @ state - wanted), np.vstack([U_z, -U_z]), h
+
+
 @family
 def walking_mpc(rng: Generator) -> HardProblem:
-    """A linear inverted pendulum over 16 jerks: the ZMP x - (h/g) x'' between the edges of feet that move on.
-
-    Edges between steps are far away (100); at rest over the middle of the foot, half of the time over its edge."""
-    N, height, gravity = 16, float(rng.uniform(0.6, 1.0)), 9.81
-    A, B = _integrator(3, 0.1)
-    S, U = _predictions(A, B, N)
-    zmp, speed = np.array([1.0, 0.0, -height / gravity]), np.array([0.0, 1.0, 0.0])
-    S_z, U_z, S_v, U_v = (np.kron(np.eye(N), row) @ M for row in (zmp, speed) for M in (S, U))
-    state = np.zeros(3) if rng.random() < 0.5 else np.array([0.02, 0.1, 0.1]) * rng.standard_normal(3)
-    period, stride = int(rng.integers(5, 9)), float(rng.choice([0.0, 0.1, 0.2]))
-    foot = stride * ((np.arange(N) + rng.integers(period)) // period)
-    edge = float(rng.choice([0.0, 0.05])), 0.1
-    top, bottom = foot + edge[1], foot - edge[0]
-    top, bottom = (np.where(rng.random(N) < 0.15, far, end) for far, end in ((100.0, top), (-100.0, bottom)))
-    wanted = stride / (0.1 * period) * np.ones(N)
-    Q = 1e-3 * np.eye(N) + U_v.T @ U_v
-    h = np.concatenate([top - S_z @ state, S_z @ state - bottom])
-    return programme(Q, U_v.T @ (S_v @ state - wanted), np.vstack([U_z, -U_z]), h)
+    """A linear inverted pendulum over 16 jerks, of one axis or of two, in any order; mostly from rest."""
+    axes = int(rng.integers(1, 3))
+    N, step = 16 // axes, 0.1 * axes
+    parts = []
+    for axis in range(axes):
+        place = (np.arange(N) + rng.integers(4)) // (6 // axes)
+        feet = float(rng.choice([0.05, 0.1, 0.2])) * place if axis == 0 else 0.08 * (-1.0) ** place
+        state = np.zeros(3) if rng.random() < 0.6 else np.array([0.01, 0.05, 0.05]) * rng.standard_normal(3)
+        parts.append(_walking_axis(rng, N, step, feet, float(rng.choice([0.04, 0.065, 0.13])), state))
+    Q, G = (linalg.block_diag(*(part[i] for part in parts)) for i in (0, 2))
+    p, h = (np.concatenate([part[i] for part in parts]) for i in (1, 3))
+    order, rows = rng.permutation(16), rng.permutation(32)
+    return programme(Q[np.ix_(order, order)], p[order], G[np.ix_(rows, order)], h[rows])
 
 
 @family
@@ -901,3 +946,16 @@ def unbounded_free_variable(rng: Generator) -> HardProblem:
     least = np.append(np.zeros(n), -INF)
     p, expected = np.append(problem.p, cost), Status.DUAL_INFEASIBLE
     return programme(Q, p, G, problem.h, A, problem.b, least, expected=expected)
+
+
+# Published problems
+
+
+def stored(path: Path) -> dict[str, tuple[HardProblem, float]]:
+    """Problems of a file with arrays NAME/P, q, G, h, A, b, lb, ub (absent: no such block), and NAME/optimum."""
+    with np.load(path) as arrays:
+        found = {}
+        for name in dict.fromkeys(key.partition("/")[0] for key in arrays.files):
+            parts = (arrays.get(f"{name}/{part}") for part in ("P", "q", "G", "h", "A", "b", "lb", "ub"))
+            found[name] = programme(*parts), float(arrays[f"{name}/optimum"])
+    return {name: (replace(problem, name=name), optimum) for name, (problem, optimum) in found.items()}
