@@ -30,6 +30,8 @@ CERTAIN = 1e-8
 PROOF_TOL = 1e-7
 #: A proof of infeasibility has to exclude all points up to this many times the size of the problem.
 REACH = 1e4
+#: A multiplier that is 0, relative to the largest.
+ROUNDING = 1e-12
 #: Arrays of a solution that must be finite whatever the status.
 FIELDS = (
     *("value", "fun", "gap", "residual", "primal_residual", "dual_residual", "slack", "ray"),
@@ -343,7 +345,7 @@ def stationarity_faults(problem: HardProblem, given: Answer) -> Iterator[str]:
     """The conditions of optimality with the answer's own multipliers, relative to the largest of their terms."""
     whole, x = stacked(problem), given.fields["value"]
     y, v, stray = multipliers(whole, given.fields)
-    if stray > 0.0 or y.min(initial=0.0) < -1e-12 * np.abs(y).max(initial=0.0):
+    if max(stray, -y.min(initial=0.0)) > ROUNDING * np.abs(y).max(initial=0.0):
         yield "a negative multiplier, or one without a bound"
     terms = [whole.Q @ x, whole.p, whole.C.T @ y, whole.A.T @ v]
     gradient = np.abs(sum(terms)).max()
@@ -372,7 +374,7 @@ def farkas_fault(problem: HardProblem, fields: dict[str, Array]) -> str:
     none has |z| < m / |r|_1."""
     whole = stacked(problem)
     y, v, stray = multipliers(whole, fields)
-    if stray > 0.0 or y.min(initial=0.0) < 0.0:
+    if y.min(initial=0.0) < 0.0 or stray > ROUNDING * y.max(initial=0.0):  # what is stray is left out of the proof
         return "a negative multiplier, or one without a bound"
     terms = np.concatenate([whole.C * y[:, None], whole.A * v[:, None]])
     rest, products = terms.sum(0), np.concatenate([whole.d * y, whole.b * v])
