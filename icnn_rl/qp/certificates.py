@@ -6,17 +6,16 @@ The proofs are projections onto cones: quadratic programmes with equalities, Q =
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.dense import stack
 from icnn_rl.qp.problem import TINY, Problem, Products, matvec, rmatvec
 
-#: |x| is at least this share of the distance to the nearest constraint, see :class:`Residuals`.
-_FLOOR = 1e-4
 #: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
 #: 1 is possible, below which a projection counts as 0.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
@@ -27,64 +26,69 @@ Minimise = Callable[[Problem], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Residuals:
-    """Relative errors of a row, each (B,).
+    """Errors of a row over 1 + the largest of the norms that enter them, each (B,). This is what "solved" means: a row
+    is solved where ``largest`` is at most the tolerance.
 
-    primal: max_i of (C x - d)_i over |d_i| + |c_i| |x|, and |A x - b|_i over |b_i| + |a_i| |x|. dual: |Q x + p +
-    A^T nu + C^T z| over the largest of its four terms, in the maximum norm. gap: |x^T Q x + p^T x + b^T nu + d^T z|,
-    the duality gap, over the largest of its four terms. Where the solution is 0 all these are rounding; so |x| is taken
-    to be 1e-4 t at least, t the distance from 0 of the nearest constraint that is not met there with equality, and the
-    terms of the gap what the largest of the gradient's does along that way.
+        equations, rows of G, bounds:  |A x - b| / (1 + max(|A x|, |b|)),  |(C x - d)_+| / (1 + max(|C x|, |d|)), block by block
+        stationarity:  |Q x + p + A^T nu + C^T z| / (1 + max(|Q x|, |p|, |A^T nu|, |C^T z|))
+        gap:  |x^T Q x + p^T x + b^T nu + d^T z| / (1 + max(|primal objective|, |dual objective|))
+
+    in the maximum norm, for z >= 0. ``primal``, ``dual`` and ``gap`` are those of the user's data; ``equilibrated`` is the
+    largest of the same numbers in equilibrated data (:mod:`icnn_rl.qp.equilibration`), where the 1 is a length, a force
+    and an energy of the problem's own, so that no choice of units makes a wrong answer pass.
     duality: the duality gap itself.
+
+    References:
+        B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4, and Clarabel (arXiv 2405.12762), section 2.2,
+        have such criteria.
     """
 
     primal: Tensor
     dual: Tensor
     gap: Tensor
+    equilibrated: Tensor
     duality: Tensor
 
     @property
     def largest(self) -> Tensor:
-        return torch.maximum(torch.maximum(self.primal, self.dual), self.gap)
+        return torch.maximum(torch.maximum(self.primal, self.dual), torch.maximum(self.gap, self.equilibrated))
 
 
-def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
+def residuals(problem: Problem, scales: Scales, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
     """For z >= 0, ``at`` the products of the point; a NaN in the point gives a NaN."""
-    tiny = TINY[x.dtype]
-    length = _FLOOR * _length(problem)
-    size = (torch.linalg.vector_norm(x, dim=-1) + length).unsqueeze(-1)
     excess = (at.cx - problem.d).clamp(min=0.0)
     excess = excess if problem.present is None else excess * problem.present
-    primal = _largest(excess / (problem.d.abs() + problem.row_norms() * size).clamp(min=tiny))
-    terms, weights = [at.qx, problem.p, at.ctz], [at.qx * x, problem.p * x, problem.d * z]
-    if at.aty is not None:
-        off = (at.ax - problem.b).abs() / (problem.b.abs() + problem.equality_norms() * size).clamp(min=tiny)
-        primal = torch.maximum(primal, _largest(off))
-        terms, weights = [*terms, at.aty], [*weights, problem.b * nu]
-    floor = problem.largest_diagonal() * length
-    pull = _largest(torch.stack([floor, *(_largest(term.abs()) for term in terms)], -1))
-    work = _largest(torch.stack([pull * length, *(term.abs().sum(-1) for term in weights)], -1))
-    balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
-    dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=tiny)
-    return Residuals(primal, dual, balance / work.clamp(min=tiny), balance)
+    right = problem.d if problem.present is None else problem.d * problem.present
+    m, q = problem.m, problem.b.shape[-1]
+    blocks = [(at.ax - problem.b, (at.ax, problem.b), scales.a_rows)] if q else []
+    if m:
+        blocks.append((excess[:, :m], (at.cx[:, :m], right[:, :m]), scales.c_rows[:, :m]))
+    if right.shape[-1] > m:
+        blocks.append((excess[:, m:], (at.cx[:, m:], right[:, m:]), scales.c_rows[:, m:]))
+    primal, equilibrated = [], []
+    for error, terms, rows in blocks:
+        primal.append(_relative(error, terms))
+        unit = rows / scales.length
+        equilibrated.append(_relative(error * unit, [term * unit for term in terms]))
+    forces = [at.qx, problem.p, at.ctz] + ([] if at.aty is None else [at.aty])
+    gradient, unit = at.gradient(problem.p), scales.columns / scales.force
+    dual = _relative(gradient, forces)
+    equilibrated.append(_relative(gradient * unit, [force * unit for force in forces]))
+    xqx, px = (at.qx * x).sum(-1), (problem.p * x).sum(-1)
+    by = (problem.b * nu).sum(-1) + (right * z).sum(-1)
+    duality = (xqx + px + by).abs()
+    size = torch.maximum((0.5 * xqx + px).abs(), (0.5 * xqx + by).abs())
+    energy = (scales.length * scales.force).squeeze(-1)
+    gap, scaled_gap = duality / (1.0 + size), duality / (energy + size)
+    worst = torch.stack([*equilibrated, scaled_gap], -1).amax(-1)
+    largest = torch.stack(primal, -1).amax(-1) if primal else torch.zeros_like(dual)
+    return Residuals(largest, dual, gap, worst, duality)
 
 
-def _length(problem: Problem) -> Tensor:
-    """(B,): how far from 0 the nearest constraint is that 0 does not meet with equality, or |p| / |Q| if nearer."""
-    lengths = torch.cat(
-        (
-            problem.d.abs() / problem.row_norms(),
-            problem.b.abs() / problem.equality_norms(),
-            (_largest(problem.p.abs()) / problem.largest_diagonal()).unsqueeze(-1),
-        ),
-        -1,
-    )
-    shortest = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, torch.inf).amin(-1)
-    return torch.where(torch.isfinite(shortest), shortest, 0.0)
-
-
-def _largest(t: Tensor) -> Tensor:
-    """Maximum over the last dimension, 0 over none."""
-    return t.amax(-1) if t.shape[-1] else t.new_zeros(t.shape[:-1])
+def _relative(error: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """(B,): the largest error over 1 + the largest term."""
+    size = torch.stack([term.abs().amax(-1) for term in terms], -1).amax(-1)
+    return error.abs().amax(-1) / (1.0 + size)
 
 
 def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
