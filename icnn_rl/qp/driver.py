@@ -15,8 +15,7 @@ from torch import Tensor
 
 from icnn_rl.qp import certificates, interior_point
 from icnn_rl.qp.active_set import iterate, on_set
-from icnn_rl.qp.certificates import Residuals, residuals
-from icnn_rl.qp.equilibration import Scales
+from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
@@ -173,7 +172,8 @@ def _solve_finite(
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
     problem = problem.with_norms()
-    scales = Scales.of(problem)
+    unlifted = problem.Q
+    yardstick = Yardstick.of(problem)
     problem, chol, semidefinite = _factor_q(problem, data)
     given = solver.answers(problem) if isinstance(solver, External) else None
     active = active if given is None else likely_active(problem, given)
@@ -181,26 +181,32 @@ def _solve_finite(
     system = choose(problem, chol, semidefinite)
     if data == torch.float32 and ours.dtype == "input":
         system = system.in_single()
-    outcome, first = _attempt(system, scales, ours, active, given)
+    outcome, first = _attempt(system, yardstick, ours, active, given)
     failed = outcome.unsolved()
     if failed is None:
         return outcome, first
     steps = ours.max_steps - int(outcome.steps[failed].max())
-    again, careful = _robust(pick(failed, problem), pick(failed, scales), ours, steps)
+    part, measure = pick(failed, problem), pick(failed, yardstick)
+    if given is None:
+        again, careful = _robust(part, measure, ours, steps)
+    else:
+        assert active is not None
+        there = pick(failed, given)
+        again, careful = _attempt(Scale.of(part, measure.scales), measure, ours, active[failed], there, _PATIENCE)
     better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
     outcome, mixed = outcome.put(failed, again, better), Mixed(problem, first, failed, careful)
     failed = outcome.unsolved()
     if failed is not None:
-        part = pick(failed, problem)
+        part = pick(failed, dataclasses.replace(problem, Q=unlifted))  # a lift would take rays away
         outcome = outcome.put(failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
     return outcome, mixed
 
 
-def _robust(problem: Problem, scales: Scales, solver: PrimalDual, steps: int) -> tuple[Outcome, Reduction]:
+def _robust(problem: Problem, yardstick: Yardstick, solver: PrimalDual, steps: int) -> tuple[Outcome, Reduction]:
     """The second line: the homogeneous method in equilibrated data, made exact where the active set is regular."""
-    system = Scale.of(problem, scales)
+    system = Scale.of(problem, yardstick.scales)
     ended = interior_point.solve(system, max(steps - _POLISH, 1))
-    outcome, system = _attempt(system, scales, solver, ended.active, ended.point, patience=_PATIENCE)
+    outcome, system = _attempt(system, yardstick, solver, ended.active, ended.point, patience=_PATIENCE)
     out_of_steps = (outcome.status != Status.SUCCESS) & (ended.steps >= steps - _POLISH)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), outcome.status)
     return dataclasses.replace(outcome, steps=ended.steps + outcome.steps, status=status), system
@@ -208,7 +214,7 @@ def _robust(problem: Problem, scales: Scales, solver: PrimalDual, steps: int) ->
 
 def _attempt(
     system: Reduction,
-    scales: Scales,
+    yardstick: Yardstick,
     solver: PrimalDual,
     active: Tensor | None,
     given: Point | None = None,
@@ -223,7 +229,7 @@ def _attempt(
     point = system.lift(result.point)
     if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
         point = where(result.settled & ~given.x.isnan().any(-1), point, given)
-    point, fit = _correct(system, scales, point, active, patience)
+    point, fit = _correct(system, yardstick, point, active, patience)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
@@ -232,7 +238,7 @@ def _attempt(
 
 
 def _correct(
-    system: Reduction, scales: Scales, point: Point, active: Tensor, patience: int
+    system: Reduction, yardstick: Yardstick, point: Point, active: Tensor, patience: int
 ) -> tuple[Point, Residuals]:
     """Solve the equations of the active set again and again for the residual that is left; the best point counts.
 
@@ -245,7 +251,7 @@ def _correct(
     for _ in range(_CORRECTIONS * patience):
         nu, z = point.nu, z.clamp(min=0.0)
         at = problem.products(x, nu, z)
-        now = residuals(problem, scales, x, nu, z, at)
+        now = residuals(problem, yardstick, x, nu, z, at)
         trial = Point(x, nu, z, problem.d - at.cx)
         if fit is None:
             best, fit, progress = trial, now, True
@@ -292,7 +298,7 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
 
     def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
-        found, _ = _attempt(Eliminate.of(cone, False), Scales.of(cone), solver, None)
+        found, _ = _attempt(Eliminate.of(cone, False), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
     nearest, nu, z, infeasible = certificates.farkas(problem, minimise)

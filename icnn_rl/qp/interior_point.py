@@ -21,16 +21,17 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.certificates import residuals
+from icnn_rl.qp.certificates import normwise
 from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.base import Inner, Point, Triple
 from icnn_rl.qp.linear.scale import Scale
-from icnn_rl.qp.problem import Problem, Products
+from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.tensor_tree import leaves, pick, rebuild, where
 
 __all__ = ["Ended", "solve"]
@@ -73,7 +74,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows at work: their problem, given and scaled, present rows as 1.0, how many, and their index."""
+    """The rows at work: their problem, given and scaled, present rows as 1.0, how many and one more, and their index."""
 
     given: Problem
     scales: Scales
@@ -170,9 +171,13 @@ def _shifted(v: Tensor, present: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Left:
-    """What the state leaves of the equations, and what they are made of."""
+    """What the state leaves of the equations, and what they are made of: Q x, A^T nu + C^T z, A x, C x, p^T x, and
+    b^T nu + d^T z."""
 
-    at: Products
+    qx: Tensor
+    rty: Tensor
+    ax: Tensor
+    cx: Tensor
     rx: Tensor
     ra: Tensor
     rc: Tensor
@@ -189,7 +194,10 @@ class _Left:
         d = problem.d * present
         px, by = _dot(problem.p, x), _dot(problem.b, nu) + _dot(d, z)
         return _Left(
-            at,
+            at.qx,
+            at.ctz if at.aty is None else at.ctz + at.aty,
+            at.ax,
+            at.cx,
             -at.gradient(tau * problem.p),
             tau * problem.b - at.ax,
             (tau * d - at.cx - s) * present,
@@ -201,10 +209,9 @@ class _Left:
 
     def proof(self, rows: _Rows) -> Tensor:
         """(B,): whether (nu, z) nearly proves infeasibility, or x that the objective is unbounded."""
-        by, px, at = self.by[:, 0], self.px[:, 0], self.at
-        combined = at.ctz if at.aty is None else at.ctz + at.aty
-        infeasible = (by < 0) & (_size(combined) <= -_PROOF * by)
-        off = torch.maximum(_size(at.qx, at.ax), _size((at.cx * rows.present).clamp(min=0.0)))
+        by, px = self.by[:, 0], self.px[:, 0]
+        infeasible = (by < 0) & (_size(self.rty) <= -_PROOF * by)
+        off = _size(self.qx, self.ax, (self.cx * rows.present).clamp(min=0.0))
         return infeasible | ((px < 0) & (off <= -_PROOF * px))
 
 
@@ -218,7 +225,7 @@ def _step(rows: _Rows, state: _State, left: _Left) -> _State:
     vx, vnu, vz = _solve(system, e, (-problem.p, problem.b, d), present)
     away = vx - x / tau
     slope = kappa / tau + _dot(vz * e, vz) + _dot(problem.Qx(away), away)
-    pull = 2.0 * left.at.qx / tau + problem.p
+    pull = 2.0 * left.qx / tau + problem.p
 
     def direction(share: Tensor | float, target: Tensor, target_tau: Tensor) -> _State:
         """Take ``share`` of the residuals off, bring s z to s z + target and tau kappa to the like."""
@@ -253,7 +260,7 @@ def _solve(system: Inner, e: Tensor, right: Triple, present: Tensor) -> Triple:
     """The solution of the equations with E = diag(e), without the regularisation of the factor; the best of a few
     corrections a row."""
     problem, (rx, ra, rc) = system.problem, right
-    enough = _EXACT * (1.0 + _size(rx, ra, rc))
+    enough = _EXACT * _size(rx, ra, rc)
     point = Point(*system.solve(rx, ra, rc), rc)
     best, least = point, torch.full_like(enough, torch.inf)
     for correction in range(_CORRECTIONS + 1):
@@ -271,11 +278,12 @@ def _solve(system: Inner, e: Tensor, right: Triple, present: Tensor) -> Triple:
 
 
 def _residual(rows: _Rows, state: _State) -> Tensor:
-    """(B,): the largest residual of x / tau, in given and in equilibrated data."""
+    """(B,): the largest normwise residual of x / tau, in given and in equilibrated data."""
     scales, inverse = rows.scales, state.tau.reciprocal()
-    x = scales.length * scales.columns * inverse * state.x
-    nu, z = scales.force * scales.a_rows * inverse * state.nu, scales.force * scales.c_rows * inverse * state.z
-    return residuals(rows.given, scales, x, nu, z, rows.given.products(x, nu, z)).largest
+    x, nu, z = inverse * state.x, inverse * state.nu, inverse * state.z
+    scaled = normwise(rows.problem, x, nu, z, rows.problem.products(x, nu, z))
+    x, nu, z = scales.length * scales.columns * x, scales.force * scales.a_rows * nu, scales.force * scales.c_rows * z
+    return functools.reduce(torch.maximum, (*scaled, *normwise(rows.given, x, nu, z, rows.given.products(x, nu, z))))
 
 
 def _noted(known: _Known, index: Tensor, state: _State, residual: Tensor, mu: Tensor) -> _Known:
@@ -305,5 +313,4 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _size(*parts: Tensor) -> Tensor:
     """(B,): the largest magnitude, NaN where there is one."""
-    largest = [part.abs().amax(-1) for part in parts if part.shape[-1]]
-    return torch.stack(largest, -1).amax(-1)
+    return functools.reduce(torch.maximum, (part.abs().amax(-1) for part in parts if part.shape[-1]))
