@@ -120,7 +120,7 @@ def solve(
         z,
         s,
         active,
-        Residuals(fit[0], fit[1], fit[2], fit[2], fit[3]),
+        Residuals(*fit),
         steps,
         status,
         torch.zeros_like(x),
@@ -168,7 +168,7 @@ def _nothing_found(batch: int, n: int, k: int) -> Any:
         active=np.zeros((batch, k), np.bool_),
         w=np.zeros((batch, k)),
         U=np.zeros((batch, n, n)),
-        fit=np.zeros((4, batch)),
+        fit=np.zeros((5, batch)),
         steps=np.zeros(batch, np.int64),
         status=np.full(batch, int(Status.NUMERICAL)),
     )
