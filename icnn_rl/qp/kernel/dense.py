@@ -31,12 +31,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icnn_rl._jit import jit, kept
-from icnn_rl.qp.kernel.lapack import add_square, forward, outer_square, potrf
+from icnn_rl.qp.kernel.lapack import add_square, forward, outer_square, part, potrf, set_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 #: rho and delta, what multiplies them when a factorisation breaks down, and how often.
 _RHO, _DELTA, _GROWTH, _TRIES = 1e-8, 1e-8, 100.0, 4
+#: The least rho and delta.
+_LIGHTEST = 1e-14
 #: Passes of the equilibration at most; norms from 1/2 to 2 need none.
 _PASSES = 10
 #: Corrections of a linear system by its residual at most, and the residual, relative, that needs none.
@@ -57,6 +59,8 @@ _STALL = 6
 _NEGATIVE = 1e-12
 #: Of proofs, as in certificates.py: what is noise next to the largest multiplier, the relative error.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
+#: What the first solution leaves of the data where the system may be singular, relative to 1.
+_SUSPICIOUS = 1e-7
 #: From this size on LAPACK is faster than plain loops.
 _LAPACK = 24
 #: The statuses of :class:`icnn_rl.Status` that a row may get.
@@ -105,7 +109,8 @@ class Problem(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """e and w (k,), L (n, n), V = A L^{-T} (q, n) and the factor of S (q, q); ``half`` (m, n) is scratch."""
+    """e and w (k,), L (n, n), V = A L^{-T} (q, n) and the factor of S (q, q); ``half`` (m, n) is scratch; rho and delta
+    of the equations in ``light`` (2,)."""
 
     e: Array
     w: Array
@@ -113,6 +118,7 @@ class Factor(NamedTuple):
     V: Array
     S: Array
     half: Array
+    light: Array
 
 
 class Found(NamedTuple):
@@ -138,6 +144,11 @@ class Found(NamedTuple):
     a_rows: Array
     c_rows: Array
     units: Array
+
+
+def _inline(function: Any) -> Any:
+    """Compile into its callers: for what takes dozens of arrays."""
+    return kept(function, fastmath={"reassoc", "contract", "nsz"}, forceinline=True)
 
 
 # Matrices times vectors
@@ -186,12 +197,12 @@ def _dot(a: Array, b: Array) -> float:
 
 @jit
 def _largest(a: Array) -> float:
-    """The largest absolute value; NaN or infinite if one is."""
+    """The largest absolute value; infinite if a number is not finite."""
     most, total = 0.0, 0.0
     for i in range(len(a)):
         most = max(most, abs(a[i]))
-        total += a[i] - a[i]
-    return most + total
+        total += abs(a[i])
+    return most if total < np.inf else np.inf
 
 
 @jit
@@ -421,7 +432,7 @@ def _backward(L: Array, y: Array) -> None:
 
 
 @jit
-def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int]) -> None:
+def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int]) -> None:
     """Q + rho + C^T W C, its lower half in L."""
     n, m, L, w = len(P.p), P.G.shape[0], F.L, F.w
     for i in range(n):
@@ -464,14 +475,14 @@ def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int]) ->
 
 
 @jit
-def _factored(H: Array, lapack: tuple[int, int, int]) -> bool:
+def _factored(H: Array, lapack: tuple[int, int, int, int]) -> bool:
     if len(H) >= _LAPACK and lapack[0] != 0:
-        return bool(potrf(lapack[0], H) == 0 and np.isfinite(H[-1, -1]))
+        return potrf(lapack[0], H) == 0 and abs(H[-1, -1]) < np.inf
     return _cholesky(H)
 
 
 @jit
-def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int]) -> None:
+def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int, int]) -> None:
     """V = A L^{-T} and S = V V^T + delta, its lower half."""
     q, V, S = len(P.b), F.V, F.S
     V[:] = P.A
@@ -489,9 +500,9 @@ def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int]) ->
 
 
 @jit
-def _factor(P: Problem, F: Factor, lapack: tuple[int, int, int]) -> bool:
+def _factor(P: Problem, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
     """Factor the system of F.w; whether that was possible, with more regularisation if need be."""
-    rho, done = _RHO, False
+    rho, done = F.light[0], False
     for _ in range(1 + _TRIES):
         _hessian(P, F, rho, lapack)
         done = _factored(F.L, lapack)
@@ -500,13 +511,21 @@ def _factor(P: Problem, F: Factor, lapack: tuple[int, int, int]) -> bool:
         rho *= _GROWTH
     if not done or len(P.b) == 0:
         return done
-    delta = _DELTA
+    delta = F.light[1]
     for _ in range(1 + _TRIES):
         _schur(P, F, delta, lapack)
         if _factored(F.S, lapack):
             return True
         delta *= _GROWTH
     return False
+
+
+@jit
+def _lighten(F: Factor) -> bool:
+    """Less regularisation from the next factorisation on, where corrections do not get rid of it; whether it can be."""
+    F.light[0] = max(1e-3 * F.light[0], _LIGHTEST)
+    F.light[1] = max(1e-3 * F.light[1], _LIGHTEST)
+    return bool(F.light[0] > _LIGHTEST)
 
 
 @jit
@@ -562,8 +581,9 @@ def _left_over(F: Factor, r: Triple, v: Triple, at: Products, out: Triple) -> fl
 @jit
 def _refined(
     P: Problem, F: Factor, r: Triple, out: Triple, target: float, at: Products, rest: Triple, dv: Triple, t: Array
-) -> int:
-    """The unregularised system, to ``target``; how many corrections that took. ``at`` has the products of ``out``."""
+) -> bool:
+    """The unregularised system, to ``target`` or as far as corrections lead; whether there were any. ``at`` has the
+    products of ``out``, ``rest`` what it leaves."""
     _solve(P, F, r, out, t)
     target = target + _ROUNDING * (1.0 + _size(r))
     before = np.inf
@@ -573,13 +593,17 @@ def _refined(
         if not error < before:  # the last correction made it worse: back
             _add(out, -1.0, dv)
             _products(P, out, at)
-            return correction
-        if error <= target or correction == _ROUNDS or error > 0.5 * before:
-            return correction
+            _lighten(F)
+            return True
+        if error <= target:
+            return correction > 0
+        if correction == _ROUNDS or error > 0.5 * before:
+            _lighten(F)
+            return True
         before = error
         _solve(P, F, rest, dv, t)
         _add(out, 1.0, dv)
-    return _ROUNDS
+    return True
 
 
 # Judging a point
@@ -635,7 +659,9 @@ def _judge(P: Problem, at: Products, f: Objective, tau: float, fit: Array) -> fl
     xqx, px, by = per * per * f.xqx, per * f.px, per * f.by
     gap, size = abs(xqx + px + by), max(abs(0.5 * xqx + px), abs(0.5 * xqx + by))
     fit[2], fit[4] = gap / cost / (1.0 + size / cost), gap / cost
-    fit[3] = max(worst, gap / (1.0 + size), fit[0], fit[1], fit[2]) + (total - total)  # NaN where anything is
+    fit[3] = max(worst, gap / (1.0 + size), fit[0], fit[1], fit[2])
+    if not abs(total + gap) < np.inf:  # maxima do not see a NaN
+        fit[:] = np.inf
     return float(fit[3])
 
 
@@ -687,7 +713,7 @@ def _finish(
     dv: Triple,
     t: Array,
     fit: Array,
-    lapack: tuple[int, int, int],
+    lapack: tuple[int, int, int, int],
 ) -> tuple[float, int]:
     """Active-set steps from v, which becomes the point of the set; its residual, and the factorisations."""
     for j in range(len(P.p)):
@@ -710,11 +736,13 @@ def _finish(
             if correction == 1 and _flip_wrong(P, v, at, active, _CLEAR):
                 wrong = True
                 break
-            if not np.isfinite(error) or (correction > 0 and (error <= 1e-15 or error > 0.3 * before)):
+            if not abs(error) < np.inf or (correction > 0 and (error <= 1e-15 or error > 0.3 * before)):
                 break
             before = error
             _solve(P, F, rest, dv, t)
             _add(v, 1.0, dv)
+        if not wrong and error > 1e-13 * (1.0 + _size(v)) and _lighten(F):
+            continue
         if not wrong and not _flip_wrong(P, v, at, active, _SIGN):
             clamped = False
             for i in range(len(v.z)):
@@ -782,17 +810,34 @@ def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Ar
 
 @jit
 def _is_ray(P: Problem, x: Array, at: Products, px: float) -> bool:
-    """Whether the objective falls along x for ever."""
-    if not px < 0.0:
+    """Whether the objective falls along x for ever; errors are relative to the user's rows and to x."""
+    if not px < 0.0 or not _largest(x) < np.inf:
         return False
-    size = _largest(x)
-    limit, weight = _CERTIFIED * size, 0.0
-    for j in range(len(x)):
-        weight += abs(P.p[j] * x[j])
-    worst = max(_largest(at.qx), _largest(at.ax))
-    for i in range(len(P.d)):
-        worst = max(worst, at.cx[i] * P.present[i])
-    return bool(worst <= limit and px < -_SHORT * weight)
+    n, m = len(x), P.G.shape[0]
+    size, most, weight, worst = 0.0, 0.0, 0.0, 0.0
+    for j in range(n):
+        size, weight = max(size, abs(P.columns[j] * x[j])), weight + abs(P.p[j] / P.columns[j])
+        curve = P.Q[j, j] if P.Q.shape[1] == n else P.Q[j, 0]
+        most = max(most, curve / (P.columns[j] * P.columns[j]))
+    for j in range(n):
+        worst = max(worst, abs(at.qx[j]) / (P.columns[j] * most) if most > 0.0 else 0.0)
+    for i in range(len(P.b)):
+        worst = max(worst, abs(at.ax[i]) / _user_norm(P.A[i], P.columns))
+    for i in range(m):
+        if at.cx[i] * P.present[i] > 0.0:
+            worst = max(worst, at.cx[i] / _user_norm(P.G[i], P.columns))
+    for i in range(m, len(P.d)):
+        worst = max(worst, at.cx[i] * P.present[i] / P.c_rows[i])
+    return bool(worst <= _CERTIFIED * size and -px > 1e4 * weight * worst and -px > _SHORT * weight * size)
+
+
+@jit
+def _user_norm(row: Array, columns: Array) -> float:
+    """The largest entry of a row before the columns were scaled."""
+    most = 1e-300
+    for j in range(len(row)):
+        most = max(most, abs(row[j]) / columns[j])
+    return most
 
 
 class _Scratch(NamedTuple):
@@ -836,7 +881,30 @@ def _copy(v: Triple, scale: float, out: Triple) -> None:
 
 
 @jit
-def _start(P: Problem, F: Factor, w: _Scratch, lapack: tuple[int, int, int]) -> bool:
+def _null_proof(P: Problem, F: Factor, w: _Scratch) -> int:
+    """The status that a null vector of the system proves, 0 if none. ``w.fixed`` solves for the data, but not well.
+
+    A null vector has Q x = 0, A x = 0, C x = 0, A^T nu = 0 and z = 0, whatever E. Where the right-hand side has a part
+    along one, corrections converge to that vector: a line on which the objective falls, or equations that contradict.
+    """
+    for _ in range(3):
+        _products(P, w.fixed, w.of_fixed)
+        _left_over(F, w.right, w.fixed, w.of_fixed, w.rest)
+        _solve(P, F, w.rest, w.dv, w.t)
+        _add(w.fixed, 1.0, w.dv)
+    w.dv.z[:] = 0.0
+    _products(P, w.dv, w.of_fixed)
+    if _farkas(P, w.dv, w.of_fixed, _dot(P.b, w.dv.nu), w.best, w.slope):
+        w.best.x[:] = 0.0
+        return _PRIMAL_INFEASIBLE
+    if _is_ray(P, w.dv.x, w.of_fixed, _dot(P.p, w.dv.x)):
+        _copy(w.dv, 1.0, w.best)
+        return _DUAL_INFEASIBLE
+    return _SUCCESS
+
+
+@_inline
+def _start(P: Problem, F: Factor, w: _Scratch, lapack: tuple[int, int, int, int]) -> bool:
     """The penalised problem E = 1, s = -z, then s and z made positive."""
     for i in range(len(P.d)):
         F.e[i], F.w[i] = 1.0, P.present[i] / (1.0 + _DELTA)
@@ -861,7 +929,7 @@ def _right_of_data(P: Problem, r: Triple) -> None:
         r.z[i] = P.d[i]
 
 
-@jit
+@_inline
 def _reach(P: Problem, w: _Scratch, dz: Array, tau: float, dtau: float, kappa: float, dkappa: float) -> float:
     """The largest step <= 1 that keeps z, s, tau and kappa >= 0."""
     fastest = max(1.0, -dtau / tau, -dkappa / kappa)
@@ -871,7 +939,7 @@ def _reach(P: Problem, w: _Scratch, dz: Array, tau: float, dtau: float, kappa: f
     return 1.0 / fastest
 
 
-@jit
+@_inline
 def _direction(
     P: Problem,
     F: Factor,
@@ -909,7 +977,7 @@ def _direction(
     return dtau, (rk - kappa * dtau) / tau
 
 
-@jit
+@_inline
 def _keep_best(P: Problem, w: _Scratch, tau: float) -> None:
     _copy(w.v, 1.0 / tau, w.best)
     for i in range(len(P.d)):
@@ -917,12 +985,18 @@ def _keep_best(P: Problem, w: _Scratch, tau: float) -> None:
 
 
 @jit
+def _needed(tol: float) -> float:
+    """The residual of a settled set that is good enough."""
+    return tol if tol >= _LOOSE else max(min(tol, _EXACT), 1e-13)
+
+
+@jit
 def _interior(
-    P: Problem, F: Factor, w: _Scratch, tol: float, max_steps: int, fit: Array, lapack: tuple[int, int, int]
+    P: Problem, F: Factor, w: _Scratch, tol: float, max_steps: int, fit: Array, lapack: tuple[int, int, int, int]
 ) -> tuple[int, int, bool]:
     """Solve the row; status, factorisations, and whether its set settled. The point is ``w.best``, with its ``fit``."""
     n, q, k = len(P.p), len(P.b), len(P.d)
-    aim = tol if tol >= _LOOSE else min(tol, _AIM)
+    aim, needed = tol if tol >= _LOOSE else min(tol, _AIM), _needed(tol)
     v, s, at = w.v, w.s, w.at
     fit[:] = np.inf
     count = 1.0
@@ -931,7 +1005,7 @@ def _interior(
     if not _start(P, F, w, lapack):
         return _NUMERICAL, 1, False
     tau, kappa, steps, since, agreed, stall = 1.0, 1.0, 1, 0, False, 0
-    best = np.inf
+    best, least = np.inf, np.inf
     w.tried[:] = False
     w.predicted[:] = False
     attempts = 0
@@ -943,18 +1017,16 @@ def _interior(
             mu += s[i] * v.z[i]
         mu /= count
         now = _judge(P, at, f, tau, w.fit)
+        stall = 0 if now < best or (mu < 0.5 * least and mu > 1e-16 * tau * tau) else stall + 1
+        least = min(mu, least)
         if now < best:
-            best, stall = now, 0
+            best = now
             fit[:] = w.fit
             _keep_best(P, w, tau)
-        else:
-            stall += 1
-        if tol >= _LOOSE and best <= aim:
-            return _SUCCESS, steps, False
-        if not np.isfinite(mu):
+        if not abs(mu) < np.inf:
             break
         since += 1
-        if tol < _LOOSE and step >= _FIRST and tau > 1e-6 * kappa:
+        if best > aim * (tol >= _LOOSE) and step >= _FIRST and tau > 1e-6 * kappa:
             # a set that failed once may do from closer
             if mu < _SMALL * tau * tau and since > 2 and not agreed:
                 for i in range(k):
@@ -973,7 +1045,7 @@ def _interior(
                     P, F, w.trial, w.active, changes, w.of_step, w.right, w.rest, w.dv, w.t, w.trial_fit, lapack
                 )
                 steps += used
-                if reached <= max(min(tol, _EXACT), 1e-13):
+                if reached <= needed:
                     _copy(w.trial, 1.0, w.best)
                     fit[:] = w.trial_fit
                     return _SUCCESS, steps, True
@@ -1007,6 +1079,11 @@ def _interior(
         _right_of_data(P, w.right)
         exact = 1e-3 * mu
         rounds = _refined(P, F, w.right, w.fixed, exact, w.of_fixed, w.rest, w.dv, w.t)
+        if step == 0 and _left_over(F, w.right, w.fixed, w.of_fixed, w.rest) > _SUSPICIOUS:
+            proven = _null_proof(P, F, w)
+            if proven != _SUCCESS:
+                return proven, steps, False
+            rounds = _refined(P, F, w.right, w.fixed, exact, w.of_fixed, w.rest, w.dv, w.t)
         curvature = -kappa / tau
         for i in range(k):
             curvature -= F.e[i] * w.fixed.z[i] * w.fixed.z[i]
@@ -1015,7 +1092,7 @@ def _interior(
         # predictor
         for i in range(k):
             w.target[i] = -s[i] * v.z[i]
-        dtau, dkappa = _direction(P, F, w, 1.0, w.affine, rounds > 0, exact, tau, kappa, rt, -kappa * tau, curvature)
+        dtau, dkappa = _direction(P, F, w, 1.0, w.affine, rounds, exact, tau, kappa, rt, -kappa * tau, curvature)
         length = _reach(P, w, w.affine.z, tau, dtau, kappa, dkappa)
         sigma = (1.0 - length) ** 3
         agreed = True
@@ -1042,38 +1119,73 @@ def _interior(
 # The batch
 
 
-@jit
-def _triple(n: int, q: int, k: int) -> Triple:
-    return Triple(np.zeros(n), np.zeros(q), np.zeros(k))
+class _Room(NamedTuple):
+    """Numbers for the work arrays, and how many of them are taken."""
+
+    numbers: Array
+    taken: Array
 
 
 @jit
-def _new_products(n: int, q: int, k: int) -> Products:
-    return Products(np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(q), np.zeros(k))
+def _matrix(room: _Room, rows: int, columns: int) -> Array:
+    start = room.taken[0]
+    room.taken[0] += (rows * columns + 7) // 8 * 8
+    return part(room.numbers, start, rows, columns)
 
 
 @jit
-def _scratch(n: int, q: int, k: int) -> _Scratch:
+def _vector(room: _Room, size: int) -> Array:
+    return _matrix(room, 1, size)[0]
+
+
+@jit
+def _triple(room: _Room, n: int, q: int, k: int) -> Triple:
+    return Triple(_vector(room, n), _vector(room, q), _vector(room, k))
+
+
+@jit
+def _new_products(room: _Room, n: int, q: int, k: int) -> Products:
+    return Products(_vector(room, n), _vector(room, n), _vector(room, n), _vector(room, q), _vector(room, k))
+
+
+@jit
+def _new_room(n: int, q: int, m: int, k: int, width: int) -> _Room:
+    """Enough for everything below."""
+    matrices = n * width + 2 * n * q + 2 * n * m + n * n + q * q
+    size = matrices + 40 * (n + q + k) + 200 * 8
+    numbers = np.zeros(size + 8)
+    taken = np.zeros(1, np.int64)
+    taken[0] = -(numbers.ctypes.data // 8) % 8  # arrays start where cache lines do
+    return _Room(numbers, taken)
+
+
+@jit
+def _scratch(room: _Room, n: int, q: int, k: int) -> _Scratch:
     return _Scratch(
-        _triple(n, q, k), np.zeros(k), _triple(n, q, k), _triple(n, q, k), _triple(n, q, k), _triple(n, q, k),
-        _triple(n, q, k), _triple(n, q, k), _triple(n, q, k), _triple(n, q, k), _triple(n, q, k), np.zeros(k),
-        np.zeros(k), np.zeros(k), np.zeros(n), np.zeros(n),
-        _new_products(n, q, k), _new_products(n, q, k), _new_products(n, q, k),
-        np.zeros(5), np.zeros(5), np.zeros(k), np.zeros(k, np.bool_), np.zeros(k, np.bool_), np.zeros(k, np.bool_),
+        _triple(room, n, q, k), _vector(room, k), _triple(room, n, q, k), _triple(room, n, q, k),
+        _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k),
+        _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _vector(room, k),
+        _vector(room, k), _vector(room, k), _vector(room, n), _vector(room, n),
+        _new_products(room, n, q, k), _new_products(room, n, q, k), _new_products(room, n, q, k),
+        _vector(room, 5), _vector(room, 5), _vector(room, k), _vector(room, k), _vector(room, k), _vector(room, k),
     )  # fmt: skip
 
 
 @jit
-def _new_problem(n: int, q: int, m: int, k: int, width: int, lower: bool, upper: bool) -> Problem:
+def _new_problem(room: _Room, n: int, q: int, m: int, k: int, width: int, lower: bool, upper: bool) -> Problem:
     return Problem(
-        np.empty((n, width)), np.empty((q, n)), np.empty((m, n)), np.empty(n), np.empty(q), np.empty(k), np.empty(k),
-        lower, upper, np.empty(n), np.empty(q), np.empty(k), np.empty(2),
+        _matrix(room, n, width), _matrix(room, q, n), _matrix(room, m, n), _vector(room, n), _vector(room, q),
+        _vector(room, k), _vector(room, k), lower, upper, _vector(room, n), _vector(room, q), _vector(room, k),
+        _vector(room, 2),
     )  # fmt: skip
 
 
 @jit
-def _new_factor(n: int, q: int, m: int, k: int) -> Factor:
-    return Factor(np.empty(k), np.empty(k), np.empty((n, n)), np.empty((q, n)), np.empty((q, q)), np.empty((m, n)))
+def _new_factor(room: _Room, n: int, q: int, m: int, k: int) -> Factor:
+    return Factor(
+        _vector(room, k), _vector(room, k), _matrix(room, n, n), _matrix(room, q, n), _matrix(room, q, q),
+        _matrix(room, m, n), _vector(room, 2),
+    )  # fmt: skip
 
 
 @jit
@@ -1087,7 +1199,7 @@ def _total(M: Array) -> float:
 
 
 @jit
-def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int]) -> bool:
+def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
     """Whether Q has no eigenvalue below 0, up to rounding."""
     n, most = Q.shape[0], 0.0
     if Q.shape[1] < n or n == 1:
@@ -1109,7 +1221,7 @@ def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int]) -> bool:
 def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: int) -> None:
     """The point in the user's units."""
     length, cost = P.units[0], P.units[1]
-    n, m, k = len(P.p), P.G.shape[0], len(P.d)
+    n, k = len(P.p), len(P.d)
     for j in range(n):
         found.x[row, j] = length * P.columns[j] * v.x[j]
         found.columns[row, j] = P.columns[j]
@@ -1133,6 +1245,18 @@ def _write_slack(P: Problem, v: Triple, cx: Array, found: Found, row: int) -> No
 
 
 @jit
+def _single_thread(n: int, lapack: tuple[int, int, int, int]) -> int:
+    """Where LAPACK is called, use one thread; how many it used, or 0."""
+    return set_threads(lapack[3], 1) if n >= _LAPACK and lapack[3] != 0 else 0
+
+
+@jit
+def _restore_threads(threads: int, lapack: tuple[int, int, int, int]) -> None:
+    if threads > 1:
+        set_threads(lapack[3], threads)
+
+
+@jit
 def solve(
     Q: Array,
     p: Array,
@@ -1145,7 +1269,7 @@ def solve(
     guess: Array,
     tol: float,
     max_steps: int,
-    lapack: tuple[int, int, int],
+    lapack: tuple[int, int, int, int],
     found: Found,
 ) -> int:
     """Solve the rows of a batch.
@@ -1165,16 +1289,16 @@ def solve(
         How many rows are not solved.
     """
     (batch, n), q, m, k = p.shape, A.shape[1], G.shape[1], d.shape[1]
-    P, F = _new_problem(n, q, m, k, Q.shape[2], lower, upper), _new_factor(n, q, m, k)
-    w, size = _scratch(n, q, k), np.empty(2 * n + q + k)
-    fit = np.empty(5)
+    room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
+    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
+    w, size, fit = _scratch(room, n, q, k), _vector(room, 2 * n + q + k), _vector(room, 5)
     alike = len(Q) == 1 and len(A) == 1 and len(G) == 1
     solved, sound, total = 0, False, 0.0
     for row in range(batch):
         Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
         if row == 0 or not alike:
             total = _total(Q_row) + _total(A_row) + _total(G_row)
-            sound = bool(np.isfinite(total)) and _convex(Q_row, F, lapack)
+            sound = abs(total) < np.inf and _convex(Q_row, F, lapack)
             if sound:
                 _equilibrate(Q_row, A_row, G_row, P.columns, P.a_rows, P.c_rows[:m], size)
                 _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
@@ -1186,8 +1310,9 @@ def solve(
             finite += b[row, i]
         for i in range(k):
             finite += d[row, i] if d[row, i] != np.inf else 0.0
-        if not (sound and np.isfinite(finite)):
+        if not (sound and abs(finite) < np.inf):
             continue
+        F.light[0], F.light[1] = _RHO, _DELTA
         _set_up(P, Q_row, p[row], b[row], d[row], size)
         status, steps, settled = _NUMERICAL, 0, False
         if len(guess) > 0 or k == 0:
@@ -1198,7 +1323,7 @@ def solve(
             reached, steps = _finish(
                 P, F, w.best, w.active, changes, w.of_step, w.right, w.rest, w.dv, w.t, fit, lapack
             )
-            settled = reached <= max(min(tol, _EXACT), 1e-13)
+            settled = reached <= _needed(tol)
             status = _SUCCESS if settled else _NUMERICAL
         if not settled and steps < max_steps:
             status, more, settled = _interior(P, F, w, tol, max_steps - steps, fit, lapack)
@@ -1214,6 +1339,8 @@ def solve(
         found.fit[:, row] = fit
         found.steps[row], found.status[row] = steps, status
         solved += status == _SUCCESS
+    _restore_threads(threads, lapack)
+    room.taken[0] = 0  # its numbers must live until here
     return batch - solved
 
 
@@ -1229,22 +1356,17 @@ def inverse(
     ra: Array,
     rc: Array,
     corrections: int,
-    lapack: tuple[int, int, int],
+    lapack: tuple[int, int, int, int],
     dx: Array,
     dnu: Array,
     dz: Array,
 ) -> None:
     """K^{-1} r, row by row, K the system of ``found.w`` without its regularisation."""
     (batch, n), q, k, m = rx.shape, ra.shape[1], rc.shape[1], G.shape[1]
-    P, F = _new_problem(n, q, m, k, Q.shape[2], lower, upper), _new_factor(n, q, m, k)
-    r, out, rest, dv, at = (
-        _triple(n, q, k),
-        _triple(n, q, k),
-        _triple(n, q, k),
-        _triple(n, q, k),
-        _new_products(n, q, k),
-    )
-    t = np.empty(k)
+    room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
+    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
+    r, out, rest, dv = _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k)
+    at, t = _new_products(room, n, q, k), _vector(room, k)
     for row in range(batch):
         Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
         P.columns[:], P.a_rows[:], P.c_rows[:] = found.columns[row], found.a_rows[row], found.c_rows[row]
@@ -1267,6 +1389,7 @@ def inverse(
             r.nu[i] = P.a_rows[i] * ra[row, i] / length
         for i in range(k):
             r.z[i] = P.c_rows[i] * rc[row, i] / length if F.w[i] > 0.0 else 0.0
+        F.light[0], F.light[1] = _RHO, _DELTA
         if _factor(P, F, lapack):
             _solve(P, F, r, out, t)
             before = np.inf
@@ -1286,3 +1409,5 @@ def inverse(
             dnu[row, i] = P.a_rows[i] * out.nu[i] / force
         for i in range(k):
             dz[row, i] = P.c_rows[i] * out.z[i] / force
+    _restore_threads(threads, lapack)
+    room.taken[0] = 0  # as above

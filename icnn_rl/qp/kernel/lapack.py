@@ -1,4 +1,4 @@
-"""LAPACK for numba: three routines called by their addresses, which are ordinary arguments, so that what calls them can
+"""LAPACK for numba: a few routines called by their addresses, which are ordinary arguments, so that what calls them can
 be cached. The addresses are those that SciPy offers to Cython.
 
 Matrices are C-contiguous and symmetric ones lie in their lower halves: what LAPACK, column by column, calls upper.
@@ -16,19 +16,29 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 _I32 = ir.IntType(32)
 _DATA = 4  # where numba keeps the pointer among the parts of an array
 _MATRIX = types.Array(types.float64, 2, "C")
+_VECTOR = types.Array(types.float64, 1, "C")
+
+
+#: What sets the number of threads of OpenBLAS and returns the former one.
+_THREADS = "openblas_set_num_threads_local", "scipy_openblas_set_num_threads_local"
 
 
 @functools.cache
-def addresses() -> tuple[int, int, int]:
-    """Of dpotrf, dsyrk and dtrsm; zeros without SciPy."""
+def addresses() -> tuple[int, int, int, int]:
+    """Of dpotrf, dsyrk, dtrsm and, with OpenBLAS, what sets the number of its threads; zeros without SciPy."""
     if importlib.util.find_spec("scipy") is None:
-        return 0, 0, 0
+        return 0, 0, 0, 0
     lapack, blas = (importlib.import_module(f"scipy.linalg.cython_{name}") for name in ("lapack", "blas"))
-    return _address(lapack, "dpotrf"), _address(blas, "dsyrk"), _address(blas, "dtrsm")
+    library = ctypes.CDLL(blas.__file__)
+    setters = [
+        ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _THREADS if hasattr(library, name)
+    ]
+    return _address(lapack, "dpotrf"), _address(blas, "dsyrk"), _address(blas, "dtrsm"), (setters or [0])[0] or 0
 
 
 def _address(module: Any, name: str) -> int:
@@ -120,3 +130,33 @@ def forward(typing: Any, address: Any, factor: Any, v: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, _MATRIX, _MATRIX), build
+
+
+@intrinsic
+def set_threads(typing: Any, address: Any, number: Any) -> Any:
+    """Let OpenBLAS use so many threads; returns how many it used. Waking a second one takes longer than what there is
+    to do, and far longer where the processor is shared."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address, number = values
+        function = builder.inttoptr(address, ir.FunctionType(_I32, [_I32]).as_pointer())
+        return builder.sext(builder.call(function, [_small(builder, number)]), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
+def part(typing: Any, numbers: Any, start: Any, rows: Any, columns: Any) -> Any:
+    """The matrix (rows, columns) at ``start`` of a vector that outlives it: a view that is not counted as one. Counting
+    references to dozens of arrays at every call costs more than small problems do."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        numbers, start, rows, columns = values
+        array = context.make_array(_MATRIX)(context, builder)
+        size = ir.IntType(64)(8)
+        data = builder.gep(_data(builder, numbers), [start])
+        strides = [builder.mul(columns, size), size]
+        populate_array(array, data=data, shape=[rows, columns], strides=strides, itemsize=size, meminfo=None)
+        return array._getvalue()
+
+    return _MATRIX(_VECTOR, types.int64, types.int64, types.int64), build
