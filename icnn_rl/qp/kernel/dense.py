@@ -59,8 +59,14 @@ _STALL = 6
 _NEGATIVE = 1e-12
 #: Of proofs, as in certificates.py: what is noise next to the largest multiplier, the relative error.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
+#: A proof has to exclude points up to this many times the largest right-hand side.
+_REACH = 1e6
 #: What the first solution leaves of the data where the system may be singular, relative to 1.
 _SUSPICIOUS = 1e-7
+#: Where x ends up so far away, the unit of length was wrong.
+_FAR = 1e3
+#: A number that is 0, where data have the size 1.
+_NOTHING = 1e-20
 #: From this size on LAPACK is faster than plain loops.
 _LAPACK = 24
 #: The statuses of :class:`icnn_rl.Status` that a row may get.
@@ -341,8 +347,11 @@ def _scaled(M: Array, rows: Array, columns: Array, factor: float, out: Array) ->
 
 
 @jit
-def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, scratch: Array) -> None:
-    """Everything but A and G: right-hand sides, Q and the units, from the user's data and the scales."""
+def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, scratch: Array) -> None:
+    """Everything but A and G: right-hand sides, Q and the units, from the user's data and the scales.
+
+    The unit of length is ``times`` the median of the right-hand sides.
+    """
     n, q, k, m = len(p), len(b), len(d), P.G.shape[0]
     for i in range(m, k):
         P.c_rows[i] = 1.0 / P.columns[(i - m) % n]
@@ -374,6 +383,7 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, scratch: Array) 
         length = _power(ordered[(count - 1) // 2])
     else:
         length = _power(most_p / most_q) if most_p * most_q > 0.0 else 1.0
+    length *= times
     most = max(length * length * most_q, length * most_p)
     cost = _power(1.0 / most) if most > 0.0 else 1.0
     P.units[0], P.units[1] = length, cost
@@ -802,10 +812,16 @@ def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Ar
         slope[(i - m) % n] += y.z[i]
     _add_transposed(P.A, y.nu, 1.0, at.aty)
     _add_c_transposed(P, y.z, at.ctz)
+    rest, size = 0.0, 1.0  # in the user's data
     for j in range(n):
         if abs(at.aty[j] + at.ctz[j]) > _CERTIFIED * slope[j]:
             return False
-    return bool(value < -_SHORT * weight)
+        rest += abs(at.aty[j] + at.ctz[j]) / P.columns[j]
+    for i in range(len(P.b)):
+        size = max(size, abs(P.b[i]) * P.units[0] / P.a_rows[i])
+    for i in range(len(P.d)):
+        size = max(size, abs(P.d[i]) * P.units[0] / P.c_rows[i])
+    return bool(value < -_SHORT * weight and -value * P.units[0] > _REACH * size * rest)
 
 
 @jit
@@ -1019,6 +1035,7 @@ def _interior(
         now = _judge(P, at, f, tau, w.fit)
         stall = 0 if now < best or (mu < 0.5 * least and mu > 1e-16 * tau * tau) else stall + 1
         least = min(mu, least)
+        fast = now < 0.1 * best
         if now < best:
             best = now
             fit[:] = w.fit
@@ -1049,7 +1066,7 @@ def _interior(
                     _copy(w.trial, 1.0, w.best)
                     fit[:] = w.trial_fit
                     return _SUCCESS, steps, True
-        if best <= aim:
+        if best <= aim and (tol >= _LOOSE or best <= _ROUNDING or not fast):
             return _SUCCESS, steps, False
         if steps >= max_steps or stall >= _STALL:
             break
@@ -1218,8 +1235,18 @@ def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
 
 
 @jit
+def _clean(a: Array) -> None:
+    for i in range(len(a)):
+        if abs(a[i]) < _NOTHING:
+            a[i] = 0.0
+
+
+@jit
 def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: int) -> None:
-    """The point in the user's units."""
+    """The point in the user's units, in which next to nothing is 0."""
+    _clean(v.x)
+    _clean(v.nu)
+    _clean(v.z)
     length, cost = P.units[0], P.units[1]
     n, k = len(P.p), len(P.d)
     for j in range(n):
@@ -1286,20 +1313,23 @@ def solve(
         found: what is filled; a row that is not solved has its status other than 0.
 
     Returns:
-        How many rows are not solved.
+        How many rows are not solved; -1 if some Q has a negative eigenvalue.
     """
     (batch, n), q, m, k = p.shape, A.shape[1], G.shape[1], d.shape[1]
     room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
     P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
     w, size, fit = _scratch(room, n, q, k), _vector(room, 2 * n + q + k), _vector(room, 5)
     alike = len(Q) == 1 and len(A) == 1 and len(G) == 1
-    solved, sound, total = 0, False, 0.0
+    left, sound, total = batch, False, 0.0
     for row in range(batch):
         Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
         if row == 0 or not alike:
             total = _total(Q_row) + _total(A_row) + _total(G_row)
-            sound = abs(total) < np.inf and _convex(Q_row, F, lapack)
+            sound = abs(total) < np.inf
             if sound:
+                if not _convex(Q_row, F, lapack):
+                    left = -1
+                    break
                 _equilibrate(Q_row, A_row, G_row, P.columns, P.a_rows, P.c_rows[:m], size)
                 _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
                 _scaled(G_row, P.c_rows[:m], P.columns, 1.0, P.G)
@@ -1313,7 +1343,7 @@ def solve(
         if not (sound and abs(finite) < np.inf):
             continue
         F.light[0], F.light[1] = _RHO, _DELTA
-        _set_up(P, Q_row, p[row], b[row], d[row], size)
+        _set_up(P, Q_row, p[row], b[row], d[row], 1.0, size)
         status, steps, settled = _NUMERICAL, 0, False
         if len(guess) > 0 or k == 0:
             for i in range(k):
@@ -1325,9 +1355,18 @@ def solve(
             )
             settled = reached <= _needed(tol)
             status = _SUCCESS if settled else _NUMERICAL
-        if not settled and steps < max_steps:
+        times = 1.0
+        for _ in range(2):
+            if settled or steps >= max_steps:
+                break
             status, more, settled = _interior(P, F, w, tol, max_steps - steps, fit, lapack)
             steps += more
+            reach = _largest(w.best.x)
+            if status != _NUMERICAL or not _FAR < reach < np.inf:
+                break
+            times *= _power(reach)  # the solution is far from all that was known of its size
+            F.light[0], F.light[1] = _RHO, _DELTA
+            _set_up(P, Q_row, p[row], b[row], d[row], times, size)
         if not settled:
             for i in range(k):
                 w.active[i] = w.best.z[i] > w.best_s[i] and P.present[i] > 0.0
@@ -1338,10 +1377,10 @@ def solve(
             found.ray[row] = found.x[row]
         found.fit[:, row] = fit
         found.steps[row], found.status[row] = steps, status
-        solved += status == _SUCCESS
+        left -= status == _SUCCESS
     _restore_threads(threads, lapack)
     room.taken[0] = 0  # its numbers must live until here
-    return batch - solved
+    return left
 
 
 @jit
