@@ -27,7 +27,7 @@ from icnn_rl.qp.tensor_tree import leaves, pick, where
 
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
 #: from a coarser guess than sets of general rows: fewer steps before the first attempt, and one more next to equations.
-PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
+PHASES = ((5, 3), (2, 3), (2, 3))
 BOUND_PHASES = ((3, 4), *PHASES[1:])
 BOUND_AND_EQUATION_PHASES = ((4, 4), *PHASES[1:])
 #: The least s and z to start from, relative to their mean.

@@ -6,17 +6,19 @@ The proofs are projections onto cones: quadratic programmes with equalities, Q =
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.dense import stack
 from icnn_rl.qp.problem import TINY, Problem, Products, matvec, rmatvec
 
-#: |x| is at least this share of the distance to the nearest constraint, see :class:`Residuals`.
-_FLOOR = 1e-4
+#: Errors are relative to at least this share of the problem's own units; rounding, relative.
+_FLOOR, _ROUNDING = 1e-6, 1e-16
 #: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
 #: 1 is possible, below which a projection counts as 0.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
@@ -26,65 +28,139 @@ Minimise = Callable[[Problem], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Residuals:
-    """Relative errors of a row, each (B,).
+class Yardstick:
+    """What errors are compared with where the point itself is 0: the problem's units, and floors (B, q), (B, k) of what
+    a row of A or C is made of, 1e-6 of its size at the shortest length that the data name, or, for a row of zeros, of
+    a typical right-hand side."""
 
-    primal: max_i of (C x - d)_i over |d_i| + |c_i| |x|, and |A x - b|_i over |b_i| + |a_i| |x|. dual: |Q x + p +
-    A^T nu + C^T z| over the largest of its four terms, in the maximum norm. gap: |x^T Q x + p^T x + b^T nu + d^T z|,
-    the duality gap, over the largest of its four terms. Where the solution is 0 all these are rounding; so |x| is taken
-    to be 1e-4 t at least, t the distance from 0 of the nearest constraint that is not met there with equality, and the
-    terms of the gap what the largest of the gradient's does along that way.
+    scales: Scales
+    a_floor: Tensor
+    c_floor: Tensor
+
+    @staticmethod
+    def of(problem: Problem) -> Yardstick:
+        right = problem.d if problem.present is None else problem.d * problem.present
+        a_norms, c_norms = problem.equality_norms(), problem.row_norms()
+        scales = Scales.of(problem)
+        shortest = _shortest(problem, torch.cat((problem.b / a_norms, right / c_norms), -1).abs())
+        shortest = torch.where(shortest > 0, shortest, scales.length)
+        a_floor, c_floor = (
+            _FLOOR * torch.where(norms > 0, shortest * norms, _typical(part))
+            for norms, part in ((a_norms, problem.b), (c_norms, right))
+        )
+        return Yardstick(scales, a_floor, c_floor)
+
+
+def _shortest(problem: Problem, lengths: Tensor) -> Tensor:
+    """(B, 1): the distance of the nearest constraint that 0 does not meet with equality, or |p| / |Q| if nearer."""
+    free = _largest(problem.p).unsqueeze(-1) / problem.largest_diagonal().unsqueeze(-1)
+    lengths = torch.cat((lengths, free), -1)
+    lengths = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, 0.0)
+    # what is rounding next to the others is 0
+    lengths = torch.where(lengths > _ROUNDING * _typical(lengths), lengths, torch.inf)
+    shortest = lengths.amin(-1, keepdim=True)
+    return torch.where(torch.isfinite(shortest), shortest, 0.0)
+
+
+def _typical(right: Tensor) -> Tensor:
+    """(B, 1): the median of what is not 0."""
+    if not right.shape[-1]:
+        return right.new_zeros(right.shape[0], 1)
+    size = right.abs()
+    return torch.where(size > 0, size, torch.nan).nanmedian(-1, keepdim=True)[0].nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far a row is from optimal, each (B,). This is what "solved" means: ``largest`` is at most the tolerance.
+
+    ``primal``, ``dual`` and ``gap`` are errors over 1 + the largest of the norms that enter them, in the user's data and in
+    the maximum norm, for z >= 0:
+
+        |A x - b| / (1 + max(|A x|, |b|)),  |(C x - d)_+| / (1 + max(|C x|, |d|)), the latter for rows of G and for bounds
+        |Q x + p + A^T nu + C^T z| / (1 + max(|Q x|, |p|, |A^T nu|, |C^T z|))
+        |x^T Q x + p^T x + b^T nu + d^T z| / (1 + max(|primal objective|, |dual objective|))
+
+    ``relative`` is the largest of errors that no choice of units can make small, without the 1: a row of A or C over
+    |d_i| + |c_i| |x|; the gradient over its largest term, in the user's variables and in equilibrated ones
+    (:mod:`icnn_rl.qp.equilibration`); the gap over the largest of its four sums. Where all that is 0, what there is of the
+    data stands in, see :class:`Yardstick`: a solution at 0 is as good as any other.
     duality: the duality gap itself.
+
+    References:
+        Criteria of the first kind: B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4; Clarabel (arXiv
+        2405.12762), section 2.2.
     """
 
     primal: Tensor
     dual: Tensor
     gap: Tensor
+    relative: Tensor
     duality: Tensor
 
     @property
     def largest(self) -> Tensor:
-        return torch.maximum(torch.maximum(self.primal, self.dual), self.gap)
+        return torch.maximum(torch.maximum(self.primal, self.dual), torch.maximum(self.gap, self.relative))
 
 
-def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
+def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
     """For z >= 0, ``at`` the products of the point; a NaN in the point gives a NaN."""
-    tiny = TINY[x.dtype]
-    length = _FLOOR * _length(problem)
-    size = (torch.linalg.vector_norm(x, dim=-1) + length).unsqueeze(-1)
-    excess = (at.cx - problem.d).clamp(min=0.0)
-    excess = excess if problem.present is None else excess * problem.present
-    primal = _largest(excess / (problem.d.abs() + problem.row_norms() * size).clamp(min=tiny))
-    terms, weights = [at.qx, problem.p, at.ctz], [at.qx * x, problem.p * x, problem.d * z]
-    if at.aty is not None:
-        off = (at.ax - problem.b).abs() / (problem.b.abs() + problem.equality_norms() * size).clamp(min=tiny)
-        primal = torch.maximum(primal, _largest(off))
-        terms, weights = [*terms, at.aty], [*weights, problem.b * nu]
-    floor = problem.largest_diagonal() * length
-    pull = _largest(torch.stack([floor, *(_largest(term.abs()) for term in terms)], -1))
-    work = _largest(torch.stack([pull * length, *(term.abs().sum(-1) for term in weights)], -1))
-    balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
-    dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=tiny)
-    return Residuals(primal, dual, balance / work.clamp(min=tiny), balance)
+    primal, dual, gap = normwise(problem, x, nu, z, at)
+    excess, right = _excess(problem, at)
+    off, gradient = at.ax - problem.b, at.gradient(problem.p)
+    forces = _forces(problem, at)
+    works = at.qx * x, problem.p * x, problem.b * nu, right * z
+    duality = functools.reduce(torch.add, (work.sum(-1) for work in works)).abs()
+
+    scales, length = yardstick.scales, torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    unit = scales.columns / scales.force
+    force = torch.maximum(_largest(*forces), _FLOOR * unit.reciprocal().amin(-1))
+    scaled = _largest(*(unit * part for part in forces)).clamp(min=_FLOOR)
+    work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in works))
+    energy = (scales.length * scales.force).squeeze(-1)
+    relative = [_largest(gradient) / force, _largest(unit * gradient) / scaled]
+    relative.append(duality / torch.maximum(work, _FLOOR * energy))
+    if off.shape[-1]:
+        relative.append(_by_row(off, problem.b, problem.equality_norms() * length, yardstick.a_floor))
+    if excess.shape[-1]:
+        relative.append(_by_row(excess, right, problem.row_norms() * length, yardstick.c_floor))
+    return Residuals(primal, dual, gap, functools.reduce(torch.maximum, relative), duality)
 
 
-def _length(problem: Problem) -> Tensor:
-    """(B,): how far from 0 the nearest constraint is that 0 does not meet with equality, or |p| / |Q| if nearer."""
-    lengths = torch.cat(
-        (
-            problem.d.abs() / problem.row_norms(),
-            problem.b.abs() / problem.equality_norms(),
-            (_largest(problem.p.abs()) / problem.largest_diagonal()).unsqueeze(-1),
-        ),
-        -1,
-    )
-    shortest = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, torch.inf).amin(-1)
-    return torch.where(torch.isfinite(shortest), shortest, 0.0)
+def normwise(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> tuple[Tensor, Tensor, Tensor]:
+    """``primal``, ``dual`` and ``gap`` of :class:`Residuals`."""
+    m, (excess, right) = problem.m, _excess(problem, at)
+    blocks = [(at.ax - problem.b, at.ax, problem.b), (excess[:, :m], at.cx[:, :m], right[:, :m])]
+    blocks.append((excess[:, m:], at.cx[:, m:], right[:, m:]))
+    errors = (_largest(error) / (1.0 + _largest(*terms)) for error, *terms in blocks if error.shape[-1])
+    primal = functools.reduce(torch.maximum, errors, torch.zeros_like(x[:, 0]))
+    dual = _largest(at.gradient(problem.p)) / (1.0 + _largest(*_forces(problem, at)))
+    curved, linear = (at.qx * x).sum(-1), (problem.p * x).sum(-1)
+    bound = (problem.b * nu).sum(-1) + (right * z).sum(-1)
+    value = torch.maximum((0.5 * curved + linear).abs(), (0.5 * curved + bound).abs())
+    return primal, dual, (curved + linear + bound).abs() / (1.0 + value)
 
 
-def _largest(t: Tensor) -> Tensor:
-    """Maximum over the last dimension, 0 over none."""
-    return t.amax(-1) if t.shape[-1] else t.new_zeros(t.shape[:-1])
+def _excess(problem: Problem, at: Products) -> tuple[Tensor, Tensor]:
+    """(C x - d)_+ and d, 0 where a row is absent."""
+    excess, present = (at.cx - problem.d).clamp(min=0.0), problem.present
+    return (excess, problem.d) if present is None else (excess * present, problem.d * present)
+
+
+def _forces(problem: Problem, at: Products) -> list[Tensor]:
+    """What the gradient of the Lagrangian is the sum of."""
+    return [at.qx, problem.p, at.ctz] + ([] if at.aty is None else [at.aty])
+
+
+def _by_row(error: Tensor, right: Tensor, terms: Tensor, floor: Tensor) -> Tensor:
+    """(B,): the largest error of a row over its own terms, or over the floor."""
+    size = torch.maximum(right.abs() + terms, floor)
+    return torch.where(error == 0, 0.0, error.abs() / size).amax(-1)
+
+
+def _largest(*parts: Tensor) -> Tensor:
+    """(B,): the largest magnitude; NaN where there is one."""
+    return functools.reduce(torch.maximum, (part.abs().amax(-1) for part in parts))
 
 
 def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,9 +198,7 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
     """
     tiny = TINY[problem.p.dtype]
-    q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-    q = q / q.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
-    flat = stack(problem.A, q)
+    flat = _flat(problem)
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
@@ -134,11 +208,26 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
         d=torch.zeros_like(problem.d),
     )
     r, _ = minimise(cone)
+    return r, unbounded(problem, r) & (torch.linalg.vector_norm(r, dim=-1) > _SHORT)
+
+
+def unbounded(problem: Problem, r: Tensor) -> Tensor:
+    """(B,): whether the objective falls for ever along r (B, n), of any length."""
+    flat = _flat(problem)
+    size = r.abs().amax(-1, keepdim=True)
+    r = r / torch.where(size > 0, size, 1.0)
     falls = (problem.p * r).sum(-1) < -_SHORT * (problem.p * r).abs().sum(-1)
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
     stays = (matvec(flat, r).abs() <= _CERTIFIED * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
     inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
-    return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
+    return falls & stays & inside & (size.squeeze(-1) > 0)
+
+
+def _flat(problem: Problem) -> Tensor:
+    """[A; Q], Q with its largest entry 1."""
+    q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
+    largest = q.abs().amax((-2, -1), keepdim=True)
+    return stack(problem.A, q / torch.where(largest > 0, largest, 1.0))
 
 
 def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, minimise: Minimise) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from icnn_rl.qp import certificates
+from icnn_rl.qp import certificates, interior_point
 from icnn_rl.qp.active_set import iterate, on_set
-from icnn_rl.qp.certificates import Residuals, residuals
+from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
@@ -172,41 +172,64 @@ def _solve_finite(
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
     problem = problem.with_norms()
+    unlifted = problem.Q
+    yardstick = Yardstick.of(problem)
     problem, chol, semidefinite = _factor_q(problem, data)
     given = solver.answers(problem) if isinstance(solver, External) else None
+    active = active if given is None else likely_active(problem, given)
     ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
     system = choose(problem, chol, semidefinite)
     if data == torch.float32 and ours.dtype == "input":
         system = system.in_single()
-    outcome, first = _attempt(system, ours, active, given)
+    outcome, first = _attempt(system, yardstick, ours, active, given)
     failed = outcome.unsolved()
     if failed is None:
         return outcome, first
-    given = None if given is None else pick(failed, given)
-    again, careful = _attempt(Scale.of(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
+    steps = ours.max_steps - int(outcome.steps[failed].max())
+    part, measure = pick(failed, problem), pick(failed, yardstick)
+    if given is None:
+        again, careful = _robust(part, measure, ours, steps)
+    else:
+        assert active is not None
+        there = pick(failed, given)
+        again, careful = _attempt(Scale.of(part, measure.scales), measure, ours, active[failed], there, _PATIENCE)
     better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
     outcome, mixed = outcome.put(failed, again, better), Mixed(problem, first, failed, careful)
     failed = outcome.unsolved()
     if failed is not None:
-        part = pick(failed, problem)
+        part = pick(failed, dataclasses.replace(problem, Q=unlifted))  # a lift would take rays away
         outcome = outcome.put(failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
     return outcome, mixed
 
 
+def _robust(problem: Problem, yardstick: Yardstick, solver: PrimalDual, steps: int) -> tuple[Outcome, Reduction]:
+    """The second line: the homogeneous method in equilibrated data, made exact where the active set is regular."""
+    system = Scale.of(problem, yardstick.scales)
+    ended = interior_point.solve(system, max(steps - _POLISH, 1))
+    outcome, system = _attempt(system, yardstick, solver, ended.active, ended.point, patience=_PATIENCE)
+    out_of_steps = (outcome.status != Status.SUCCESS) & (ended.steps >= steps - _POLISH)
+    status = torch.where(out_of_steps, int(Status.MAX_STEPS), outcome.status)
+    return dataclasses.replace(outcome, steps=ended.steps + outcome.steps, status=status), system
+
+
 def _attempt(
-    system: Reduction, solver: PrimalDual, active: Tensor | None, given: Point | None = None, patience: int = 1
+    system: Reduction,
+    yardstick: Yardstick,
+    solver: PrimalDual,
+    active: Tensor | None,
+    given: Point | None = None,
+    patience: int = 1,
 ) -> tuple[Outcome, Reduction]:
-    """Find the active sets, then the points that belong to them; ``given`` are points that another solver found."""
-    steps = solver.max_steps
-    if given is not None:
-        active, steps = likely_active(system.problem, given), _POLISH
+    """Find the active sets, then the points that belong to them; ``given`` are points that another method found, and
+    ``active`` what it says is active there."""
+    steps = solver.max_steps if given is None else _POLISH
     guess = None if active is None else system.guess(active)
     result, factored = iterate(system.inner, steps, guess)
     system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
     if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
         point = where(result.settled & ~given.x.isnan().any(-1), point, given)
-    point, fit = _correct(system, point, active, patience)
+    point, fit = _correct(system, yardstick, point, active, patience)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
@@ -214,7 +237,9 @@ def _attempt(
     return Outcome(point.x, point.nu, point.z, point.s, active, fit, result.steps, status, ray), system
 
 
-def _correct(system: Reduction, point: Point, active: Tensor, patience: int) -> tuple[Point, Residuals]:
+def _correct(
+    system: Reduction, yardstick: Yardstick, point: Point, active: Tensor, patience: int
+) -> tuple[Point, Residuals]:
     """Solve the equations of the active set again and again for the residual that is left; the best point counts.
 
     Each correction must halve the residual of some row; with patience, what counts is the mean over more of them.
@@ -226,7 +251,7 @@ def _correct(system: Reduction, point: Point, active: Tensor, patience: int) -> 
     for _ in range(_CORRECTIONS * patience):
         nu, z = point.nu, z.clamp(min=0.0)
         at = problem.products(x, nu, z)
-        now = residuals(problem, x, nu, z, at)
+        now = residuals(problem, yardstick, x, nu, z, at)
         trial = Point(x, nu, z, problem.d - at.cx)
         if fit is None:
             best, fit, progress = trial, now, True
@@ -273,7 +298,7 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
 
     def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
-        found, _ = _attempt(Eliminate.of(cone, False), solver, None)
+        found, _ = _attempt(Eliminate.of(cone, False), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
     nearest, nu, z, infeasible = certificates.farkas(problem, minimise)

@@ -25,7 +25,7 @@ class PrimalDual:
     """
 
     tol: float = 1e-9
-    max_steps: int = 60
+    max_steps: int = 100
     dtype: str = "float64"
     compiled: bool = True
 

@@ -114,7 +114,17 @@ def solve(
     if left < 0:
         return None
     x, z, s, active, w, chol, fit, steps, status = map(torch.from_numpy, found)
-    outcome = Outcome(x, problem.b, z, s, active, Residuals(*fit), steps, status, torch.zeros_like(x))
+    outcome = Outcome(
+        x,
+        problem.b,
+        z,
+        s,
+        active,
+        Residuals(fit[0], fit[1], fit[2], fit[2], fit[3]),
+        steps,
+        status,
+        torch.zeros_like(x),
+    )
     return outcome, KernelFactor(problem, w, chol), status.nonzero().squeeze(-1) if left else None
 
 

@@ -1,0 +1,147 @@
+"""Scales in which a problem has entries of size 1: how its rows, columns, lengths and costs are measured.
+
+With x = t D v, rows of A and C times E_a and E_c and the objective divided by f t,
+
+    Q' = (t / f) D Q D,  p' = D p / f,  A' = E_a A D,  b' = E_a b / t,  C' = E_c C D,  d' = E_c d / t,
+
+nu = f E_a nu' and z = f E_c z'. D and E are Ruiz' scales: after a few passes rows and columns of [Q A^T C^T; A; C] have
+entries of at most about 1. Those of a bound are E = 1 / D, so that bounds stay bounds. t is a typical right-hand side and f
+the size of the gradient then.
+
+References:
+    D. Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices, RAL-TR-2001-034, 2001.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.sparse import SparseRows
+
+__all__ = ["Scales"]
+
+_PASSES = 6
+#: Sizes within a factor of this from 1 are good enough.
+_EVEN = 2.0
+
+
+@dataclass(frozen=True)
+class Scales:
+    """See the module: diag D (1|B, n), diag E_a (1|B, q), diag E_c (1|B, k), t and f (B, 1)."""
+
+    columns: Tensor
+    a_rows: Tensor
+    c_rows: Tensor
+    length: Tensor
+    force: Tensor
+
+    @staticmethod
+    def of(problem: Problem) -> Scales:
+        columns, a_rows, g_rows = _ruiz(problem)
+        bounds = [columns.reciprocal()] * (problem.lower + problem.upper)
+        c_rows = torch.cat([g_rows.expand(columns.shape[0], -1), *bounds], -1) if bounds else g_rows
+        length, force = _units(problem, columns, a_rows, c_rows)
+        return Scales(columns, a_rows, c_rows, length, force)
+
+    def apply(self, problem: Problem) -> Problem:
+        """The problem in these scales."""
+        columns, per_force, per_length = self.columns, self.force.reciprocal(), self.length.reciprocal()
+        curvature = self.length * per_force
+        if problem.diagonal:
+            q = curvature * columns.square() * problem.Q
+        else:
+            q = curvature.unsqueeze(-1) * columns.unsqueeze(-1) * problem.Q * columns.unsqueeze(-2)
+        scaled = problem.changed(
+            Q=q,
+            p=per_force * columns * problem.p,
+            G=_scaled(problem.G, self.c_rows[:, : problem.m], columns),
+            A=_scaled(problem.A, self.a_rows, columns),
+            b=per_length * self.a_rows * problem.b,
+            d=per_length * self.c_rows * problem.d,
+        )
+        return scaled
+
+
+def _scaled(matrix: Tensor | SparseRows | None, rows: Tensor, columns: Tensor) -> Tensor | None:
+    assert not isinstance(matrix, SparseRows)  # who applies scales works with dense matrices
+    return None if matrix is None else rows.unsqueeze(-1) * matrix * columns.unsqueeze(-2)
+
+
+def _ruiz(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """diag D, diag E_a and diag E of the rows of G."""
+    columns = torch.ones_like(problem.p[:1])
+    a_rows = torch.ones_like(problem.b[:1])
+    g_rows = problem.p.new_ones(1, problem.m)
+    q = problem.Q.abs()
+    a, g = (None if part is None else _magnitudes(part) for part in (problem.A, problem.G))
+    for _ in range(_PASSES):
+        if problem.diagonal:
+            size = columns.square() * q
+        else:
+            size = columns * (q * columns.unsqueeze(-2)).amax(-1)  # Q is symmetric
+        sizes = [size]
+        for part, rows in ((a, a_rows), (g, g_rows)):
+            if part is not None:
+                of_rows, of_columns = _largest(part, rows, columns)
+                sizes.append(of_rows)
+                size = torch.maximum(size, of_columns)
+        sizes[0] = size
+        columns = columns / _root(size)
+        if a is not None:
+            a_rows = a_rows / _root(sizes[1])
+        if g is not None:
+            g_rows = g_rows / _root(sizes[-1])
+        if all(_even(size) for size in sizes):
+            break
+    return columns, a_rows, g_rows
+
+
+def _magnitudes(matrix: Tensor | SparseRows) -> Tensor | SparseRows:
+    if isinstance(matrix, SparseRows):
+        return SparseRows(matrix.row, matrix.column, matrix.values.abs(), matrix.shape)
+    return matrix.abs()
+
+
+def _largest(matrix: Tensor | SparseRows, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Of diag(rows) M diag(columns), M >= 0: the largest entry of each row and of each column."""
+    if isinstance(matrix, SparseRows):
+        entries = rows[:, matrix.row[0]] * matrix.values * columns[:, matrix.column[0]]
+        return tuple(  # type: ignore[return-value]  # of two
+            entries.new_zeros(entries.shape[0], size).index_reduce(1, index[0], entries, "amax")
+            for index, size in ((matrix.row, matrix.shape[0]), (matrix.column, matrix.shape[1]))
+        )
+    scaled = matrix * columns.unsqueeze(-2)
+    of_rows = rows * scaled.amax(-1)
+    return of_rows, (scaled.mul_(rows.unsqueeze(-1))).amax(-2)
+
+
+def _even(size: Tensor) -> bool:
+    near = (size == 0) | ((size > 1.0 / _EVEN) & (size < _EVEN))
+    return bool(near.all())
+
+
+def _root(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, 1.0).sqrt()
+
+
+def _units(problem: Problem, columns: Tensor, a_rows: Tensor, c_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """t and f."""
+    p = (columns * problem.p).abs().amax(-1, keepdim=True)
+    q = columns.square() * (problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1))
+    q = q.abs().amax(-1, keepdim=True)  # no entry of a semidefinite matrix is larger
+    right = torch.cat((a_rows * problem.b, c_rows * problem.d), -1).abs()
+    if problem.present is not None:
+        right[:, problem.b.shape[-1] :] *= problem.present
+    free = torch.where((q > 0) & (p > 0), p / q, 1.0)
+    if right.shape[-1]:
+        # the median: bounds that are far away to mean none are many at times, but seldom most
+        typical = torch.where(right > 0, right, torch.nan).nanmedian(-1, keepdim=True)[0]
+        length = torch.where(typical > 0, typical, free)
+    else:
+        length = free
+    force = torch.maximum(length * q, p)
+    return length, torch.where(force > 0, force, 1.0)
