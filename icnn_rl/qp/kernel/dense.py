@@ -53,6 +53,8 @@ _CHANGES, _WARM_CHANGES, _CORRECTIONS = 3, 4, 8
 _SIGN, _CLEAR = 1e-11, 1e-5
 #: A residual on a settled set that is rounding; the one that interior-point steps aim at; that of a loose tolerance.
 _EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-6
+#: Errors are relative to at least this, in units of the problem.
+_FLOOR = 1e-6
 #: Steps without a better residual after which there is no more progress.
 _STALL = 6
 #: A negative eigenvalue of Q, relative.
@@ -127,13 +129,23 @@ class Factor(NamedTuple):
     light: Array
 
 
+class Scales(NamedTuple):
+    """What is kept to solve with the last system of each row: w (B, k) = 1 / (E + delta), and of :class:`Problem` the
+    ``columns`` (B, n), ``a_rows`` (B, q), ``c_rows`` (B, k) and ``units`` (B, 2)."""
+
+    w: Array
+    columns: Array
+    a_rows: Array
+    c_rows: Array
+    units: Array
+
+
 class Found(NamedTuple):
     """What is written for the rows of the batch.
 
-    x (B, n), nu (B, q), z and s (B, k) and ``active`` (B, k) bool; fit (5, B): primal, dual and gap residuals in the
-    user's data, the largest one including those in the row's own units, and the duality gap itself; steps, the number
-    of factorisations, and status (B,); ray (B, n); w (B, k) = 1 / (E + delta) of the last system and the scaling
-    ``columns`` (B, n), ``a_rows`` (B, q), ``c_rows`` (B, k), ``units`` (B, 2), see :class:`Problem`.
+    x (B, n), nu (B, q), z and s (B, k), ``active`` (B, k) bool. fit (5, B): ``primal``, ``dual``, ``gap``, ``relative``
+    and ``duality`` as in certificates.py, rows of ``relative`` in the units of :class:`Problem` and with the largest
+    |x_j| for a norm. steps, the number of factorisations, and status (B,). ray (B, n).
     """
 
     x: Array
@@ -145,11 +157,7 @@ class Found(NamedTuple):
     steps: Array
     status: Array
     ray: Array
-    w: Array
-    columns: Array
-    a_rows: Array
-    c_rows: Array
-    units: Array
+    scales: Scales
 
 
 def _inline(function: Any) -> Any:
@@ -487,8 +495,8 @@ def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int
 @jit
 def _factored(H: Array, lapack: tuple[int, int, int, int]) -> bool:
     if len(H) >= _LAPACK and lapack[0] != 0:
-        return potrf(lapack[0], H) == 0 and abs(H[-1, -1]) < np.inf
-    return _cholesky(H)
+        return bool(potrf(lapack[0], H) == 0 and abs(H[-1, -1]) < np.inf)
+    return bool(_cholesky(H))
 
 
 @jit
@@ -573,7 +581,7 @@ def _add(v: Triple, step: float, dv: Triple) -> None:
 
 @jit
 def _size(v: Triple) -> float:
-    return max(_largest(v.x), _largest(v.nu), _largest(v.z))
+    return float(max(_largest(v.x), _largest(v.nu), _largest(v.z)))
 
 
 @jit
@@ -585,7 +593,7 @@ def _left_over(F: Factor, r: Triple, v: Triple, at: Products, out: Triple) -> fl
         out.nu[i] = r.nu[i] - at.ax[i]
     for i in range(len(v.z)):
         out.z[i] = r.z[i] - at.cx[i] + F.e[i] * v.z[i] if F.w[i] > 0.0 else 0.0
-    return _size(out)
+    return float(_size(out))
 
 
 @jit
@@ -633,46 +641,47 @@ def _objective(P: Problem, v: Triple, at: Products) -> Objective:
 
 
 @jit
-def _judge(P: Problem, at: Products, f: Objective, tau: float, fit: Array) -> float:
-    """Residuals of the point over tau, see :class:`Found`: each over 1 + the largest term of its block. The largest."""
+def _judge(P: Problem, v: Triple, at: Products, f: Objective, tau: float, fit: Array) -> float:
+    """Residuals of the point over tau, see :class:`Found`: the largest."""
     n, m, k = len(P.p), P.G.shape[0], len(P.d)
     length, cost, per = P.units[0], P.units[1], 1.0 / tau
     force = 1.0 / (cost * length)
-    own, own_term, user, user_term = 0.0, 0.0, 0.0, 0.0
-    total = 0.0
+    own, own_term, user, user_term, floor = 0.0, 0.0, 0.0, 0.0, np.inf
+    total, size, work_q, work_p = 0.0, 0.0, 0.0, 0.0
     for j in range(n):
-        qx, p, aty, ctz = per * at.qx[j], P.p[j], per * at.aty[j], per * at.ctz[j]
+        qx, p, aty, ctz, x = per * at.qx[j], P.p[j], per * at.aty[j], per * at.ctz[j], per * v.x[j]
         error, term, unit = abs(qx + p + aty + ctz), max(abs(qx), abs(p), abs(aty), abs(ctz)), force / P.columns[j]
         own, own_term = max(own, error), max(own_term, term)
         user, user_term = max(user, unit * error), max(user_term, unit * term)
-        total += error
+        floor, size, total = min(floor, unit), max(size, abs(x)), total + error
+        work_q, work_p = work_q + abs(qx * x), work_p + abs(p * x)
     fit[1] = user / (1.0 + user_term)
-    worst, primal = own / (1.0 + own_term), 0.0
-    own, own_term, user, user_term = 0.0, 0.0, 0.0, 0.0
+    relative = max(own / max(own_term, _FLOOR), user / max(user_term, _FLOOR * floor))
+    work_b, work_d, least = 0.0, 0.0, _FLOOR + size
+    user, user_term = 0.0, 0.0
     for i in range(len(P.b)):
-        ax, unit = per * at.ax[i], length / P.a_rows[i]
-        error, term = abs(ax - P.b[i]), max(abs(ax), abs(P.b[i]))
-        own, own_term = max(own, error), max(own_term, term)
+        ax, b, unit = per * at.ax[i], P.b[i], length / P.a_rows[i]
+        error, term = abs(ax - b), max(abs(ax), abs(b))
+        relative, total = max(relative, error / (abs(b) + least)), total + error
         user, user_term = max(user, unit * error), max(user_term, unit * term)
-        total += error
-    worst, primal = max(worst, own / (1.0 + own_term)), user / (1.0 + user_term)
+        work_b += abs(per * b * v.nu[i])
+    fit[0] = user / (1.0 + user_term)
     for start, end in ((0, m), (m, k)):
-        own, own_term, user, user_term = 0.0, 0.0, 0.0, 0.0
+        user, user_term = 0.0, 0.0
         for i in range(start, end):
-            cx, unit = per * at.cx[i] * P.present[i], length / P.c_rows[i]
-            error, term = max(cx - P.d[i], 0.0), max(abs(cx), abs(P.d[i]))
-            own, own_term = max(own, error), max(own_term, term)
+            cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], length / P.c_rows[i]
+            error, term = max(cx - d, 0.0), max(abs(cx), abs(d))
+            relative, total = max(relative, error / (abs(d) + least)), total + abs(cx)
             user, user_term = max(user, unit * error), max(user_term, unit * term)
-            total += cx
-        worst, primal = max(worst, own / (1.0 + own_term)), max(primal, user / (1.0 + user_term))
-    fit[0] = primal
+            work_d += abs(per * d * v.z[i])
+        fit[0] = max(fit[0], user / (1.0 + user_term))
     xqx, px, by = per * per * f.xqx, per * f.px, per * f.by
-    gap, size = abs(xqx + px + by), max(abs(0.5 * xqx + px), abs(0.5 * xqx + by))
-    fit[2], fit[4] = gap / cost / (1.0 + size / cost), gap / cost
-    fit[3] = max(worst, gap / (1.0 + size), fit[0], fit[1], fit[2])
+    gap, value = abs(xqx + px + by), max(abs(0.5 * xqx + px), abs(0.5 * xqx + by))
+    fit[2], fit[4] = gap / cost / (1.0 + value / cost), gap / cost
+    fit[3] = max(relative, gap / max(work_q, work_p, work_b, work_d, _FLOOR))
     if not abs(total + gap) < np.inf:  # maxima do not see a NaN
         fit[:] = np.inf
-    return float(fit[3])
+    return float(max(fit[0], fit[1], fit[2], fit[3]))
 
 
 # Active sets
@@ -760,7 +769,7 @@ def _finish(
                     v.z[i], clamped = 0.0, True
             if clamped:
                 _products(P, v, at)
-            return _judge(P, at, _objective(P, v, at), 1.0, fit), change + 1
+            return _judge(P, v, at, _objective(P, v, at), 1.0, fit), change + 1
     return np.inf, changes
 
 
@@ -1032,7 +1041,7 @@ def _interior(
         for i in range(k):
             mu += s[i] * v.z[i]
         mu /= count
-        now = _judge(P, at, f, tau, w.fit)
+        now = _judge(P, v, at, f, tau, w.fit)
         stall = 0 if now < best or (mu < 0.5 * least and mu > 1e-16 * tau * tau) else stall + 1
         least = min(mu, least)
         fast = now < 0.1 * best
@@ -1147,12 +1156,14 @@ class _Room(NamedTuple):
 def _matrix(room: _Room, rows: int, columns: int) -> Array:
     start = room.taken[0]
     room.taken[0] += (rows * columns + 7) // 8 * 8
-    return part(room.numbers, start, rows, columns)
+    matrix: Array = part(room.numbers, start, rows, columns)
+    return matrix
 
 
 @jit
 def _vector(room: _Room, size: int) -> Array:
-    return _matrix(room, 1, size)[0]
+    row: Array = _matrix(room, 1, size)[0]
+    return row
 
 
 @jit
@@ -1230,8 +1241,8 @@ def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
             F.L[i, j] = Q[i, j]
         F.L[i, i] = Q[i, i] + _NEGATIVE * most
     if most == 0.0:
-        return _largest(Q.reshape(Q.size)) == 0.0
-    return _factored(F.L, lapack)
+        return bool(_largest(Q.reshape(Q.size)) == 0.0)
+    return bool(_factored(F.L, lapack))
 
 
 @jit
@@ -1251,16 +1262,16 @@ def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: i
     n, k = len(P.p), len(P.d)
     for j in range(n):
         found.x[row, j] = length * P.columns[j] * v.x[j]
-        found.columns[row, j] = P.columns[j]
+        found.scales.columns[row, j] = P.columns[j]
     for i in range(len(P.b)):
         found.nu[row, i] = P.a_rows[i] * v.nu[i] / (cost * length)
-        found.a_rows[row, i] = P.a_rows[i]
+        found.scales.a_rows[row, i] = P.a_rows[i]
     for i in range(k):
         found.z[row, i] = P.c_rows[i] * v.z[i] / (cost * length)
         found.active[row, i] = active[i]
-        found.w[row, i] = F.w[i]
-        found.c_rows[row, i] = P.c_rows[i]
-    found.units[row] = P.units
+        found.scales.w[row, i] = F.w[i]
+        found.scales.c_rows[row, i] = P.c_rows[i]
+    found.scales.units[row] = P.units
 
 
 @jit
@@ -1274,7 +1285,7 @@ def _write_slack(P: Problem, v: Triple, cx: Array, found: Found, row: int) -> No
 @jit
 def _single_thread(n: int, lapack: tuple[int, int, int, int]) -> int:
     """Where LAPACK is called, use one thread; how many it used, or 0."""
-    return set_threads(lapack[3], 1) if n >= _LAPACK and lapack[3] != 0 else 0
+    return int(set_threads(lapack[3], 1)) if n >= _LAPACK and lapack[3] != 0 else 0
 
 
 @jit
@@ -1320,7 +1331,7 @@ def solve(
     P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
     w, size, fit = _scratch(room, n, q, k), _vector(room, 2 * n + q + k), _vector(room, 5)
     alike = len(Q) == 1 and len(A) == 1 and len(G) == 1
-    left, sound, total = batch, False, 0.0
+    left, sound, total = int(batch), False, 0.0
     for row in range(batch):
         Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
         if row == 0 or not alike:
@@ -1377,7 +1388,7 @@ def solve(
             found.ray[row] = found.x[row]
         found.fit[:, row] = fit
         found.steps[row], found.status[row] = steps, status
-        left -= status == _SUCCESS
+        left -= 1 if status == _SUCCESS else 0
     _restore_threads(threads, lapack)
     room.taken[0] = 0  # its numbers must live until here
     return left
@@ -1390,7 +1401,7 @@ def inverse(
     G: Array,
     lower: bool,
     upper: bool,
-    found: Found,
+    scales: Scales,
     rx: Array,
     ra: Array,
     rc: Array,
@@ -1400,7 +1411,7 @@ def inverse(
     dnu: Array,
     dz: Array,
 ) -> None:
-    """K^{-1} r, row by row, K the system of ``found.w`` without its regularisation."""
+    """K^{-1} r, row by row, K the system of ``scales.w`` without its regularisation."""
     (batch, n), q, k, m = rx.shape, ra.shape[1], rc.shape[1], G.shape[1]
     room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
     P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
@@ -1408,8 +1419,8 @@ def inverse(
     at, t = _new_products(room, n, q, k), _vector(room, k)
     for row in range(batch):
         Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
-        P.columns[:], P.a_rows[:], P.c_rows[:] = found.columns[row], found.a_rows[row], found.c_rows[row]
-        length, cost = found.units[row, 0], found.units[row, 1]
+        P.columns[:], P.a_rows[:], P.c_rows[:] = scales.columns[row], scales.a_rows[row], scales.c_rows[row]
+        length, cost = scales.units[row, 0], scales.units[row, 1]
         force = cost * length
         _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
         _scaled(G_row, P.c_rows[:m], P.columns, 1.0, P.G)
@@ -1419,7 +1430,7 @@ def inverse(
             for j in range(n):
                 P.Q[j, 0] = force * length * P.columns[j] * P.columns[j] * Q_row[j, 0]
         for i in range(k):
-            F.w[i] = found.w[row, i]
+            F.w[i] = scales.w[row, i]
             e = 1.0 / F.w[i] - _DELTA if F.w[i] > 0.0 else 0.0
             F.e[i] = e if e > 1e-3 * _DELTA else 0.0
         for j in range(n):

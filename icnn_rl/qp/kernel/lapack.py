@@ -51,6 +51,11 @@ def _address(module: Any, name: str) -> int:
     return int(address)
 
 
+def _inside(function: Any) -> Any:
+    """Make it a function that only compiled functions can call: it gives its signature and builds its code."""
+    return intrinsic(function)
+
+
 def _call(builder: Any, address: Any, *arguments: Any) -> list[Any]:
     """Call a Fortran routine: all arguments are places. A letter, an LLVM number, or the parts of an array."""
     places = []
@@ -74,7 +79,7 @@ def _small(builder: Any, size: Any) -> Any:
     return builder.trunc(size, _I32)
 
 
-@intrinsic
+@_inside
 def potrf(typing: Any, address: Any, a: Any) -> Any:
     """Replace the lower half of a (n, n) by its Cholesky factor; returns 0 if there is one."""
 
@@ -87,7 +92,7 @@ def potrf(typing: Any, address: Any, a: Any) -> Any:
     return types.int64(types.int64, _MATRIX), build
 
 
-@intrinsic
+@_inside
 def add_square(typing: Any, address: Any, b: Any, rows: Any, beta: Any, c: Any) -> Any:
     """c = beta c + B^T B in the lower half, by dsyrk: B the first ``rows`` rows of b (., n), c (n, n)."""
 
@@ -102,7 +107,7 @@ def add_square(typing: Any, address: Any, b: Any, rows: Any, beta: Any, c: Any) 
     return types.void(types.int64, _MATRIX, types.int64, types.float64, _MATRIX), build
 
 
-@intrinsic
+@_inside
 def outer_square(typing: Any, address: Any, v: Any, c: Any) -> Any:
     """c = V V^T in the lower half, by dsyrk: v (q, n), c (q, q)."""
 
@@ -117,7 +122,7 @@ def outer_square(typing: Any, address: Any, v: Any, c: Any) -> Any:
     return types.void(types.int64, _MATRIX, _MATRIX), build
 
 
-@intrinsic
+@_inside
 def forward(typing: Any, address: Any, factor: Any, v: Any) -> Any:
     """Replace the rows v_i of v (q, n) by L^{-1} v_i, by dtrsm: factor = L (n, n)."""
 
@@ -132,7 +137,7 @@ def forward(typing: Any, address: Any, factor: Any, v: Any) -> Any:
     return types.void(types.int64, _MATRIX, _MATRIX), build
 
 
-@intrinsic
+@_inside
 def set_threads(typing: Any, address: Any, number: Any) -> Any:
     """Let OpenBLAS use so many threads; returns how many it used. Waking a second one takes longer than what there is
     to do, and far longer where the processor is shared."""
@@ -145,7 +150,7 @@ def set_threads(typing: Any, address: Any, number: Any) -> Any:
     return types.int64(types.int64, types.int64), build
 
 
-@intrinsic
+@_inside
 def part(typing: Any, numbers: Any, start: Any, rows: Any, columns: Any) -> Any:
     """The matrix (rows, columns) at ``start`` of a vector that outlives it: a view that is not counted as one. Counting
     references to dozens of arrays at every call costs more than small problems do."""
