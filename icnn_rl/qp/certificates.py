@@ -19,6 +19,8 @@ from icnn_rl.qp.sparse import SparseRows
 
 #: Errors are relative to at least this share of the problem's own units; rounding, relative.
 _FLOOR, _ROUNDING = 1e-6, 1e-16
+#: The share of |Q| |x| that errors of the gradient are relative to at least.
+_CANCELLED = 1e-3
 #: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
 #: 1 is possible, below which a projection counts as 0.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
@@ -135,10 +137,16 @@ def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: 
     duality = functools.reduce(torch.add, (work.sum(-1) for work in works)).abs()
 
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    force = torch.maximum(_largest(*forces), yardstick.force)
-    scaled = torch.maximum(_largest(*(yardstick.columns * part for part in forces)), yardstick.scaled_force)
+    # the terms of Q x may be much larger than their sum, and their rounding with them
+    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
+    summed = _CANCELLED * problem.largest_diagonal() * length.squeeze(-1)
+    scaled_sum = _CANCELLED * _largest(diagonal.clamp(min=0.0).sqrt() * x)
+    columns = yardstick.columns
+    force = torch.maximum(torch.maximum(_largest(*forces), summed), yardstick.force)
+    scaled = _largest(*(columns * part for part in forces))
+    scaled = torch.maximum(torch.maximum(scaled, scaled_sum), yardstick.scaled_force)
     work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in works))
-    relative = [_over(_largest(gradient), force), _over(_largest(yardstick.columns * gradient), scaled)]
+    relative = [_over(_largest(gradient), force), _over(_largest(columns * gradient), scaled)]
     relative.append(_over(duality, torch.maximum(work, force * yardstick.length)))
     for error, part, norms, floor in (
         (off, problem.b, problem.equality_norms(), yardstick.a_rows),

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import sys
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.active_set import PHASES, phases_of
-from icnn_rl.qp.certificates import Residuals
+from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear import primal
 from icnn_rl.qp.linear.base import Refined, System, Triple
@@ -73,6 +74,8 @@ def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
         return False
     if problem.sparse or problem.p.device.type != "cpu" or problem.p.shape[0] == 0 or not available():
         return False
+    if not solver.dense:
+        return _tiny(problem)
     rows = problem.m + problem.b.shape[-1]
     narrow = problem.diagonal and problem.n > _WIDE and _FEW * rows < problem.n
     return problem.n <= _DENSE and not narrow
@@ -80,8 +83,7 @@ def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
 
 def _tiny(problem: Problem) -> bool:
     k = problem.d.shape[-1]
-    small = problem.n <= _LARGEST[0] and 0 < k <= _LARGEST[1] and problem.A is None
-    return small and problem.p.shape[0] >= _ROWS
+    return problem.n <= _LARGEST[0] and 0 < k <= _LARGEST[1] and problem.A is None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,10 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick |
         The outcome, the system of the active sets, and the indices of the rows that are left, if any; None if Q of
         some row has a negative eigenvalue.
     """
-    quick = _solve_tiny(problem, solver, guess) if _tiny(problem) else None
+    full = problem.p.shape[0] >= _ROWS
+    quick = _solve_tiny(problem, solver, guess) if _tiny(problem) and (full or not solver.dense) else None
+    if not solver.dense:
+        return quick
     if quick is None:
         return _solve_dense(problem, solver, guess)
     outcome, system, left = quick
@@ -225,9 +230,22 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     if left < 0:
         return None
     x, nu, z, s, active, fit, steps, status, ray = map(torch.from_numpy, found[:9])
-    outcome = Outcome(x, nu, z, s, active, Residuals(*fit), steps, status, ray)
+    judged = _judged(problem, x, nu, z)
+    # the kernel measures by its own scales: what it calls solved has to pass as everything else does
+    status = torch.where((status == Status.SUCCESS) & ~(judged.largest <= solver.tol), int(Status.NUMERICAL), status)
+    outcome = Outcome(x, nu, z, s, active, judged, steps, status, ray)
     factor = DenseFactor(problem, *map(torch.from_numpy, found.scales))
-    return outcome, factor, status.nonzero().squeeze(-1) if left else None
+    rest = status.nonzero().squeeze(-1)
+    return outcome, factor, rest if len(rest) else None
+
+
+def _judged(problem: Problem, x: Tensor, nu: Tensor, z: Tensor) -> Residuals:
+    infinite = torch.isinf(problem.d)
+    if bool(infinite.any()):
+        d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
+        problem = dataclasses.replace(problem, d=d, present=present)
+    problem = problem.with_norms()
+    return residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z))
 
 
 def _dense_matrices(problem: Problem) -> tuple[Array, Array, Array]:
