@@ -126,7 +126,7 @@ class Qpth(_DenseTorch):
 
     @classmethod
     def takes(cls, case: str) -> bool:
-        return CASES[case].definite
+        return CASES[case].definite and case != "mpc-100"  # minutes a run
 
     def solve(self) -> tuple[Tensor, None]:
         batch = len(self.parts["p"])
@@ -285,7 +285,7 @@ class CvxpyLayer(_DenseTorch):
             self.fed.append(name)
             return given[-1]
 
-        if parts["Q"].dim() == 2:
+        if parts["Q"].dim() == 2 and "Q" not in wanted:
             square = cp.quad_form(z, parts["Q"].numpy(), assume_PSD=True)
         else:  # |root^T z|^2 with Q = root root^T
             given.append(cp.Parameter((n, n)))
@@ -301,7 +301,8 @@ class CvxpyLayer(_DenseTorch):
 
     @classmethod
     def takes(cls, case: str) -> bool:
-        return case not in ("b128", "e", "e-rules")  # minutes a run
+        factored = case != "svm-linear"  # Q has to be definite where every row has its own
+        return factored and case not in ("b128", "e", "e-rules", "simplex", "box")  # minutes a run, or 26 GiB
 
     def solve(self) -> tuple[Tensor, None]:
         feed = [torch.linalg.cholesky(self.parts[name]).mT if name == "Q" else self.parts[name] for name in self.fed]
@@ -309,8 +310,9 @@ class CvxpyLayer(_DenseTorch):
         return self.layer(*feed, solver_args=threads)[0], None
 
 
+#: qpax comes first: after some of the others it has been seen to wait for ever on large batches.
 ALL: tuple[type[AbstractPeer], ...] = (
-    Ours, OursWarm, OursSparse, TotalVariation, Qpth, Moreau, MoreauInteriorPoint, QPLayer, Qpax, CvxpyLayer, Piqp,
+    Qpax, Ours, OursWarm, OursSparse, TotalVariation, Qpth, Moreau, MoreauInteriorPoint, QPLayer, CvxpyLayer, Piqp,
     PiqpSparse, PiqpMultistage, Daqp,
 )  # fmt: skip
 

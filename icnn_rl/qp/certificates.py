@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.dense import stack
 from icnn_rl.qp.problem import TINY, Problem, Products, matvec, rmatvec
+from icnn_rl.qp.sparse import SparseRows
 
 #: Errors are relative to at least this share of the problem's own units; rounding, relative.
 _FLOOR, _ROUNDING = 1e-6, 1e-16
+#: The share of |Q| |x| that errors of the gradient are relative to at least.
+_CANCELLED = 1e-3
 #: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
 #: 1 is possible, below which a projection counts as 0.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
@@ -29,26 +31,48 @@ Minimise = Callable[[Problem], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What errors are compared with where the point itself is 0: the problem's units, and floors (B, q), (B, k) of what
-    a row of A or C is made of, 1e-6 of its size at the shortest length that the data name, or, for a row of zeros, of
-    a typical right-hand side."""
+    """What is compared with what, and with how much at least.
 
-    scales: Scales
-    a_floor: Tensor
-    c_floor: Tensor
+    ``columns`` (1|B, n): the scales of the variables, Q_jj^(-1/2), or one over the largest entry of A and G in a column
+    where Q_jj = 0. Floors are 1e-6 of the data's own sizes: ``force`` and ``scaled_force`` (B,), of the largest term of
+    the gradient in either variables, |p|; ``length`` (B,), of |x|, the shortest length that the data name; ``a_rows``
+    (B, q) and ``c_rows`` (B, k), of the terms of a row, |c| times that, or for a row of zeros a typical right-hand side.
+    """
+
+    columns: Tensor
+    force: Tensor
+    scaled_force: Tensor
+    length: Tensor
+    a_rows: Tensor
+    c_rows: Tensor
 
     @staticmethod
     def of(problem: Problem) -> Yardstick:
         right = problem.d if problem.present is None else problem.d * problem.present
         a_norms, c_norms = problem.equality_norms(), problem.row_norms()
-        scales = Scales.of(problem)
         shortest = _shortest(problem, torch.cat((problem.b / a_norms, right / c_norms), -1).abs())
-        shortest = torch.where(shortest > 0, shortest, scales.length)
-        a_floor, c_floor = (
-            _FLOOR * torch.where(norms > 0, shortest * norms, _typical(part))
+        columns = _columns(problem)
+        a_rows, c_rows = (
+            _FLOOR * torch.where(norms > 0, shortest * norms, _typical(part) if bool((norms == 0).any()) else 0.0)
             for norms, part in ((a_norms, problem.b), (c_norms, right))
         )
-        return Yardstick(scales, a_floor, c_floor)
+        force, scaled = _FLOOR * _largest(problem.p), _FLOOR * _largest(columns * problem.p)
+        return Yardstick(columns, force, scaled, _FLOOR * shortest.squeeze(-1), a_rows, c_rows)
+
+
+def _columns(problem: Problem) -> Tensor:
+    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
+    if bool((diagonal > 0).all()):
+        return diagonal.rsqrt()
+    sizes = [
+        part.column_sizes() if isinstance(part, SparseRows) else part.abs().amax(-2) for part in _matrices(problem)
+    ]
+    size = functools.reduce(torch.maximum, sizes, torch.zeros_like(diagonal))
+    return torch.where(diagonal > 0, diagonal.rsqrt(), torch.where(size > 0, size.reciprocal(), 1.0))
+
+
+def _matrices(problem: Problem) -> list[Tensor | SparseRows]:
+    return [part for part in (problem.A, problem.G) if part is not None and part.shape[-2]]
 
 
 def _shortest(problem: Problem, lengths: Tensor) -> Tensor:
@@ -59,7 +83,7 @@ def _shortest(problem: Problem, lengths: Tensor) -> Tensor:
     # what is rounding next to the others is 0
     lengths = torch.where(lengths > _ROUNDING * _typical(lengths), lengths, torch.inf)
     shortest = lengths.amin(-1, keepdim=True)
-    return torch.where(torch.isfinite(shortest), shortest, 0.0)
+    return torch.where(torch.isfinite(shortest), shortest, 1.0)
 
 
 def _typical(right: Tensor) -> Tensor:
@@ -82,9 +106,9 @@ class Residuals:
         |x^T Q x + p^T x + b^T nu + d^T z| / (1 + max(|primal objective|, |dual objective|))
 
     ``relative`` is the largest of errors that no choice of units can make small, without the 1: a row of A or C over
-    |d_i| + |c_i| |x|; the gradient over its largest term, in the user's variables and in equilibrated ones
-    (:mod:`icnn_rl.qp.equilibration`); the gap over the largest of its four sums. Where all that is 0, what there is of the
-    data stands in, see :class:`Yardstick`: a solution at 0 is as good as any other.
+    |d_i| + |c_i| |x|; the gradient over its largest term, in the user's variables and in variables of equal curvature;
+    the gap over the largest of its four sums. Near 0 the data's own sizes stand in, see :class:`Yardstick`: a solution
+    at 0 is as good as any other.
     duality: the duality gap itself.
 
     References:
@@ -112,18 +136,24 @@ def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: 
     works = at.qx * x, problem.p * x, problem.b * nu, right * z
     duality = functools.reduce(torch.add, (work.sum(-1) for work in works)).abs()
 
-    scales, length = yardstick.scales, torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    unit = scales.columns / scales.force
-    force = torch.maximum(_largest(*forces), _FLOOR * unit.reciprocal().amin(-1))
-    scaled = _largest(*(unit * part for part in forces)).clamp(min=_FLOOR)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # the terms of Q x may be much larger than their sum, and their rounding with them
+    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
+    summed = _CANCELLED * problem.largest_diagonal() * length.squeeze(-1)
+    scaled_sum = _CANCELLED * _largest(diagonal.clamp(min=0.0).sqrt() * x)
+    columns = yardstick.columns
+    force = torch.maximum(torch.maximum(_largest(*forces), summed), yardstick.force)
+    scaled = _largest(*(columns * part for part in forces))
+    scaled = torch.maximum(torch.maximum(scaled, scaled_sum), yardstick.scaled_force)
     work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in works))
-    energy = (scales.length * scales.force).squeeze(-1)
-    relative = [_largest(gradient) / force, _largest(unit * gradient) / scaled]
-    relative.append(duality / torch.maximum(work, _FLOOR * energy))
-    if off.shape[-1]:
-        relative.append(_by_row(off, problem.b, problem.equality_norms() * length, yardstick.a_floor))
-    if excess.shape[-1]:
-        relative.append(_by_row(excess, right, problem.row_norms() * length, yardstick.c_floor))
+    relative = [_over(_largest(gradient), force), _over(_largest(columns * gradient), scaled)]
+    relative.append(_over(duality, torch.maximum(work, force * yardstick.length)))
+    for error, part, norms, floor in (
+        (off, problem.b, problem.equality_norms(), yardstick.a_rows),
+        (excess, right, problem.row_norms(), yardstick.c_rows),
+    ):
+        if error.shape[-1]:
+            relative.append(_over(error.abs(), torch.maximum(part.abs() + norms * length, floor)).amax(-1))
     return Residuals(primal, dual, gap, functools.reduce(torch.maximum, relative), duality)
 
 
@@ -152,10 +182,9 @@ def _forces(problem: Problem, at: Products) -> list[Tensor]:
     return [at.qx, problem.p, at.ctz] + ([] if at.aty is None else [at.aty])
 
 
-def _by_row(error: Tensor, right: Tensor, terms: Tensor, floor: Tensor) -> Tensor:
-    """(B,): the largest error of a row over its own terms, or over the floor."""
-    size = torch.maximum(right.abs() + terms, floor)
-    return torch.where(error == 0, 0.0, error.abs() / size).amax(-1)
+def _over(error: Tensor, size: Tensor) -> Tensor:
+    """error / size, and 0 where both are 0."""
+    return torch.where(error == 0, 0.0, error / size)
 
 
 def _largest(*parts: Tensor) -> Tensor:

@@ -172,41 +172,61 @@ def _solve_finite(
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
     problem = problem.with_norms()
-    unlifted = problem.Q
     yardstick = Yardstick.of(problem)
     problem, chol, semidefinite = _factor_q(problem, data)
     given = solver.answers(problem) if isinstance(solver, External) else None
     active = active if given is None else likely_active(problem, given)
     ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
-    system = choose(problem, chol, semidefinite)
+    quick = choose(problem, chol, semidefinite)
     if data == torch.float32 and ours.dtype == "input":
-        system = system.in_single()
-    outcome, first = _attempt(system, yardstick, ours, active, given)
+        quick = quick.in_single()
+    outcome, first = _attempt(quick, yardstick, ours, active, given)
     failed = outcome.unsolved()
     if failed is None:
         return outcome, first
-    steps = ours.max_steps - int(outcome.steps[failed].max())
     part, measure = pick(failed, problem), pick(failed, yardstick)
-    if given is None:
-        again, careful = _robust(part, measure, ours, steps)
-    else:
+    spent = outcome.steps[failed]
+    left = ours.max_steps - int(spent.max())
+    system = first
+    if given is not None:
         assert active is not None
-        there = pick(failed, given)
-        again, careful = _attempt(Scale.of(part, measure.scales), measure, ours, active[failed], there, _PATIENCE)
-    better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
-    outcome, mixed = outcome.put(failed, again, better), Mixed(problem, first, failed, careful)
+        again, careful = _attempt(Scale.of(part), measure, ours, active[failed], pick(failed, given), _PATIENCE)
+    elif left > _POLISH:
+        again, careful = _robust(part, measure, ours, left)
+    else:
+        again, careful = pick(failed, outcome), None
+        again = dataclasses.replace(again, status=torch.full_like(again.status, int(Status.MAX_STEPS)))
+    if careful is not None:
+        again = dataclasses.replace(again, steps=again.steps + spent)
+        system = Mixed(problem, first, failed, careful)
+    better = ~(again.residuals.largest > outcome.residuals.largest[failed])  # true next to a NaN
+    outcome = outcome.put(failed, again, better)
     failed = outcome.unsolved()
     if failed is not None:
-        part = pick(failed, dataclasses.replace(problem, Q=unlifted))  # a lift would take rays away
-        outcome = outcome.put(failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
-    return outcome, mixed
+        part, measure = pick(failed, problem), pick(failed, yardstick)
+        found = _diagnose(part, pick(failed, outcome), ours, semidefinite)
+        outcome = outcome.put(failed, _kept_finite(part, measure, found) if given is None else found)
+    return outcome, system
+
+
+def _kept_finite(problem: Problem, yardstick: Yardstick, outcome: Outcome) -> Outcome:
+    """Where iterations ended in numbers that are none, the point 0 with multipliers 0 is reported, and how bad it is."""
+    point = outcome.x, outcome.nu, outcome.z
+    off = ~torch.isfinite(torch.cat(point, -1)).all(-1)
+    lost = off | ~torch.isfinite(outcome.residuals.largest)
+    if not bool(lost.any()):
+        return outcome
+    x, nu, z = (torch.where(off.unsqueeze(-1), 0.0, part) for part in point)
+    at = problem.products(x, nu, z)
+    fit = where(lost, residuals(problem, yardstick, x, nu, z, at), outcome.residuals)
+    return dataclasses.replace(outcome, x=x, nu=nu, z=z, s=problem.d - at.cx, residuals=fit)
 
 
 def _robust(problem: Problem, yardstick: Yardstick, solver: PrimalDual, steps: int) -> tuple[Outcome, Reduction]:
     """The second line: the homogeneous method in equilibrated data, made exact where the active set is regular."""
-    system = Scale.of(problem, yardstick.scales)
-    ended = interior_point.solve(system, max(steps - _POLISH, 1))
-    outcome, system = _attempt(system, yardstick, solver, ended.active, ended.point, patience=_PATIENCE)
+    scaled = Scale.of(problem)
+    ended = interior_point.solve(scaled, steps - _POLISH)
+    outcome, system = _attempt(scaled, yardstick, solver, ended.active, ended.point, patience=_PATIENCE)
     out_of_steps = (outcome.status != Status.SUCCESS) & (ended.steps >= steps - _POLISH)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), outcome.status)
     return dataclasses.replace(outcome, steps=ended.steps + outcome.steps, status=status), system
@@ -227,9 +247,13 @@ def _attempt(
     result, factored = iterate(system.inner, steps, guess)
     system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
-    if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
-        point = where(result.settled & ~given.x.isnan().any(-1), point, given)
     point, fit = _correct(system, yardstick, point, active, patience)
+    if given is not None:  # it stays where it is better, and where there was no answer: that is NaN
+        there = dataclasses.replace(given, z=given.z.clamp(min=0.0))
+        at = system.problem.products(there.x, there.nu, there.z)
+        own = residuals(system.problem, yardstick, there.x, there.nu, there.z, at)
+        kept = ~(own.largest >= fit.largest)
+        point, fit = where(kept, there, point), where(kept, own, fit)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
@@ -271,7 +295,7 @@ def _correct(
 def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | None, bool]:
     """L L^T = Q for a dense Q, and whether some row's Q is singular or close to it.
 
-    An eigenvalue below 0 by the rounding of the dtype that Q came in is lifted to 0.
+    An eigenvalue below 0 by the rounding of float32, where Q came in that, is lifted to 0.
     """
     q, chol = problem.Q, None
     if problem.diagonal:
@@ -288,10 +312,13 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
     negative = (lowest < -_NEGATIVE[data] * eigenvalues.abs().amax(-1)).nonzero().squeeze(-1)
     if negative.numel():
         raise NonConvexError(int(near.nonzero()[negative[0]]), float(lowest[negative[0]]))
+    # what is rounding in float64 is left: a lift would give a minimum to an objective that falls for ever
     lift = torch.zeros_like(largest)
-    lift[near] = -lowest.clamp(max=0.0)
-    q = q + lift.unsqueeze(-1) if problem.diagonal else q + torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n))
-    return dataclasses.replace(problem, Q=q), chol, True
+    lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * eigenvalues.abs().amax(-1), -lowest, 0.0)
+    if bool((lift > 0).any()):
+        q = q + (lift.unsqueeze(-1) if problem.diagonal else torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n)))
+        problem = dataclasses.replace(problem, Q=q)
+    return problem, chol, True
 
 
 def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefinite: bool) -> Outcome:
@@ -301,14 +328,17 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
         found, _ = _attempt(Eliminate.of(cone, False), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
-    nearest, nu, z, infeasible = certificates.farkas(problem, minimise)
+    infeasible = torch.zeros_like(outcome.status, dtype=torch.bool)
+    nearest, nu, z = outcome.x, outcome.nu, outcome.z
+    if nu.shape[-1] + z.shape[-1]:
+        nearest, nu, z, infeasible = certificates.farkas(problem, minimise)
     ray, unbounded = torch.zeros_like(nearest), torch.zeros_like(infeasible)
     if semidefinite:
         ray, unbounded = certificates.ray(problem, minimise)
     unbounded = unbounded & ~infeasible
     row = infeasible.unsqueeze(-1)
     status = torch.where(unbounded, int(Status.DUAL_INFEASIBLE), outcome.status)
-    x = torch.where(row, nearest, outcome.x.nan_to_num(0.0, 0.0, 0.0))
+    x = torch.where(row, nearest, outcome.x)
     return dataclasses.replace(
         outcome,
         x=x,

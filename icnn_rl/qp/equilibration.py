@@ -25,8 +25,6 @@ from icnn_rl.qp.sparse import SparseRows
 __all__ = ["Scales"]
 
 _PASSES = 6
-#: Sizes within a factor of this from 1 are good enough.
-_EVEN = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Scales:
 
     @staticmethod
     def of(problem: Problem) -> Scales:
+        """Of a problem without sparse parts."""
         columns, a_rows, g_rows = _ruiz(problem)
         bounds = [columns.reciprocal()] * (problem.lower + problem.upper)
         c_rows = torch.cat([g_rows.expand(columns.shape[0], -1), *bounds], -1) if bounds else g_rows
@@ -73,55 +72,29 @@ def _scaled(matrix: Tensor | SparseRows | None, rows: Tensor, columns: Tensor) -
 
 def _ruiz(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """diag D, diag E_a and diag E of the rows of G."""
-    columns = torch.ones_like(problem.p[:1])
-    a_rows = torch.ones_like(problem.b[:1])
-    g_rows = problem.p.new_ones(1, problem.m)
+    columns, a_rows, g_rows = (
+        torch.ones_like(problem.p[:1]),
+        torch.ones_like(problem.b[:1]),
+        problem.p.new_ones(1, problem.m),
+    )
     q = problem.Q.abs()
-    a, g = (None if part is None else _magnitudes(part) for part in (problem.A, problem.G))
+    a, g = (None if part is None else part.abs() for part in (problem.A, problem.G) if not isinstance(part, SparseRows))
     for _ in range(_PASSES):
-        if problem.diagonal:
-            size = columns.square() * q
-        else:
-            size = columns * (q * columns.unsqueeze(-2)).amax(-1)  # Q is symmetric
-        sizes = [size]
-        for part, rows in ((a, a_rows), (g, g_rows)):
-            if part is not None:
-                of_rows, of_columns = _largest(part, rows, columns)
-                sizes.append(of_rows)
-                size = torch.maximum(size, of_columns)
-        sizes[0] = size
-        columns = columns / _root(size)
+        size = columns.square() * q if problem.diagonal else columns * (q * columns.unsqueeze(-2)).amax(-1)
         if a is not None:
-            a_rows = a_rows / _root(sizes[1])
+            of_a, of_columns = _largest(a, a_rows, columns)
+            size, a_rows = torch.maximum(size, of_columns), a_rows / _root(of_a)
         if g is not None:
-            g_rows = g_rows / _root(sizes[-1])
-        if all(_even(size) for size in sizes):
-            break
+            of_g, of_columns = _largest(g, g_rows, columns)
+            size, g_rows = torch.maximum(size, of_columns), g_rows / _root(of_g)
+        columns = columns / _root(size)
     return columns, a_rows, g_rows
 
 
-def _magnitudes(matrix: Tensor | SparseRows) -> Tensor | SparseRows:
-    if isinstance(matrix, SparseRows):
-        return SparseRows(matrix.row, matrix.column, matrix.values.abs(), matrix.shape)
-    return matrix.abs()
-
-
-def _largest(matrix: Tensor | SparseRows, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _largest(matrix: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Of diag(rows) M diag(columns), M >= 0: the largest entry of each row and of each column."""
-    if isinstance(matrix, SparseRows):
-        entries = rows[:, matrix.row[0]] * matrix.values * columns[:, matrix.column[0]]
-        return tuple(  # type: ignore[return-value]  # of two
-            entries.new_zeros(entries.shape[0], size).index_reduce(1, index[0], entries, "amax")
-            for index, size in ((matrix.row, matrix.shape[0]), (matrix.column, matrix.shape[1]))
-        )
-    scaled = matrix * columns.unsqueeze(-2)
-    of_rows = rows * scaled.amax(-1)
-    return of_rows, (scaled.mul_(rows.unsqueeze(-1))).amax(-2)
-
-
-def _even(size: Tensor) -> bool:
-    near = (size == 0) | ((size > 1.0 / _EVEN) & (size < _EVEN))
-    return bool(near.all())
+    scaled = rows.unsqueeze(-1) * matrix * columns.unsqueeze(-2)
+    return scaled.amax(-1), scaled.amax(-2)
 
 
 def _root(size: Tensor) -> Tensor:

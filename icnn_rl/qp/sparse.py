@@ -44,6 +44,17 @@ class SparseRows:
         """(1, k): Euclidean norms of the rows."""
         return _sum_at(self.row, self.values.square(), self.shape[0]).sqrt()
 
+    def row_sizes(self) -> Tensor:
+        """(1, k): the largest magnitude in every row."""
+        return self._largest_at(self.row, self.shape[0])
+
+    def column_sizes(self) -> Tensor:
+        """(1, n): likewise of the columns."""
+        return self._largest_at(self.column, self.shape[1])
+
+    def _largest_at(self, index: Tensor, size: int) -> Tensor:
+        return self.values.new_zeros(1, size).index_reduce(1, index[0], self.values.abs(), "amax")
+
     def dense(self) -> Tensor:
         """(1, k, n)."""
         k, n = self.shape

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.base import Reduction, Triple
 from icnn_rl.qp.linear.dual import Dual
 from icnn_rl.qp.linear.eliminate import Eliminate
@@ -72,7 +71,7 @@ def systems(data: Problem) -> list[Reduction]:
     """All that can take the problem."""
     chol = None if data.diagonal else torch.linalg.cholesky(data.Q)
     found = [each.build(data, chol, False) for each in _CANDIDATES if math.isfinite(each.cost(data, False))]
-    return [*found, Scale.of(data, Scales.of(data))]
+    return [*found, Scale.of(data)]
 
 
 @pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])

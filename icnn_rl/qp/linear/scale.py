@@ -19,9 +19,10 @@ class Scale(Around):
     scales: Scales
 
     @staticmethod
-    def of(problem: Problem, scales: Scales) -> Scale:
+    def of(problem: Problem) -> Scale:
         """With a system that takes singular matrices."""
         problem = problem.dense()
+        scales = Scales.of(problem)
         return Scale(problem, Schur.of_equilibrated(scales.apply(problem)), scales)
 
     def lift(self, point: Point) -> Point:
