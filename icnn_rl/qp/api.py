@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp import driver, inputs
+from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External
 from icnn_rl.qp.functorch import as_one_operation, transformed
 from icnn_rl.qp.gradients import differentiable, needs_graph
@@ -36,6 +37,7 @@ def solve_qp(
     ub: Tensor | float | None = None,
     *,
     h_low: Tensor | None = None,
+    elastic: Tensor | float | Elastic | None = None,
     solver: PrimalDual | External | None = None,
     warm_start: ActiveSet | None = None,
     throw: bool = True,
@@ -57,6 +59,10 @@ def solve_qp(
         lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
         h_low: (..., m), lower sides for the rows of G; -inf: none. Either of h and h_low may be left out. Where both
             are equal the row is an equation.
+        elastic: the price rho > 0 of a unit of violation, a number or (...): rows of G (both sides) and equations may
+            be broken, at rho (sum_i max(G z - h, h_low - G z, 0)_i + |A z - b|_1) more in the objective and in ``fun``.
+            Bounds stay hard. ``Elastic(ineq=..., eq=...)`` takes a price for each row, and leaves hard what it has no
+            price for. Every problem then has a feasible point, as long as lb <= ub. Multipliers are at most rho.
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
         warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
             changes nothing but the time.
@@ -79,8 +85,12 @@ def solve_qp(
     """
     solver = _DEFAULT if solver is None else solver
     inputs.check(Q, p, G, h, A, b, lb, ub, h_low, solver)
-    shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub, h_low=h_low)
+    prices = None if elastic is None else check_prices(elastic, p, G, A)
+    costs = {} if prices is None else {"elastic.ineq": prices.ineq, "elastic.eq": prices.eq}
+    shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub, h_low=h_low, **costs)
     live, form = inputs.build(Q, p, G, h, A, b, lb, ub, h_low, shape)
+    if prices is not None:
+        live, form = with_slacks(live, form, prices, shape)
     guess = None if warm_start is None else inputs.stack_active(warm_start, live, form, shape)
 
     def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
@@ -91,7 +101,8 @@ def solve_qp(
             outcome = solved.outcome
             point, fun = (outcome.x, outcome.nu, outcome.z), problem.objective(outcome.x)
             whole = torch.Size((*mapped, *shape))
-            raise SolveError(report(form, problem, outcome, point, fun, whole, p.dtype, traced=False))
+            failed = report(form, problem, outcome, point, fun, whole, p.dtype, traced=False)
+            raise SolveError(failed, inputs.nonfinite(problem, form))
         return solved
 
     traced = needs_graph(live)

@@ -17,7 +17,7 @@ from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.qp.sparse import SparseRows
 
-__all__ = ["Form", "batch_shape", "build", "check", "stack_active"]
+__all__ = ["Form", "batch_shape", "build", "check", "check_like", "flat", "is_number", "nonfinite", "stack_active"]
 
 
 class Form(NamedTuple):
@@ -60,7 +60,7 @@ def check(
 ) -> None:
     """Kinds, dtypes, devices and core shapes."""
     p = check_float_tensor("p", p)
-    _check_like("p", p, p)
+    check_like("p", p, p)
     if p.dim() == 0:
         raise ValueError("p: expected shape (..., n), got a number. Give it at least one dimension.")
     if not isinstance(solver, PrimalDual | External):
@@ -73,10 +73,10 @@ def check(
     _check_rows(p, "A", A, {"b": b})
     for name, bound in (("lb", lb), ("ub", ub)):
         if isinstance(bound, Tensor):
-            _check_like(name, bound, p)
+            check_like(name, bound, p)
             if bound.dim() > 0 and bound.shape[-1] not in (1, n):
                 raise ValueError(f"{name}: expected shape (..., {n}) or a number, got {tuple(bound.shape)}.")
-        elif bound is not None and not _is_number(bound):
+        elif bound is not None and not is_number(bound):
             raise ValueError(f"{name}: expected a number or a tensor of shape (..., {n}), got {type(bound).__name__}.")
 
 
@@ -88,11 +88,11 @@ def _check_rows(p: Tensor, name: str, matrix: object, sides: dict[str, object]) 
         raise ValueError(f"{missing}: missing. {name} and {(given or [*sides])[0]} go together; give both or neither.")
     if matrix is None:
         return
-    matrix, n = _check_like(name, matrix, p), p.shape[-1]
+    matrix, n = check_like(name, matrix, p), p.shape[-1]
     if matrix.dim() < 2 or matrix.shape[-1] != n:
         raise ValueError(f"{name}: expected shape (..., rows, {n}) as p has {n} variables, got {tuple(matrix.shape)}.")
     for side in given:
-        right = _check_like(side, sides[side], p)
+        right = check_like(side, sides[side], p)
         if right.dim() == 0 or right.shape[-1] != matrix.shape[-2]:
             raise ValueError(
                 f"{side}: expected shape (..., {matrix.shape[-2]}), a number for each row of {name}, got "
@@ -100,26 +100,26 @@ def _check_rows(p: Tensor, name: str, matrix: object, sides: dict[str, object]) 
             )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     """Python's and NumPy's, but no bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check_q(Q: object, p: Tensor, n: int) -> None:
     if isinstance(Q, Diagonal):
-        d = _check_like("Q", Q.d, p)
+        d = check_like("Q", Q.d, p)
         if d.dim() == 0 or d.shape[-1] != n:
             raise ValueError(f"Q: expected Diagonal(d) with d of shape (..., {n}), got {tuple(d.shape)}.")
     elif isinstance(Q, Tensor):
-        _check_like("Q", Q, p)
+        check_like("Q", Q, p)
         if Q.dim() > 0 and (Q.dim() < 2 or Q.shape[-2:] != (n, n)):
             hint = " A vector is no matrix: wrap it in Diagonal(...)." if Q.dim() == 1 else ""
             raise ValueError(f"Q: expected a number, Diagonal(d) or shape (..., {n}, {n}), got {tuple(Q.shape)}.{hint}")
-    elif not _is_number(Q):
+    elif not is_number(Q):
         raise ValueError(f"Q: expected a tensor, Diagonal(d) or a number, got {type(Q).__name__}.")
 
 
-def _check_like(name: str, value: object, p: Tensor) -> Tensor:
+def check_like(name: str, value: object, p: Tensor) -> Tensor:
     tensor = check_float_tensor(name, value)
     if tensor.layout != torch.strided and name not in ("Q", "G", "A"):
         raise ValueError(f"{name}: expected a dense tensor, got a sparse one; only Q, G and A may be sparse.")
@@ -150,7 +150,7 @@ def batch_shape(**arguments: Any) -> torch.Size:
         ) from None
 
 
-def _flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
+def flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     """In float64, with one batch dimension: B, or 1 where all rows share the tensor."""
     t = t if t.dtype == torch.float64 else t.double()
     if t.dim() == core:
@@ -166,10 +166,10 @@ def _flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
 def _matrix(matrix: Tensor, q: Tensor, shape: torch.Size) -> Tensor | SparseRows:
     """G or A: sparse rows stay sparse next to a diagonal Q, where their structure saves time."""
     if matrix.layout == torch.strided:
-        return _flat(matrix, 2, shape)
+        return flat(matrix, 2, shape)
     if q.dim() == 2 and matrix.dim() == 2:
         return SparseRows.of(matrix)
-    return _flat(matrix.to_dense(), 2, shape)
+    return flat(matrix.to_dense(), 2, shape)
 
 
 def build(
@@ -188,18 +188,19 @@ def build(
     n, batch = p.shape[-1], math.prod(shape)
 
     def vector(t: Tensor | float, size: int) -> Tensor:
-        t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=p.dtype, device=p.device)
+        t = t if isinstance(t, Tensor) else torch.as_tensor(float(t), dtype=p.dtype, device=p.device)
         if t.dim() == 0 or t.shape[-1] != size:
             t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
-        t = _flat(t, 1, shape)
+        t = flat(t, 1, shape)
         return t if t.shape[0] == batch else t.expand(batch, -1)
 
     if isinstance(Q, Diagonal):
-        q = _flat(Q.d, 1, shape)
+        q = flat(Q.d, 1, shape)
     elif isinstance(Q, Tensor) and Q.dim() > 0:
-        q = _flat(Q if Q.layout == torch.strided else Q.to_dense(), 2, shape)
+        q = flat(Q if Q.layout == torch.strided else Q.to_dense(), 2, shape)
     else:
-        q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).double().expand(1, n)
+        number = Q if isinstance(Q, Tensor) else torch.as_tensor(float(Q), dtype=p.dtype, device=p.device)
+        q = number.double().expand(1, n)
     g, a = (None if part is None or part.shape[-2] == 0 else _matrix(part, q, shape) for part in (G, A))
     flat_p = vector(p, n)
     form = Form(n, 0 if g is None else g.shape[-2], 0 if a is None else a.shape[-2], h is not None, h_low is not None)
@@ -253,3 +254,27 @@ def stack_active(warm_start: ActiveSet, problem: Problem, form: Form, shape: tor
     if extra and problem.upper:
         found.append(torch.zeros_like(found[-1][:, :1]).expand(-1, extra))  # slacks have no upper bound
     return problem.d > 0 if not found else found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+def nonfinite(problem: Problem, form: Form) -> str:
+    """Which arguments hold a NaN, or an infinite number where none may be, and in which row first; of plain tensors."""
+    rows, lower, upper = problem.blocks(problem.d)
+    m, n = form.m, form.n
+    sides = [("h", rows[:, :m])] if form.high else []
+    sides += [("h_low", rows[:, -m:])] if form.low and m else []
+    sides += [("lb", lower[:, :n])] if problem.lower else []
+    sides += [("ub", upper[:, :n])] if problem.upper else []
+    parts = [("Q", problem.Q), ("p", problem.p[:, :n]), ("elastic", problem.p[:, n:]), ("G", problem.G)]
+    parts += [("A", problem.A), ("b", problem.b)]
+    found = []
+    for name, part in parts:
+        values = part.values if isinstance(part, SparseRows) else part
+        if values is not None:
+            found.append((name, ~torch.isfinite(values).flatten(1).all(-1)))
+    found += [(name, part.isnan().any(-1)) for name, part in sides]  # infinite ones are none, or infeasible
+    texts = []
+    for name, bad in found:
+        if bool(bad.any()):
+            where = "" if len(bad) == 1 else f" in row {int(bad.nonzero()[0])}"
+            texts.append(f"{name}: not finite{where}")
+    return "; ".join(texts) + "." if texts else ""

@@ -136,4 +136,4 @@ class QPSolution(Solution):
         return self.active
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(QPSolution) if field.name != "state") + ("state",)
+_FIELDS = tuple(field.name for field in dataclasses.fields(QPSolution))
