@@ -111,10 +111,8 @@ class QPSolution(Solution):
                 return ActiveSet(*map(pick, t))
             return t.reshape(-1, *t.shape[dims:])[index] if isinstance(t, Tensor) else t
 
-        traced = torch.is_grad_enabled()
-
         def field(name: str) -> Any:
-            with torch.set_grad_enabled(traced):
+            with torch.enable_grad():  # a row has the graph that the whole has
                 return pick(getattr(self, name))
 
         return QPSolution.on_demand(field)
