@@ -226,4 +226,8 @@ class Problem:
 
     def objective(self, x: Tensor) -> Tensor:
         """(B,): 1/2 x^T Q x + p^T x."""
-        return (torch.add(self.p, self.Qx(x), alpha=0.5) * x).sum(-1)
+        if self.Q.dim() == 3 and self.Q.shape[0] == 1:
+            slope = torch.addmm(self.p, x, self.Q[0], alpha=0.5)
+        else:
+            slope = torch.add(self.p, self.Qx(x), alpha=0.5)
+        return torch.linalg.vecdot(slope, x)

@@ -79,7 +79,7 @@ class _Fields:
     # what is made of the point
 
     def _value(self) -> Tensor:
-        return self.point[0][:, : self.form.n]
+        return self.point[0][:, : self.form.n] if self.form.extra else self.point[0]
 
     def _fun(self) -> Tensor:
         return self.value_of_fun
