@@ -30,7 +30,8 @@ from icnn_rl.qp.tensor_tree import leaves, pick, where
 PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
 BOUND_PHASES = ((3, 4), *PHASES[1:])
 BOUND_AND_EQUATION_PHASES = ((4, 4), *PHASES[1:])
-#: Pairs before a row is left to the interior-point method; the compiled kernel, whose steps cost next to nothing, has all.
+#: Pairs before a row is left to the interior-point method. The compiled kernel, whose steps cost next to nothing, takes
+#: them all.
 _QUICK = 3
 #: The least s and z to start from, relative to their mean.
 _LEAST = 0.3

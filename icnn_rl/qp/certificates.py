@@ -7,7 +7,7 @@ The proofs are projections onto cones: quadratic programmes with equalities, Q =
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,6 @@ from icnn_rl.qp.sparse import SparseRows
 
 #: Errors are relative to at least this share of the problem's own units; rounding, relative.
 _FLOOR, _ROUNDING = 1e-6, 1e-16
-#: The share of |Q| |x| that errors of the gradient are relative to at least.
-_CANCELLED = 1e-3
 #: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
 #: 1 is possible, below which a projection counts as 0.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
@@ -36,7 +34,8 @@ class Yardstick:
     ``columns`` (1|B, n): the scales of the variables, Q_jj^(-1/2), or one over the largest entry of A and G in a column
     where Q_jj = 0. Floors are 1e-6 of the data's own sizes: ``force`` and ``scaled_force`` (B,), of the largest term of
     the gradient in either variables, |p|; ``length`` (B,), of |x|, the shortest length that the data name; ``a_rows``
-    (B, q) and ``c_rows`` (B, k), of the terms of a row, |c| times that, or for a row of zeros a typical right-hand side.
+    (B, q) and ``c_rows`` (B, k), of the terms of a row, |c| times that, or for a row of zeros a typical right-hand
+    side.
     """
 
     columns: Tensor
@@ -98,10 +97,10 @@ def _typical(right: Tensor) -> Tensor:
 class Residuals:
     """How far a row is from optimal, each (B,). This is what "solved" means: ``largest`` is at most the tolerance.
 
-    ``primal``, ``dual`` and ``gap`` are errors over 1 + the largest of the norms that enter them, in the user's data and in
-    the maximum norm, for z >= 0:
+    ``primal``, ``dual`` and ``gap`` are errors over 1 + the largest of the norms that enter them, in the user's data,
+    in the maximum norm, for z >= 0; rows of G and bounds are blocks of their own:
 
-        |A x - b| / (1 + max(|A x|, |b|)),  |(C x - d)_+| / (1 + max(|C x|, |d|)), the latter for rows of G and for bounds
+        |A x - b| / (1 + max(|A x|, |b|)),  |(C x - d)_+| / (1 + max(|C x|, |d|))
         |Q x + p + A^T nu + C^T z| / (1 + max(|Q x|, |p|, |A^T nu|, |C^T z|))
         |x^T Q x + p^T x + b^T nu + d^T z| / (1 + max(|primal objective|, |dual objective|))
 
@@ -112,8 +111,8 @@ class Residuals:
     duality: the duality gap itself.
 
     References:
-        Criteria of the first kind: B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4; Clarabel (arXiv
-        2405.12762), section 2.2.
+        Criteria of the first kind: B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4; P. J.
+        Goulart, Y. Chen, Clarabel (arXiv 2405.12762), section 2.2.
     """
 
     primal: Tensor
@@ -137,14 +136,9 @@ def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: 
     duality = functools.reduce(torch.add, (work.sum(-1) for work in works)).abs()
 
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    # the terms of Q x may be much larger than their sum, and their rounding with them
-    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
-    summed = _CANCELLED * problem.largest_diagonal() * length.squeeze(-1)
-    scaled_sum = _CANCELLED * _largest(diagonal.clamp(min=0.0).sqrt() * x)
     columns = yardstick.columns
-    force = torch.maximum(torch.maximum(_largest(*forces), summed), yardstick.force)
-    scaled = _largest(*(columns * part for part in forces))
-    scaled = torch.maximum(torch.maximum(scaled, scaled_sum), yardstick.scaled_force)
+    force = torch.maximum(_largest(*forces), yardstick.force)
+    scaled = torch.maximum(_largest(*(columns * part for part in forces)), yardstick.scaled_force)
     work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in works))
     relative = [_over(_largest(gradient), force), _over(_largest(columns * gradient), scaled)]
     relative.append(_over(duality, torch.maximum(work, force * yardstick.length)))
@@ -249,7 +243,8 @@ def unbounded(problem: Problem, r: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
     stays = (matvec(flat, r).abs() <= _CERTIFIED * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
     inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
-    return falls & stays & inside & (size.squeeze(-1) > 0)
+    proven: Tensor = falls & stays & inside & (size.squeeze(-1) > 0)
+    return proven
 
 
 def _flat(problem: Problem) -> Tensor:

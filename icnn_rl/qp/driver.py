@@ -33,8 +33,8 @@ __all__ = ["NonConvexError", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
 _CORRECTIONS, _EXACT = 8, 100.0
-#: How many times as many for rows that were not solved at once.
-_PATIENCE = 8
+#: How many times as many for rows that were not solved at once, and how close to the tolerance they are tried on.
+_PATIENCE, _CLOSE = 8, 10.0
 #: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
 _SINGULAR = 1e-9
 _NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -187,7 +187,7 @@ def _solve_finite(
     part, measure = pick(failed, problem), pick(failed, yardstick)
     spent = outcome.steps[failed]
     left = ours.max_steps - int(spent.max())
-    system = first
+    system: Reduction | Mixed = first
     if given is not None:
         assert active is not None
         again, careful = _attempt(Scale.of(part), measure, ours, active[failed], pick(failed, given), _PATIENCE)
@@ -210,7 +210,7 @@ def _solve_finite(
 
 
 def _kept_finite(problem: Problem, yardstick: Yardstick, outcome: Outcome) -> Outcome:
-    """Where iterations ended in numbers that are none, the point 0 with multipliers 0 is reported, and how bad it is."""
+    """Where iterations ended in numbers that are none, 0 with multipliers 0 is reported, and how bad that is."""
     point = outcome.x, outcome.nu, outcome.z
     off = ~torch.isfinite(torch.cat(point, -1)).all(-1)
     lost = off | ~torch.isfinite(outcome.residuals.largest)
@@ -247,7 +247,7 @@ def _attempt(
     result, factored = iterate(system.inner, steps, guess)
     system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
-    point, fit = _correct(system, yardstick, point, active, patience)
+    point, fit = _correct(system, yardstick, point, active, solver.tol, patience)
     if given is not None:  # it stays where it is better, and where there was no answer: that is NaN
         there = dataclasses.replace(given, z=given.z.clamp(min=0.0))
         at = system.problem.products(there.x, there.nu, there.z)
@@ -262,7 +262,7 @@ def _attempt(
 
 
 def _correct(
-    system: Reduction, yardstick: Yardstick, point: Point, active: Tensor, patience: int
+    system: Reduction, yardstick: Yardstick, point: Point, active: Tensor, tol: float, patience: int
 ) -> tuple[Point, Residuals]:
     """Solve the equations of the active set again and again for the residual that is left; the best point counts.
 
@@ -282,6 +282,9 @@ def _correct(
         else:
             better = ~(now.largest >= fit.largest)
             progress = bool((better & (now.largest < 0.5 ** (1 / patience) * fit.largest)).any())
+            # what is so close is rounding, which the next correction draws anew
+            close = (now.largest > tol) & (now.largest < _CLOSE * tol)
+            progress = progress or (patience > 1 and bool(close.any()))
             best, fit = where(better, trial, best), where(better, now, fit)
         if not progress or bool((fit.largest <= enough).all()):
             break

@@ -5,8 +5,8 @@ With x = t D v, rows of A and C times E_a and E_c and the objective divided by f
     Q' = (t / f) D Q D,  p' = D p / f,  A' = E_a A D,  b' = E_a b / t,  C' = E_c C D,  d' = E_c d / t,
 
 nu = f E_a nu' and z = f E_c z'. D and E are Ruiz' scales: after a few passes rows and columns of [Q A^T C^T; A; C] have
-entries of at most about 1. Those of a bound are E = 1 / D, so that bounds stay bounds. t is a typical right-hand side and f
-the size of the gradient then.
+entries of at most about 1. Those of a bound are E = 1 / D, so that bounds stay bounds. t is a typical right-hand side
+and f the size of the gradient then.
 
 References:
     D. Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices, RAL-TR-2001-034, 2001.

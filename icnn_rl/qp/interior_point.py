@@ -6,11 +6,11 @@ conditions are homogeneous:
     Q x + A^T nu + C^T z + tau p = 0,     A x = tau b,     C x + s = tau d,     s, z >= 0,  s z = 0,
     kappa + x^T Q x / tau + p^T x + b^T nu + d^T z = 0,     tau kappa = 0.
 
-tau > 0 gives the solution x / tau; where kappa > 0 remains instead, (nu, z) tends to a proof that nothing is feasible, or
-x to a direction in which the objective falls for ever. So there is always something to converge to, no start has to
+tau > 0 gives the solution x / tau; where kappa > 0 remains instead, (nu, z) tends to a proof that nothing is feasible,
+or x to a direction in which the objective falls for ever. So there is always something to converge to, no start has to
 be feasible, and neither dependent rows nor a singular Q, nor an interior that is empty, is a special case. Each step
-takes one factorisation, a Mehrotra predictor and corrector, and corrections of each solve by its residual, which take out
-the regularisation of the factor.
+takes one factorisation, a Mehrotra predictor and corrector, and corrections of each solve by its residual, which take
+out the regularisation of the factor.
 
 References:
     E. D. Andersen, Y. Ye, On a homogeneous algorithm for the monotone complementarity problem, Math. Program. 84, 1999.
@@ -74,7 +74,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows at work: their problem, given and scaled, present rows as 1.0, how many and one more, and their index."""
+    """The rows at work: their problem, given and scaled, present rows as 1.0, how many and one, and their index."""
 
     given: Problem
     scales: Scales
@@ -218,7 +218,7 @@ class _Left:
 def _step(rows: _Rows, state: _State, left: _Left) -> _State:
     """Predictor and corrector. Both directions are (dx, dnu, dz) = u + dtau v with v = K^{-1} (-p, b, d)."""
     problem, present = rows.problem, rows.present
-    x, nu, z, s, tau, kappa = (getattr(state, f.name) for f in dataclasses.fields(state))
+    x, z, s, tau, kappa = state.x, state.z, state.s, state.tau, state.kappa
     z_safe = torch.where(present > 0, z, 1.0)
     e, d = s / z_safe, problem.d * present
     system = rows.system.factored(e)

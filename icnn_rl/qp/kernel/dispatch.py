@@ -229,7 +229,7 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     )
     if left < 0:
         return None
-    x, nu, z, s, active, fit, steps, status, ray = map(torch.from_numpy, found[:9])
+    x, nu, z, s, active, _, steps, status, ray = map(torch.from_numpy, found[:9])
     judged = _judged(problem, x, nu, z)
     # the kernel measures by its own scales: what it calls solved has to pass as everything else does
     status = torch.where((status == Status.SUCCESS) & ~(judged.largest <= solver.tol), int(Status.NUMERICAL), status)

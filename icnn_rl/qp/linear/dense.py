@@ -30,6 +30,7 @@ def cholesky(h: Tensor) -> Tensor:
 
 def cholesky_lifted(h: Tensor) -> Tensor:
     """The same; a matrix that breaks down gets as large a multiple of its diagonal's mean added as it takes."""
+    chol: Tensor
     chol, broken = torch.linalg.cholesky_ex(h, upper=True)
     lift = _LIFT
     for _ in range(_LIFTS):
