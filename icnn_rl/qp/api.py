@@ -15,13 +15,14 @@ from icnn_rl.qp.gradients import differentiable, needs_graph
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.report import report
+from icnn_rl.qp.rounding import reconciled
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.tensor_tree import map_tensors
 from icnn_rl.qp.value import optimal_value
 from icnn_rl.solution import SolveError
 
-__all__ = ["solve_qp"]
+__all__ = ["solve_known", "solve_qp"]
 
 _DEFAULT = PrimalDual()
 
@@ -83,8 +84,31 @@ def solve_qp(
     References:
         B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
     """
+    return solve_known(None, Q, p, G, h, A, b, lb, ub, h_low, elastic, solver, warm_start, throw=throw)
+
+
+def solve_known(
+    known: torch.dtype | None,
+    Q: Tensor | Diagonal | float,
+    p: Tensor,
+    G: Tensor | None,
+    h: Tensor | None,
+    A: Tensor | None,
+    b: Tensor | None,
+    lb: Tensor | float | None,
+    ub: Tensor | float | None,
+    h_low: Tensor | None,
+    elastic: Tensor | float | Elastic | None,
+    solver: PrimalDual | External | None,
+    warm_start: ActiveSet | None,
+    *,
+    throw: bool,
+) -> QPSolution:
+    """:func:`solve_qp` for numbers that were ``known`` in this dtype, whichever they come in: it decides on tolerances,
+    and it is that of the answer. None: it is the one that they come in."""
     solver = _DEFAULT if solver is None else solver
     inputs.check(Q, p, G, h, A, b, lb, ub, h_low, solver)
+    data = p.dtype if known is None else known
     prices = None if elastic is None else check_prices(elastic, p, G, A)
     costs = {} if prices is None else {"elastic.ineq": prices.ineq, "elastic.eq": prices.eq}
     shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub, h_low=h_low, **costs)
@@ -96,12 +120,14 @@ def solve_qp(
     def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
         if not problem.diagonal and not torch.equal(problem.Q, problem.Q.mT):
             problem = dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
-        solved = driver.solve(problem, solver, p.dtype, guess)
+        if data == torch.float32:
+            problem = reconciled(problem)
+        solved = driver.solve(problem, solver, data, guess)
         if throw and not solved.success:
             outcome = solved.outcome
             point, fun = (outcome.x, outcome.nu, outcome.z), problem.objective(outcome.x)
             whole = torch.Size((*mapped, *shape))
-            failed = report(form, problem, outcome, point, fun, whole, p.dtype, traced=False)
+            failed = report(form, problem, outcome, point, fun, whole, data, traced=False)
             raise SolveError(failed, inputs.nonfinite(problem, form))
         return solved
 
@@ -120,4 +146,4 @@ def solve_qp(
         fun = optimal_value(live, point, outcome.x, good)
     else:
         fun = live.objective(outcome.x)
-    return report(form, live, outcome, point, fun, shape, p.dtype, traced=traced)
+    return report(form, live, outcome, point, fun, shape, data, traced=traced)

@@ -43,14 +43,24 @@ _POLISH = 4
 
 
 class NonConvexError(ValueError):
-    """Q of a row has a negative eigenvalue."""
+    """Q of a row has a negative eigenvalue; ``largest``: that of the largest magnitude."""
 
-    def __init__(self, row: int, eigenvalue: float) -> None:
-        self.row, self.eigenvalue = row, eigenvalue
+    def __init__(self, row: int, eigenvalue: float, largest: float) -> None:
+        self.row, self.eigenvalue, self.largest = row, eigenvalue, largest
         super().__init__(
             f"Q: expected a positive semidefinite matrix, got one with the eigenvalue {eigenvalue:.4g} in row {row} of "
-            "the batch. Such a problem is not convex; adding a multiple of the identity makes it so."
+            f"the batch, {abs(eigenvalue) / largest:.1g} of the largest. Such a problem is not convex. If that is "
+            f"rounding, pass solver=PrimalDual(convex='assume') or add {_upwards(-eigenvalue):.2g} times the identity."
         )
+
+    def at(self, rows: Tensor) -> NonConvexError:
+        """The same where the row is one of ``rows``."""
+        return NonConvexError(int(rows[self.row]), self.eigenvalue, self.largest)
+
+
+def _upwards(number: float) -> float:
+    """A little more: two digits of it are no less than the number."""
+    return 1.1 * number
 
 
 def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None) -> Solved:
@@ -65,6 +75,7 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     Raises:
         NonConvexError: some Q has a negative eigenvalue.
     """
+    solver = solver.for_data(data)
     quick = None
     if isinstance(solver, PrimalDual) and dispatch.fits(problem, solver, data):
         quick = dispatch.solve(problem, solver, guess)
@@ -74,7 +85,10 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     if left is None:
         return Solved(outcome, system, True)
     guess = None if guess is None else guess[left]
-    others, second = _solve_rows(pick(left, problem), solver, data, guess)
+    try:
+        others, second = _solve_rows(pick(left, problem), solver, data, guess)
+    except NonConvexError as error:
+        raise error.at(left) from None
     if len(left) == len(outcome.x):
         return Solved.of(others, second)
     mixed = Mixed(_sound(problem, left, second.problem), system, left, second)
@@ -127,7 +141,7 @@ def _solve_rows(
     try:
         outcome, system = _solve_finite(problem, solver, data, guess)
     except NonConvexError as error:  # it counts the stand-ins
-        raise NonConvexError(int(rows[error.row]), error.eigenvalue) from None
+        raise error.at(rows) from None
     outcome = _set_aside(outcome, bad, impossible) if some else outcome
     if some or problem.present is not None:
         outcome = dataclasses.replace(outcome, s=given.d - given.Cx(outcome.x))
@@ -171,12 +185,12 @@ def _solve_finite(
     problem: Problem, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None = None
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
+    ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
     problem = problem.with_norms()
     yardstick = Yardstick.of(problem)
-    problem, chol, semidefinite = _factor_q(problem, data)
+    problem, chol, semidefinite = _factor_q(problem, data, assume=ours.convex == "assume")
     given = solver.answers(problem) if isinstance(solver, External) else None
     active = active if given is None else likely_active(problem, given)
-    ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
     quick = choose(problem, chol, semidefinite)
     if data == torch.float32 and ours.dtype == "input":
         quick = quick.in_single()
@@ -247,7 +261,7 @@ def _attempt(
     result, factored = iterate(system.inner, steps, guess)
     system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
-    point, fit = _correct(system, yardstick, point, active, solver.tol, patience)
+    point, fit = _correct(system, yardstick, point, active, solver.tolerance, patience)
     if given is not None:  # it stays where it is better, and where there was no answer: that is NaN
         there = dataclasses.replace(given, z=given.z.clamp(min=0.0))
         at = system.problem.products(there.x, there.nu, there.z)
@@ -256,7 +270,7 @@ def _attempt(
         point, fit = where(kept, there, point), where(kept, own, fit)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
-    status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
+    status = torch.where(fit.largest <= solver.tolerance, int(Status.SUCCESS), status)
     ray = torch.zeros_like(point.x)
     return Outcome(point.x, point.nu, point.z, point.s, active, fit, result.steps, status, ray), system
 
@@ -295,10 +309,11 @@ def _correct(
     return best, fit
 
 
-def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | None, bool]:
+def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> tuple[Problem, Tensor | None, bool]:
     """L L^T = Q for a dense Q, and whether some row's Q is singular or close to it.
 
-    An eigenvalue below 0 by the rounding of float32, where Q came in that, is lifted to 0.
+    An eigenvalue below 0 by the rounding of float32, where Q came in that, is lifted to 0; any, if Q is to be assumed
+    convex.
     """
     q, chol = problem.Q, None
     if problem.diagonal:
@@ -311,13 +326,14 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
     if not bool(near.any()):
         return problem, chol, False
     eigenvalues = q[near] if problem.diagonal else torch.linalg.eigvalsh(q[near])
-    lowest = eigenvalues.amin(-1)
-    negative = (lowest < -_NEGATIVE[data] * eigenvalues.abs().amax(-1)).nonzero().squeeze(-1)
-    if negative.numel():
-        raise NonConvexError(int(near.nonzero()[negative[0]]), float(lowest[negative[0]]))
+    lowest, size = eigenvalues.amin(-1), eigenvalues.abs().amax(-1)
+    negative = (lowest < -_NEGATIVE[data] * size).nonzero().squeeze(-1)
+    if negative.numel() and not assume:
+        first = negative[0]
+        raise NonConvexError(int(near.nonzero()[first]), float(lowest[first]), float(size[first]))
     # what is rounding in float64 is left: a lift would give a minimum to an objective that falls for ever
     lift = torch.zeros_like(largest)
-    lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * eigenvalues.abs().amax(-1), -lowest, 0.0)
+    lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * size, -lowest, 0.0)
     if bool((lift > 0).any()):
         q = q + (lift.unsqueeze(-1) if problem.diagonal else torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n)))
         problem = dataclasses.replace(problem, Q=q)

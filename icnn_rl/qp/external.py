@@ -24,6 +24,7 @@ from torch import Tensor
 from icnn_rl._checks import check_choice, check_range
 from icnn_rl.qp.linear.base import Point
 from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.settings import DEFAULT_TOL
 
 __all__ = ["External"]
 
@@ -39,7 +40,7 @@ class External:
 
     Args:
         name: one of ``qpsolvers.available_solvers``.
-        tol: as in :class:`icnn_rl.qp.PrimalDual`; 1e-9 by default. Not passed on.
+        tol: as in :class:`icnn_rl.qp.PrimalDual`. Not passed on.
         options: what the solver itself understands, for instance ``max_iter=50`` or ``verbose=True``.
 
     Raises:
@@ -52,17 +53,22 @@ class External:
     """
 
     name: str
-    tol: float
+    tol: float | None
     options: dict[str, Any] = field(hash=False)
 
     #: float32 input is solved in float64: it is what the solvers take.
     dtype: ClassVar[str] = "float64"
 
-    def __init__(self, name: str = "clarabel", *, tol: float = 1e-9, **options: Any) -> None:
+    def __init__(self, name: str = "clarabel", *, tol: float | None = None, **options: Any) -> None:
         check_choice("External.name", name, _qpsolvers().available_solvers)
-        check_range("External.tol", tol, 0.0, 1.0, open_low=True)
+        if tol is not None:
+            check_range("External.tol", tol, 0.0, 1.0, open_low=True)
         for attribute, value in (("name", name), ("tol", tol), ("options", options)):
             object.__setattr__(self, attribute, value)
+
+    def for_data(self, dtype: torch.dtype) -> External:
+        """These settings with a number for ``tol``, for data that came in this dtype."""
+        return self if self.tol is not None else External(self.name, tol=DEFAULT_TOL[dtype], **self.options)
 
     def answers(self, problem: Problem) -> Point:
         """What the solver makes of every row; NaN where it makes nothing."""

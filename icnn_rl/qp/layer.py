@@ -18,7 +18,7 @@ from icnn_rl._checks import (
     check_range,
     check_same_kind,
 )
-from icnn_rl.qp.api import solve_qp
+from icnn_rl.qp.api import solve_known
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.settings import PrimalDual
@@ -28,7 +28,11 @@ from icnn_rl.qp.tensor_tree import leaves, map_tensors
 __all__ = ["QPLayer"]
 
 #: Everything that can be learned.
-_PARTS = ("Q", "p", "G", "h", "A", "b")
+_PARTS = ("Q", "p", "G", "h", "A", "b", "h_low", "lb", "ub")
+
+#: What is a function of z_0 if learned.
+_OF_Z0 = frozenset({"h", "b", "h_low", "lb", "ub"})
+_NO_Z0 = "z0: this layer has none: neither its h nor its b is a function of it, nor another part."
 
 Numbers = Tensor | float
 T = TypeVar("T")
@@ -37,32 +41,36 @@ T = TypeVar("T")
 class QPLayer(nn.Module):
     """The minimiser of a quadratic programme as a function of its linear term:
 
-        z(p) = argmin_z  1/2 z^T Q z + (p + p_0)^T z    subject to    G z <= h,  A z = b,  lb <= z <= ub.
+        z(p) = argmin_z  1/2 z^T Q z + (p + p_0)^T z    subject to    h_low <= G z <= h,  A z = b,  lb <= z <= ub.
 
-    Any of Q, p (that is, p_0), G, h, A and b are learned; what is not is constant or comes with each call. Learned
-    parts are free parameters, in forms that leave every problem solvable whatever their values (evaluated in float64
-    for float32 parameters, as the solve is, unless the solver says otherwise):
+    Any of Q, p (that is, p_0), G, h, A, b, h_low, lb and ub are learned; what is not is constant or comes with each
+    call. Learned parts are free parameters, in forms that leave every problem solvable whatever their values (evaluated
+    in float64 for float32 parameters, as the solve is, unless the solver says otherwise):
 
-        Q = L L^T + eps I,  L lower triangular,       h = G z_0 + s_0,  s_0 = softplus(.) >= 0,       b = A z_0.
+        Q = L L^T + eps I,  L lower triangular,
+        h = G z_0 + s_0,  h_low = G z_0 - s_low,  b = A z_0,  lb = z_0 - t,  ub = z_0 + t',  all s and t softplus(.).
 
-    z_0, which is within the bounds (lb + softplus(.), ub - softplus(.), or lb + (ub - lb) sigmoid(.) between two),
-    is then a feasible point. It is learned if h or b is, s_0 if h is. h and b that are neither learned nor given follow
-    z_0 and s_0 too; give one of them as numbers, and whether the constraints have a common point is up to these.
+    z_0, which is within the bounds that are not learned (lb + softplus(.), ub - softplus(.), or lb + (ub - lb)
+    sigmoid(.) between two), is then a feasible point. It is learned if anything that is a function of it is. h and b
+    that are neither learned nor given follow z_0 and s_0 too; give one of them as numbers, or a bound or h_low with a
+    call, and whether the constraints have a common point is up to these.
 
     Args:
         n: number of variables.
         n_ineq, n_eq: numbers of rows of G and A. What belongs to rows that do not exist is left out.
-        learn: what is learned, some of "Q", "p", "G", "h", "A", "b".
+        learn: what is learned, some of "Q", "p", "G", "h", "A", "b", "h_low", "lb", "ub".
         Q: what it starts from if learned, else its constant value: (n, n), ``Diagonal(d)`` with d (n,), or a number,
             the multiple of the identity; 1 by default. Learned, its eigenvalues must exceed ``eps``.
         p: likewise, (n,); 0 by default.
         G, A: likewise, (n_ineq, n) and (n_eq, n). Learned, they start from normal numbers of variance 1 / n, drawn from
             torch's generator; else, without a value here, each call has to bring one.
         h, b: constant values, (n_ineq,) and (n_eq,). Learned ones start from ``z0`` and ``s0`` instead.
-        lb, ub: constant bounds, (n,) or numbers; -inf and +inf: none.
+        h_low: likewise, (n_ineq,); without it or its name in ``learn`` rows of G have no lower side.
+        lb, ub: (n,) or numbers: what they start from if learned, finite, 1 from z_0 by default; else constant bounds,
+            -inf and +inf: none.
         z0: (n,), what z_0 starts from, strictly within the bounds; by default 0, halfway between two bounds, or
             log 2 away from a single one.
-        s0: (n_ineq,) or a number, what s_0 starts from, > 0.
+        s0: (n_ineq,) or a number, what s_0 and s_low start from, > 0.
         eps: > 0, the least eigenvalue of a learned Q.
         solver: settings of :func:`solve_qp`; ``PrimalDual()`` by default.
         throw: raise SolveError if a row fails. Otherwise look at the status that ``return_solution=True`` brings: the
@@ -92,8 +100,12 @@ class QPLayer(nn.Module):
     A: Tensor | None
     h_constant: Tensor | None
     b_constant: Tensor | None
-    lb: Tensor | None
-    ub: Tensor | None
+    h_low_constant: Tensor | None
+    lb_constant: Tensor | None
+    ub_constant: Tensor | None
+    s_low_free: Tensor | None
+    lb_free: Tensor | None
+    ub_free: Tensor | None
 
     def __init__(
         self,
@@ -108,6 +120,7 @@ class QPLayer(nn.Module):
         h: Tensor | None = None,
         A: Tensor | None = None,
         b: Tensor | None = None,
+        h_low: Tensor | None = None,
         lb: Numbers | None = None,
         ub: Numbers | None = None,
         z0: Tensor | None = None,
@@ -127,20 +140,25 @@ class QPLayer(nn.Module):
         self.throw = throw
         like = check_float_tensor("dtype", torch.empty(0, device=device, dtype=dtype))
         self._set_objective(Q, p, like)
-        self._set("lb", _optional("lb", lb, (n,), like), learned=False)
-        self._set("ub", _optional("ub", ub, (n,), like), learned=False)
-        if self.lb is not None and self.ub is not None and bool((self.lb > self.ub).any()):
+        for name, bound in (("lb", lb), ("ub", ub)):
+            constant = None if name in self.learn else _optional(name, bound, (n,), like)
+            self._set(f"{name}_constant", constant, learned=False)
+        low, high = self.lb_constant, self.ub_constant
+        if low is not None and high is not None and bool((low > high).any()):
             raise ValueError("lb, ub: expected lb <= ub, got a bound that is crossed; no point would be feasible.")
         self._set_rows("G", "h", self.n_ineq, G, h, like)
         self._set_rows("A", "b", self.n_eq, A, b, like)
+        self._set_constant("h_low", self.n_ineq, h_low, like)
         self._set_feasible_point(z0, s0, like)
+        self._set_bound("lb", -1.0, lb, like)
+        self._set_bound("ub", 1.0, ub, like)
 
     def _check_learn(self, learn: Iterable[str]) -> tuple[str, ...]:
         """The parts to learn that exist, in the order of the mathematics."""
         if isinstance(learn, str):
             raise ValueError(f"learn: expected a sequence of names such as ('Q', 'G'), got the string {learn!r}.")
         names = {check_choice("learn", name, _PARTS) for name in learn}
-        rows = {"G": self.n_ineq, "h": self.n_ineq, "A": self.n_eq, "b": self.n_eq}
+        rows = {"G": self.n_ineq, "h": self.n_ineq, "h_low": self.n_ineq, "A": self.n_eq, "b": self.n_eq}
         return tuple(name for name in _PARTS if name in names and rows.get(name, 1))
 
     def _set(self, name: str, value: Tensor | None, *, learned: bool) -> None:
@@ -169,6 +187,10 @@ class QPLayer(nn.Module):
         if matrix is None and learned:
             matrix = torch.randn(rows, self.n, dtype=like.dtype, device=like.device) / math.sqrt(self.n)
         self._set(name, _optional(name, matrix, (rows, self.n), like), learned=learned)
+        self._set_constant(right, rows, constant, like)
+
+    def _set_constant(self, right: str, rows: int, constant: Tensor | None, like: Tensor) -> None:
+        """h, b or h_low as numbers."""
         if right in self.learn and constant is not None:
             raise ValueError(f"{right}: it is learned as a function of z0; give z0, what that starts from, instead.")
         self._set(f"{right}_constant", _optional(right, constant, (rows,), like), learned=False)
@@ -177,22 +199,40 @@ class QPLayer(nn.Module):
     def move_z0_(self, z0: Tensor) -> None:
         """Let z_0 be this vector (n,), strictly within the bounds."""
         if self.z0_free is None:
-            raise RuntimeError("z0: this layer has none: neither its h nor its b is a function of it.")
-        self.z0_free.copy_(_free("z0", _tensor("z0", z0, (self.n,), self.z0_free), self.lb, self.ub))
+            raise RuntimeError(_NO_Z0)
+        start = _tensor("z0", z0, (self.n,), self.z0_free)
+        self.z0_free.copy_(_free("z0", start, self.lb_constant, self.ub_constant))
 
     def _set_feasible_point(self, z0: Tensor | None, s0: Numbers, like: Tensor) -> None:
         """What z_0 and s_0 are functions of, where h or b are functions of them."""
-        follows = (self.n_ineq > 0 and self.h_constant is None), (self.n_eq > 0 and self.b_constant is None)
+        h_follows = self.n_ineq > 0 and self.h_constant is None
+        b_follows = self.n_eq > 0 and self.b_constant is None
+        any_follows = h_follows or b_follows or not _OF_Z0.isdisjoint(self.learn)
         point = torch.zeros(self.n).to(like)
         if z0 is not None:
-            if not any(follows):
+            if not any_follows:
                 raise ValueError("z0: neither h nor b is a function of it here. Leave it out, or leave out h or b.")
-            start = _tensor("z0", z0, (self.n,), like)
-            point = _free("z0", start, self.lb, self.ub)
-        self._set("z0_free", point if any(follows) else None, learned="h" in self.learn or "b" in self.learn)
+            point = _free("z0", _tensor("z0", z0, (self.n,), like), self.lb_constant, self.ub_constant)
+        learned = not _OF_Z0.isdisjoint(self.learn)
+        self._set("z0_free", point if any_follows else None, learned=learned)
         zero = torch.zeros(self.n_ineq).to(like)
         slack = _free("s0", _tensor("s0", s0, (self.n_ineq,), like).expand(self.n_ineq), zero, None)
-        self._set("s0_free", slack if follows[0] else None, learned="h" in self.learn)
+        self._set("s0_free", slack if h_follows else None, learned="h" in self.learn)
+        low = "h_low" in self.learn
+        self._set("s_low_free", slack.clone() if low else None, learned=low)
+
+    def _set_bound(self, name: str, sign: float, start: Numbers | None, like: Tensor) -> None:
+        """The distance of a learned bound from z_0."""
+        if name not in self.learn:
+            self._set(f"{name}_free", None, learned=False)
+            return
+        away = torch.ones(self.n).to(like)
+        if start is not None:
+            away = sign * (_tensor(name, start, (self.n,), like).expand(self.n) - self.z0.detach())
+            if not bool(((away > 0) & away.isfinite()).all()):
+                side = "below" if sign < 0 else "above"
+                raise ValueError(f"{name}: it is learned, so expected finite numbers {side} z0, got {start}.")
+        self._set(f"{name}_free", _softplus_inverse(away), learned=True)
 
     @property
     def Q(self) -> Tensor | Diagonal:  # noqa: N802  the mathematics' name
@@ -215,6 +255,21 @@ class QPLayer(nn.Module):
         return self._h(self.G)
 
     @property
+    def h_low(self) -> Tensor | None:
+        """G z_0 - s_low, (n_ineq,), or the constant value; None without one."""
+        return self._h_low(self.G)
+
+    @property
+    def lb(self) -> Tensor | None:
+        """z_0 - t, (n,), or the constant value, () or (n,); None without one."""
+        return self._bound("lb", self._like.dtype)
+
+    @property
+    def ub(self) -> Tensor | None:
+        """z_0 + t', (n,), or the constant value, () or (n,); None without one."""
+        return self._bound("ub", self._like.dtype)
+
+    @property
     def b(self) -> Tensor | None:
         """A z_0, (n_eq,), or the constant value; None without an A."""
         return self._b(self.A)
@@ -235,8 +290,8 @@ class QPLayer(nn.Module):
 
     def _point(self, dtype: torch.dtype) -> Tensor:
         if self.z0_free is None:
-            raise RuntimeError("z0: this layer has none: neither its h nor its b is a function of it.")
-        return _within(self.z0_free.to(dtype), self.lb, self.ub)
+            raise RuntimeError(_NO_Z0)
+        return _within(self.z0_free.to(dtype), self.lb_constant, self.ub_constant)
 
     def _slack(self, dtype: torch.dtype) -> Tensor:
         if self.s0_free is None:
@@ -247,6 +302,19 @@ class QPLayer(nn.Module):
         if self.h_constant is not None or G is None:
             return self.h_constant
         return torch.matmul(G, self._point(G.dtype)) + self._slack(G.dtype)
+
+    def _h_low(self, G: Tensor | None) -> Tensor | None:
+        if self.s_low_free is None or G is None:
+            return self.h_low_constant
+        return torch.matmul(G, self._point(G.dtype)) - softplus(self.s_low_free.to(G.dtype))
+
+    def _bound(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        constant: Tensor | None = getattr(self, f"{name}_constant")
+        free: Tensor | None = getattr(self, f"{name}_free")
+        if free is None:
+            return constant
+        away = softplus(free.to(dtype))
+        return self._point(dtype) - away if name == "lb" else self._point(dtype) + away
 
     def _b(self, A: Tensor | None) -> Tensor | None:
         if self.b_constant is not None or A is None:
@@ -263,6 +331,9 @@ class QPLayer(nn.Module):
         h: Tensor | None = None,
         A: Tensor | None = None,
         b: Tensor | None = None,
+        h_low: Tensor | None = None,
+        lb: Numbers | None = None,
+        ub: Numbers | None = None,
         warm_start: ActiveSet | None = None,
         return_solution: Literal[False] = False,
     ) -> Tensor: ...
@@ -277,6 +348,9 @@ class QPLayer(nn.Module):
         h: Tensor | None = None,
         A: Tensor | None = None,
         b: Tensor | None = None,
+        h_low: Tensor | None = None,
+        lb: Numbers | None = None,
+        ub: Numbers | None = None,
         warm_start: ActiveSet | None = None,
         return_solution: Literal[True],
     ) -> tuple[Tensor, QPSolution]: ...
@@ -290,6 +364,9 @@ class QPLayer(nn.Module):
         h: Tensor | None = None,
         A: Tensor | None = None,
         b: Tensor | None = None,
+        h_low: Tensor | None = None,
+        lb: Numbers | None = None,
+        ub: Numbers | None = None,
         warm_start: ActiveSet | None = None,
         return_solution: bool = False,
     ) -> Tensor | tuple[Tensor, QPSolution]:
@@ -297,8 +374,9 @@ class QPLayer(nn.Module):
 
         Args:
             p: (..., n); may be left out of a layer that has a p_0.
-            Q, G, h, A, b: take the place of what is not learned, for this call, with or without batch dimensions as in
-                :func:`solve_qp`. h = G z_0 + s_0 and b = A z_0, where they follow, are of the call's G and A.
+            Q, G, h, A, b, h_low, lb, ub: take the place of what is not learned, for this call, with or without batch
+                dimensions as in :func:`solve_qp`. h = G z_0 + s_0, h_low and b = A z_0, where they follow, are of the
+                call's G and A.
             warm_start: ``solution.warm_start`` of a call with the same shapes.
             return_solution: return the pair (z, solution).
 
@@ -310,7 +388,8 @@ class QPLayer(nn.Module):
             SolveError: some row failed and ``throw`` is set; carries the solution.
         """
         p = self._linear_term(p)
-        for name, value in {"Q": Q, "G": G, "h": h, "A": A, "b": b}.items():
+        given = {"Q": Q, "G": G, "h": h, "A": A, "b": b, "h_low": h_low, "lb": lb, "ub": ub}
+        for name, value in given.items():
             self._check_given(name, value)
         dtype = torch.float64 if self.solver.dtype == "float64" else p.dtype
 
@@ -318,20 +397,22 @@ class QPLayer(nn.Module):
             return map_tensors(lambda t: t.to(dtype), value)
 
         G, A = cast(self._rows("G", G, self.n_ineq)), cast(self._rows("A", A, self.n_eq))
-        solution = solve_qp(
+        solution = solve_known(
+            p.dtype,
             self._quadratic(dtype) if Q is None else cast(Q),
             cast(p),
             G,
             cast(self._h(G) if h is None else h),
             A,
             cast(self._b(A) if b is None else b),
-            cast(self.lb),
-            cast(self.ub),
-            solver=self.solver,
-            warm_start=warm_start,
+            cast(self._bound("lb", dtype) if lb is None else lb),
+            cast(self._bound("ub", dtype) if ub is None else ub),
+            cast(self._h_low(G) if h_low is None else h_low),
+            None,
+            self.solver,
+            warm_start,
             throw=self.throw,
         )
-        solution = map_tensors(lambda t: t.to(p.dtype) if t.is_floating_point() else t, solution)
         return (solution.value, solution) if return_solution else solution.value
 
     def _linear_term(self, p: Tensor | None) -> Tensor:
@@ -363,7 +444,8 @@ class QPLayer(nn.Module):
     def extra_repr(self) -> str:
         constants = {"Q": self._buffers.get("Q_constant"), "p": self._buffers.get("p")}
         constants |= {"G": self._buffers.get("G"), "h": self.h_constant, "A": self._buffers.get("A")}
-        constants |= {"b": self.b_constant, "lb": self.lb, "ub": self.ub}
+        constants |= {"b": self.b_constant, "h_low": self.h_low_constant}
+        constants |= {"lb": self.lb_constant, "ub": self.ub_constant}
         texts = [f"n={self.n}, n_ineq={self.n_ineq}, n_eq={self.n_eq}, learn={self.learn}"]
         texts += [f"{name}={_text(name, value)}" for name, value in constants.items() if value is not None]
         texts += [f"eps={self.eps:g}"] if "Q" in self.learn else []
@@ -399,7 +481,7 @@ def _lower_factor(Q: Tensor, n: int, eps: float) -> Tensor:
     chol, info = torch.linalg.cholesky_ex(0.5 * (dense + dense.mT) - eps * torch.eye(n).to(dense))
     if int(info) != 0:
         raise ValueError(f"Q: expected eigenvalues above eps = {eps:g}, for it is learned as L L^T + eps I.")
-    factor: Tensor = chol
+    factor: Tensor = chol.contiguous()  # LAPACK's comes by columns, which some optimizers and file formats refuse
     return factor
 
 

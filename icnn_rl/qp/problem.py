@@ -230,4 +230,5 @@ class Problem:
             slope = torch.addmm(self.p, x, self.Q[0], alpha=0.5)
         else:
             slope = torch.add(self.p, self.Qx(x), alpha=0.5)
-        return torch.linalg.vecdot(slope, x)
+        product: Tensor = torch.linalg.vecdot(slope, x)
+        return product

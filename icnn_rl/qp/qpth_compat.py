@@ -84,7 +84,7 @@ def QPFunction(  # noqa: N802  qpth's name
     del verbose, notImprovedLim
     if not isinstance(solver, QPSolvers):
         raise ValueError(f"solver: expected one of {', '.join(map(str, QPSolvers))}, got {solver!r}.")
-    tol = min(max(check_range("eps", eps, 0.0, float("inf")), PrimalDual().tol), 1.0)
+    tol = min(max(check_range("eps", eps, 0.0, float("inf")), PrimalDual().tolerance), 1.0)
     max_steps = max(check_positive_int("maxIter", maxIter), PrimalDual().max_steps)
     batched = solver is QPSolvers.PDIPM_BATCHED
     method = PrimalDual(tol=tol, max_steps=max_steps) if batched else External(tol=tol)

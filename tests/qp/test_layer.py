@@ -7,7 +7,9 @@ import io
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from icnn_rl.qp import Diagonal, PrimalDual, QPLayer, solve_qp
 from icnn_rl.solution import SolveError, Status
@@ -225,6 +227,149 @@ def test_a_call_returns_its_solution_and_starts_from_another():
     assert (warm.num_steps <= solution.num_steps).all()
 
 
+def _boxed(**options):
+    """A layer whose bounds and rows are all learned, both sides."""
+    torch.manual_seed(0)
+    learn = ("Q", "G", "h", "h_low", "lb", "ub")
+    return QPLayer(4, n_ineq=3, learn=learn, dtype=torch.float64, **options)
+
+
+def test_learned_bounds_and_lower_sides_follow_their_formulas():
+    layer = _boxed()
+    _shake(layer, 1, 2.0)
+    softplus = torch.nn.functional.softplus
+    torch.testing.assert_close(layer.lb, layer.z0 - softplus(layer.lb_free))
+    torch.testing.assert_close(layer.ub, layer.z0 + softplus(layer.ub_free))
+    torch.testing.assert_close(layer.h_low, layer.G @ layer.z0 - softplus(layer.s_low_free))
+    assert ((layer.lb <= layer.z0) & (layer.z0 <= layer.ub)).all()
+    p = 5 * draw(2, 6, 4).double()
+    expected = solve_qp(layer.Q, p, layer.G, layer.h, lb=layer.lb, ub=layer.ub, h_low=layer.h_low)
+    assert torch.equal(layer(p), expected.value)
+    assert (expected.dual_lb > 0).any()
+    assert (expected.dual_ub > 0).any()
+    assert (expected.dual_ineq_low > 0).any()
+
+
+@pytest.mark.parametrize("size", [1.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whatever_bounds_are_learned_there_is_a_solution(size, dtype):
+    for seed in range(5):
+        layer = _boxed().to(dtype)
+        _shake(layer, 10 * seed, size)
+        _, solution = layer(draw(seed, 6, 4).to(dtype), return_solution=True)
+        assert (solution.status == Status.SUCCESS).all()
+
+
+def test_gradients_of_bounds_and_lower_sides():
+    layer = _boxed()
+    _shake(layer, 3, 1.0)
+    names = [name for name, _ in layer.named_parameters()]
+    assert names == ["L", "G", "z0_free", "s0_free", "s_low_free", "lb_free", "ub_free"]
+
+    def call(p, *values):
+        return functional_call(layer, dict(zip(names, values, strict=True)), (p,))
+
+    values = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
+    assert torch.autograd.gradcheck(call, ((5 * draw(4, 3, 4)).double().requires_grad_(), *values))
+
+
+def test_what_learned_bounds_start_from():
+    lb, z0 = torch.tensor([-1.0, 0.0, -5.0]), torch.tensor([0.0, 0.5, 1.0])
+    layer = QPLayer(3, learn=("lb", "ub"), lb=lb, ub=7.0, z0=z0)
+    torch.testing.assert_close(layer.lb, lb)
+    torch.testing.assert_close(layer.ub, torch.full((3,), 7.0))
+    torch.testing.assert_close(layer.z0, z0)
+    # one side alone: the other stays as it is, and by default a bound starts 1 from z_0
+    layer = QPLayer(2, learn=("ub",), lb=0.0)
+    assert torch.equal(layer.lb, torch.tensor(0.0))
+    torch.testing.assert_close(layer.ub, layer.z0 + 1.0)
+    layer = QPLayer(2, n_ineq=2, learn=("h_low",), G=torch.eye(2), s0=0.25)
+    torch.testing.assert_close(layer.h_low, torch.full((2,), -0.25))
+    torch.testing.assert_close(layer.h, torch.full((2,), 0.25))
+
+
+def test_it_learns_a_box():
+    # data: the nearest point of -0.5 <= z_1 <= 1, 0 <= z_2 <= 0.25
+    x = 2 * draw(1, 64, 2)
+    low, high = torch.tensor([-0.5, 0.0]), torch.tensor([1.0, 0.25])
+    layer = QPLayer(2, learn=("lb", "ub"))
+    optimizer = torch.optim.Adam(layer.parameters(), 0.05)
+    for _ in range(400):
+        loss = (layer(-x) - x.clamp(low, high)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(layer.lb, low, atol=0.02, rtol=0.0)
+    torch.testing.assert_close(layer.ub, high, atol=0.02, rtol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_call_may_bring_bounds_and_lower_sides(dtype):
+    layer = QPLayer(
+        2, n_ineq=2, learn=("Q",), G=torch.eye(2), h=torch.ones(2), h_low=-torch.ones(2), lb=-3.0, dtype=dtype
+    )
+    p = torch.tensor([[4.0, -4.0], [-4.0, 4.0]], dtype=dtype)
+    torch.testing.assert_close(layer(p), torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=dtype))
+    lower = torch.tensor([[-0.5, -0.25], [-0.75, 0.0]], dtype=dtype, requires_grad=True)
+    z, solution = layer(p, lb=lower, ub=0.5, return_solution=True)
+    torch.testing.assert_close(z, torch.tensor([[-0.5, 0.5], [0.5, 0.0]], dtype=dtype))
+    assert solution.dual_lb.dtype == dtype
+    z.sum().backward()
+    torch.testing.assert_close(lower.grad, torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=dtype))
+    sides = torch.tensor([[0.25, -1.0], [-1.0, 0.0]], dtype=dtype)
+    torch.testing.assert_close(layer(p, h_low=sides), torch.tensor([[0.25, 1.0], [1.0, 0.0]], dtype=dtype))
+    with pytest.raises(ValueError, match="lb: this layer learns it"):
+        QPLayer(2, learn=("lb",), dtype=dtype)(p, lb=0.0)
+    with pytest.raises(ValueError, match="ub: expected dtype float32 or float64"):
+        QPLayer(2, dtype=dtype)(p, ub=torch.ones(2, dtype=torch.float16))
+
+
+def test_float32_numbers_are_solved_as_what_they_are():
+    """Marginals that agree to float32's rounding; cast to float64, they contradict each other."""
+    side = 5
+    eye, ones = torch.eye(side), torch.ones(1, side)
+    layer = QPLayer(
+        side * side,
+        n_eq=2 * side,
+        learn=(),
+        Q=0.05,
+        A=torch.cat((torch.kron(eye, ones), torch.kron(ones, eye))),
+        lb=0.0,
+    )
+    rows, columns = (torch.softmax(2 * draw(seed, 16, side), -1) for seed in (1, 2))
+    assert (rows.double().sum(-1) != columns.double().sum(-1)).any()
+    plan, solution = layer(draw(3, 16, side * side), b=torch.cat((rows, columns), -1), return_solution=True)
+    assert solution.success.all()
+    plan = plan.reshape(16, side, side)
+    torch.testing.assert_close(plan.sum(-1), rows)
+    torch.testing.assert_close(plan.sum(-2), columns)
+
+
+def test_parameters_are_contiguous(tmp_path):
+    Q = torch.tensor([[2.0, 0.5, 0.1], [0.5, 1.0, 0.0], [0.1, 0.0, 3.0]])
+    layer = QPLayer(3, n_ineq=2, learn=("Q", "G", "h", "lb"), Q=Q)
+    assert all(parameter.is_contiguous() for parameter in layer.parameters())
+    vector = parameters_to_vector(layer.parameters())
+    vector_to_parameters(2 * vector, layer.parameters())
+    torch.testing.assert_close(parameters_to_vector(layer.parameters()), 2 * vector)
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    other = QPLayer(3, n_ineq=2, learn=("Q", "G", "h", "lb"))
+    other.load_state_dict(load_file(tmp_path / "layer.safetensors"))
+    p = draw(1, 8, 3)
+    assert torch.equal(other(p), layer(p))
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=5)
+
+    def loss():
+        optimizer.zero_grad()
+        total = (layer(p) - 0.1).square().sum()
+        total.backward()
+        return total
+
+    before = loss().detach()
+    optimizer.step(loss)
+    assert loss() < before
+
+
 def test_failure_is_said():
     apart = {"G": torch.tensor([[1.0], [-1.0]]), "h": torch.tensor([0.0, -1.0])}  # z <= 0 and z >= 1
     with pytest.raises(SolveError, match="PRIMAL_INFEASIBLE"):
@@ -237,7 +382,8 @@ def test_repr():
     layer = QPLayer(3, n_ineq=1, learn=("G", "h"), Q=Diagonal(torch.ones(3)), lb=0.0, ub=torch.ones(3))
     assert repr(layer) == (
         "QPLayer(n=3, n_ineq=1, n_eq=0, learn=('G', 'h'), Q=Diagonal(3), lb=0, ub=(3), "
-        "solver=PrimalDual(tol=1e-09, max_steps=100, dtype='float64', compiled=True, dense=False), throw=True)"
+        "solver=PrimalDual(tol=None, max_steps=100, dtype='float64', compiled=True, dense=False, convex='check'), "
+        "throw=True)"
     )
     assert "learn=('Q',), eps=0.01, solver=" in repr(QPLayer(3, learn=("Q",), eps=0.01))
 
@@ -247,7 +393,7 @@ def test_repr():
     [
         ({"n": 0}, "n: expected an integer >= 1"),
         ({"n_ineq": -1}, "n_ineq: expected an integer"),
-        ({"learn": ("z",)}, "learn: expected one of 'Q', 'p', 'G', 'h', 'A', 'b', got 'z'"),
+        ({"learn": ("z",)}, "learn: expected one of 'Q', 'p', 'G', 'h', 'A', 'b', 'h_low', 'lb', 'ub', got 'z'"),
         ({"Q": torch.ones(2)}, r"Q: expected shape \(2, 2\), got \(2,\)"),
         ({"Q": -1.0}, "Q: expected eigenvalues above eps = 0.0001"),
         ({"eps": 0.0}, "eps"),
@@ -256,6 +402,10 @@ def test_repr():
         ({"lb": 0.0, "z0": torch.zeros(2)}, "z0: expected numbers strictly within the bounds"),
         ({"s0": 0.0}, "s0: expected numbers strictly within"),
         ({"h": torch.ones(1), "z0": torch.ones(2)}, "z0: neither h nor b"),
+        ({"learn": ("lb",), "lb": 0.0}, "lb: it is learned, so expected finite numbers below z0, got 0.0"),
+        ({"learn": ("ub",), "ub": INF}, "ub: it is learned, so expected finite numbers above z0, got inf"),
+        ({"learn": ("h_low",), "h_low": torch.ones(1)}, "h_low: it is learned as a function of z0"),
+        ({"h_low": torch.ones(2)}, r"h_low: expected shape \(1,\), got \(2,\)"),
         ({"lb": torch.zeros(3)}, r"lb: expected shape \(2,\), got \(3,\)"),
         ({"dtype": torch.float16}, "dtype: expected dtype float32 or float64"),
     ],

@@ -222,7 +222,7 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
         problem.lower,
         problem.upper,
         np.empty((0, k), np.bool_) if guess is None else _array(guess),
-        float(solver.tol),
+        solver.tolerance,
         solver.max_steps,
         addresses,
         found,
@@ -232,7 +232,8 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     x, nu, z, s, active, _, steps, status, ray = map(torch.from_numpy, found[:9])
     judged = _judged(problem, x, nu, z)
     # the kernel measures by its own scales: what it calls solved has to pass as everything else does
-    status = torch.where((status == Status.SUCCESS) & ~(judged.largest <= solver.tol), int(Status.NUMERICAL), status)
+    short = (status == Status.SUCCESS) & ~(judged.largest <= solver.tolerance)
+    status = torch.where(short, int(Status.NUMERICAL), status)
     outcome = Outcome(x, nu, z, s, active, judged, steps, status, ray)
     factor = DenseFactor(problem, *map(torch.from_numpy, found.scales))
     rest = status.nonzero().squeeze(-1)
@@ -269,7 +270,7 @@ def _solve_tiny(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Q
         _array(problem.d),
         problem.lower,
         np.empty((0, k), np.bool_) if guess is None else _array(guess),
-        float(solver.tol),
+        solver.tolerance,
         solver.max_steps,
         np.array(phases_of(problem, guessed=guess is not None)),
         found,
@@ -314,7 +315,7 @@ def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Arr
         np.concatenate((h, -lb, ub), -1),
         True,
         np.empty((0, k), np.bool_),
-        float(solver.tol),
+        solver.tolerance,
         solver.max_steps,
         np.array(PHASES),
         found,
