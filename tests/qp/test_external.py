@@ -158,7 +158,7 @@ def test_without_the_package(monkeypatch):
 
 def test_settings_are_a_value():
     solver = External("clarabel", max_iter=50)
-    assert repr(solver) == "External(name='clarabel', tol=1e-09, options={'max_iter': 50})"
+    assert repr(solver) == "External(name='clarabel', tol=None, options={'max_iter': 50})"
     assert solver == External("clarabel", max_iter=50) != External("clarabel")
     assert hash(solver) == hash(External("clarabel", max_iter=50))
     assert pickle.loads(pickle.dumps(solver)) == copy.deepcopy(solver) == solver
