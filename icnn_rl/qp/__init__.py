@@ -9,6 +9,7 @@ from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.qpth_compat import QPFunction, QPSolvers
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
+from icnn_rl.qp.sparse import Sparse
 from icnn_rl.qp.total_variation import total_variation
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "QPLayer",
     "QPSolution",
     "QPSolvers",
+    "Sparse",
     "solve_qp",
     "total_variation",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from icnn_rl.qp.outcome import Outcome, Solved
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
+from icnn_rl.qp.sparse import Sparse
 from icnn_rl.qp.tensor_tree import map_tensors
 from icnn_rl.solution import SolveError
 
@@ -23,17 +25,18 @@ __all__ = ["solve_qp"]
 
 
 def solve_qp(
-    Q: Tensor | Diagonal | float,
+    Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
-    G: Tensor | None = None,
+    G: Tensor | Sparse | None = None,
     h: Tensor | None = None,
-    A: Tensor | None = None,
+    A: Tensor | Sparse | None = None,
     b: Tensor | None = None,
     lb: Tensor | float | None = None,
     ub: Tensor | float | None = None,
     *,
     solver: PrimalDual | External | None = None,
     warm_start: ActiveSet | None = None,
+    blocks: Sequence[int] | None = None,
     throw: bool = True,
 ) -> QPSolution:
     """Solve a batch of convex quadratic programmes, differentiably.
@@ -45,15 +48,21 @@ def solve_qp(
 
     Args:
         Q: positive semidefinite: (..., n, n), of which only the symmetric part matters; ``Diagonal(d)`` with d
-            (..., n); or a number (a tensor without dimensions may carry a gradient), the multiple of the identity.
+            (..., n); a number (a tensor without dimensions may carry a gradient), the multiple of the identity; or
+            sparse, as G and A may be.
         p: (..., n), float32 or float64.
-        G, h: (..., m, n) and (..., m); +inf in h: no constraint. G and A may be sparse tensors with two dimensions:
-            time and memory follow their entries where Q is diagonal and positive.
+        G, h: (..., m, n) and (..., m); +inf in h: no constraint. G and A may be sparse: tensors of torch, or
+            :class:`Sparse` where a batch has one pattern. Time and memory follow the entries where Q is diagonal and
+            positive, or where all matrices are sparse and the problem comes in stages, see ``blocks``.
         A, b: (..., q, n) and (..., q). Dependent rows are welcome as long as they agree.
         lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
         warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
             changes nothing but the time.
+        blocks: sizes of stages, n in all, that the variables come in: no row of G or A, and no entry of Q, may reach
+            further than from one stage to the next, as in optimal control. Time and memory are then linear in the
+            number of stages. Entries of dense matrices outside this pattern are 0 and get no gradient, nor do blocks
+            of Q that are 0. Stages of sparse matrices are found without this.
         throw: raise if any row failed; otherwise look at ``solution.status``.
 
     Returns:
@@ -74,11 +83,11 @@ def solve_qp(
     solver = PrimalDual() if solver is None else solver
     inputs.check(Q, p, G, h, A, b, lb, ub, solver)
     shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub)
-    live = inputs.build(Q, p, G, h, A, b, lb, ub, shape)
+    live = inputs.build(Q, p, G, h, A, b, lb, ub, shape, blocks)
     guess = None if warm_start is None else inputs.stack_active(warm_start, live, shape)
 
     def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
-        if not problem.diagonal and not torch.equal(problem.Q, problem.Q.mT):
+        if problem.Q.dim() == 3 and not torch.equal(problem.Q, problem.Q.mT):
             problem = dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
         solved = driver.solve(problem, solver, p.dtype, guess)
         if throw and not solved.success:
@@ -141,8 +150,10 @@ def _objective(problem: Problem, x: Tensor, found: Tensor, good: Tensor | None) 
         return problem.objective(x)
     with torch.no_grad():
         value = problem.objective(found)
-    q = problem.Q
+    q, off = problem.Q, problem.coupling
     if q.shape[0] > 1:
-        q = torch.where(good if problem.diagonal else good.unsqueeze(-1), q, 0.0)
-    kept = dataclasses.replace(problem, Q=q, p=torch.where(good, problem.p, 0.0))
+        q = torch.where(good if q.dim() == 2 else good.unsqueeze(-1), q, 0.0)
+    if off is not None and not off.shared:
+        off = dataclasses.replace(off, values=torch.where(good, off.values, 0.0))
+    kept = dataclasses.replace(problem, Q=q, coupling=off, p=torch.where(good, problem.p, 0.0))
     return torch.where(good.squeeze(-1), kept.objective(torch.where(good, x, 0.0)), value)

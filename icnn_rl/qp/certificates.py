@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.linear.dense import stack
-from icnn_rl.qp.problem import TINY, Problem, Products, matvec, rmatvec
+from icnn_rl.qp.linear.dense import all_rows, quadratic_rows, scaled, stack
+from icnn_rl.qp.problem import TINY, Problem, Products, matvec, norms_of, rmatvec
+from icnn_rl.qp.sparse import SparseRows, stack_sparse
+from icnn_rl.qp.stages import find_stages
 
 #: |x| is at least this share of the distance to the nearest constraint, see :class:`Residuals`.
 _FLOOR = 1e-4
@@ -94,14 +96,14 @@ def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor
     -|y|^2. Where this is negative, no x has A x = b and C x <= d, for y^T R x = 0 would be at most r^T y. The
     multiplier of R^T y = 0 is the point. Rows of R have norm 1 here.
     """
-    rows = stack(problem.A, problem.constraint_matrix())
+    rows = all_rows(problem)
     right = torch.cat((problem.b, problem.d), -1)
-    norms = torch.linalg.vector_norm(rows, dim=-1)
+    norms = norms_of(rows)
     scale = torch.where(norms > 0, 1.0 / norms, 1.0)
     q = problem.b.shape[-1]
     exists = torch.nn.functional.pad(_ones_if_none(problem), (q, 0), value=1.0)
     scale = scale * exists
-    rows, right = rows * scale.unsqueeze(-1), right * scale
+    rows, right = scaled(rows, scale), right * scale
     size = torch.linalg.vector_norm(right, dim=-1, keepdim=True).clamp(min=TINY[right.dtype])
     signed = torch.nn.functional.pad(_ones_if_none(problem), (q, 0))
     y, x = _onto_cone(-right / size, rows.mT, signed, minimise)
@@ -122,12 +124,15 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
     """
     tiny = TINY[problem.p.dtype]
-    q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-    q = q / q.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
-    flat = stack(problem.A, q)
+    q = quadratic_rows(problem)
+    largest = problem.largest_diagonal().clamp(min=tiny).unsqueeze(-1)
+    q = scaled(q, largest.reciprocal().expand(-1, problem.n))
+    sparse = [part for part in (problem.A, q) if isinstance(part, SparseRows)]
+    flat = stack_sparse(sparse) if problem.stage is not None else stack(problem.A, q)
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
+        coupling=None,
         p=problem.p / size,
         A=flat,
         b=problem.p.new_zeros(problem.p.shape[0], flat.shape[-2]),
@@ -136,12 +141,12 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     r, _ = minimise(cone)
     falls = (problem.p * r).sum(-1) < -_SHORT * (problem.p * r).abs().sum(-1)
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
-    stays = (matvec(flat, r).abs() <= _CERTIFIED * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
+    stays = (matvec(flat, r).abs() <= _CERTIFIED * norms_of(flat) * length).all(-1)
     inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
     return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
 
 
-def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, minimise: Minimise) -> tuple[Tensor, Tensor]:
+def _onto_cone(target: Tensor, flat: Tensor | SparseRows, signed: Tensor, minimise: Minimise) -> tuple[Tensor, Tensor]:
     """The point of {y: F y = 0, y_i >= 0 where signed} nearest to target (B, N), and the multiplier of F y = 0."""
     zeros = torch.zeros_like(target)
     cone = Problem(
@@ -154,6 +159,7 @@ def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, minimise: Minimise)
         lower=True,
         upper=False,
         present=signed.expand_as(target),
+        stage=find_stages(target.shape[-1], [flat]) if isinstance(flat, SparseRows) else None,
     ).with_norms()
     return minimise(cone)
 

@@ -19,12 +19,11 @@ from icnn_rl.qp.certificates import Residuals, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
-from icnn_rl.qp.linear.eliminate import Eliminate
 from icnn_rl.qp.linear.mixed import Mixed
-from icnn_rl.qp.linear.scale import Scale
-from icnn_rl.qp.linear.select import choose
+from icnn_rl.qp.linear.select import choose, of_cone, once_more
+from icnn_rl.qp.linear.stagewise import least_pivots
 from icnn_rl.qp.outcome import Outcome, Solved
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.problem import TINY, Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.tensor_tree import leaves, map_tensors, pick, where
 from icnn_rl.solution import Status
@@ -37,6 +36,8 @@ _CORRECTIONS, _EXACT = 8, 100.0
 _PATIENCE = 8
 #: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
 _SINGULAR = 1e-9
+#: What is added to a sparse Q, relative, before it is factored.
+_SHIFT = 1e-10
 _NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Active-set steps at most from the answer of another solver.
 _POLISH = 4
@@ -161,7 +162,9 @@ def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
 
 def _neutral(problem: Problem) -> Problem:
     """A problem of the same form that is solved by 0."""
-    ones = torch.ones_like(problem.Q) if problem.diagonal else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    ones = (
+        torch.ones_like(problem.Q) if problem.Q.dim() == 2 else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    )
     # sparse rows keep their places: at one place, all their entries would meet
     zeros = map_tensors(lambda t: torch.zeros_like(t) if t.is_floating_point() else t, problem)
     return dataclasses.replace(zeros, Q=ones)
@@ -183,7 +186,7 @@ def _solve_finite(
     if failed is None:
         return outcome, first
     given = None if given is None else pick(failed, given)
-    again, careful = _attempt(Scale.of(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
+    again, careful = _attempt(once_more(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
     better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
     outcome, mixed = outcome.put(failed, again, better), Mixed(problem, first, failed, careful)
     failed = outcome.unsolved()
@@ -249,8 +252,15 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
     An eigenvalue below 0 by the rounding of the dtype that Q came in is lifted to 0.
     """
     q, chol = problem.Q, None
+    if problem.coupling is not None and problem.stage is None:
+        problem = problem.dense()  # no use of a sparse Q
+        q = problem.Q
     if problem.diagonal:
         largest, least = q.abs().amax(-1), q.amin(-1)
+    elif problem.coupling is not None:
+        largest = problem.largest_diagonal().clamp(min=TINY[q.dtype])
+        shifted = dataclasses.replace(problem, Q=q + _SHIFT * largest.unsqueeze(-1))
+        least = least_pivots(shifted, largest)
     else:
         chol, info = torch.linalg.cholesky_ex(q)
         largest = q.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
@@ -258,6 +268,10 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
     near = ~(least > _SINGULAR * largest)
     if not bool(near.any()):
         return problem, chol, False
+    if problem.coupling is not None:
+        if not bool((least < 0).any()):
+            return problem, None, True  # eigenvalues are above -shift, which is noise next to rho
+        near, q = least < 0, torch.diag_embed(q) + problem.coupling.dense()
     eigenvalues = q[near] if problem.diagonal else torch.linalg.eigvalsh(q[near])
     lowest = eigenvalues.amin(-1)
     negative = (lowest < -_NEGATIVE[data] * eigenvalues.abs().amax(-1)).nonzero().squeeze(-1)
@@ -265,7 +279,9 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
         raise NonConvexError(int(near.nonzero()[negative[0]]), float(lowest[negative[0]]))
     lift = torch.zeros_like(largest)
     lift[near] = -lowest.clamp(max=0.0)
-    q = q + lift.unsqueeze(-1) if problem.diagonal else q + torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n))
+    if problem.Q.dim() == 2:
+        return dataclasses.replace(problem, Q=problem.Q + lift.unsqueeze(-1)), chol, True
+    q = q + torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n))
     return dataclasses.replace(problem, Q=q), chol, True
 
 
@@ -273,7 +289,7 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
 
     def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
-        found, _ = _attempt(Eliminate.of(cone, False), solver, None)
+        found, _ = _attempt(of_cone(cone), solver, None)
         return found.x, found.nu
 
     nearest, nu, z, infeasible = certificates.farkas(problem, minimise)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl._checks import check_float_tensor, check_positive_int, check_same_kind
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.sparse import Sparse, SparseRows, entries_of, sum_at
+from icnn_rl.qp.stages import check_reach, fill_blocks, find_stages
 
 __all__ = ["batch_shape", "build", "check", "stack_active"]
 
@@ -38,14 +41,13 @@ def check(
             raise ValueError(f"{missing}: missing. {name} and {right_name} go together; give both or neither.")
         if matrix is None:
             continue
-        matrix, right = _check_like(name, matrix, p), _check_like(right_name, right, p)
-        if matrix.dim() < 2 or matrix.shape[-1] != n:
+        matrix, right = _check_matrix(name, matrix, p), _check_like(right_name, right, p)
+        shape = tuple(matrix.shape)
+        if len(shape) < 2 or shape[-1] != n:
+            raise ValueError(f"{name}: expected shape (..., rows, {n}) as p has {n} variables, got {shape}.")
+        if right.dim() == 0 or right.shape[-1] != shape[-2]:
             raise ValueError(
-                f"{name}: expected shape (..., rows, {n}) as p has {n} variables, got {tuple(matrix.shape)}."
-            )
-        if right.dim() == 0 or right.shape[-1] != matrix.shape[-2]:
-            raise ValueError(
-                f"{right_name}: expected shape (..., {matrix.shape[-2]}), a number for each row of {name}, got "
+                f"{right_name}: expected shape (..., {shape[-2]}), a number for each row of {name}, got "
                 f"{tuple(right.shape)}."
             )
     for name, bound in (("lb", lb), ("ub", ub)):
@@ -62,13 +64,40 @@ def _check_q(Q: object, p: Tensor, n: int) -> None:
         d = _check_like("Q", Q.d, p)
         if d.dim() == 0 or d.shape[-1] != n:
             raise ValueError(f"Q: expected Diagonal(d) with d of shape (..., {n}), got {tuple(d.shape)}.")
+    elif isinstance(Q, Sparse):
+        if tuple(_check_matrix("Q", Q, p).shape) != (n, n):
+            raise ValueError(f"Q: expected shape ({n}, {n}), got {tuple(Q.shape)}.")
     elif isinstance(Q, Tensor):
-        _check_like("Q", Q, p)
+        _check_matrix("Q", Q, p)
         if Q.dim() > 0 and (Q.dim() < 2 or Q.shape[-2:] != (n, n)):
             hint = " A vector is no matrix: wrap it in Diagonal(...)." if Q.dim() == 1 else ""
             raise ValueError(f"Q: expected a number, Diagonal(d) or shape (..., {n}, {n}), got {tuple(Q.shape)}.{hint}")
     elif isinstance(Q, bool) or not isinstance(Q, int | float):
-        raise ValueError(f"Q: expected a tensor, Diagonal(d) or a number, got {type(Q).__name__}.")
+        raise ValueError(f"Q: expected a tensor, Sparse(...), Diagonal(d) or a number, got {type(Q).__name__}.")
+
+
+def _check_matrix(name: str, matrix: object, p: Tensor) -> Tensor | Sparse:
+    """Q, G or A."""
+    if not isinstance(matrix, Sparse):
+        tensor = _check_like(name, matrix, p)
+        if tensor.layout != torch.strided and tensor.dim() > 3:
+            raise ValueError(
+                f"{name}: expected a sparse tensor with one batch dimension at most, got shape {tuple(tensor.shape)}. "
+                "Sparse(...) takes any."
+            )
+        return tensor
+    row, column = matrix.row, matrix.column
+    values = _check_like(f"{name}.values", matrix.values, p)
+    entries = values.shape[-1] if values.dim() else 0
+    if row.shape != column.shape or row.shape != (entries,) or row.dtype != torch.int64 or column.dtype != torch.int64:
+        raise ValueError(
+            f"{name}: expected row and column of shape ({entries},), int64, next to values {tuple(values.shape)}, got "
+            f"{tuple(row.shape)} {row.dtype} and {tuple(column.shape)} {column.dtype}."
+        )
+    for what, place, size in (("row", row, matrix.shape[0]), ("column", column, matrix.shape[1])):
+        if entries and not 0 <= int(place.min()) <= int(place.max()) < size:
+            raise ValueError(f"{name}: expected {what} in [0, {size}), got {int(place.min())} to {int(place.max())}.")
+    return matrix
 
 
 def _check_like(name: str, value: object, p: Tensor) -> Tensor:
@@ -85,6 +114,9 @@ def batch_shape(**arguments: Any) -> torch.Size:
     shapes = {}
     for name, value in arguments.items():
         tensor = value.d if isinstance(value, Diagonal) else value
+        if isinstance(value, Sparse):
+            shapes[name] = value.values.shape[:-1]
+            continue
         if isinstance(tensor, Tensor) and tensor.dim() > 0:
             dims = 1 if isinstance(value, Diagonal) else core.get(name, 1)
             shapes[name] = tensor.shape[: tensor.dim() - dims]
@@ -110,25 +142,93 @@ def _flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     return t.expand(*shape, *inside).reshape(-1, *inside)
 
 
-def _matrix(matrix: Tensor, q: Tensor, shape: torch.Size) -> Tensor | SparseRows:
-    """G or A: sparse rows stay sparse next to a diagonal Q, where their structure saves time."""
-    if matrix.layout == torch.strided:
-        return _flat(matrix, 2, shape)
-    if q.dim() == 2 and matrix.dim() == 2:
-        return SparseRows.of(matrix)
-    return _flat(matrix.to_dense(), 2, shape)
+def _rows(matrix: Tensor | Sparse, shape: torch.Size) -> SparseRows:
+    entries = entries_of(matrix)
+    return SparseRows(entries.row[None], entries.column[None], _flat(entries.values, 1, shape), entries.shape)
+
+
+def _matrix(matrix: Tensor | Sparse, shape: torch.Size) -> Tensor | SparseRows:
+    """G or A: sparse rows stay sparse."""
+    dense = isinstance(matrix, Tensor) and matrix.layout == torch.strided
+    return _flat(matrix, 2, shape) if dense else _rows(matrix, shape)  # type: ignore[arg-type]  # a tensor if dense
+
+
+def _quadratic(Q: Tensor | Sparse | Diagonal | float, p: Tensor, shape: torch.Size) -> tuple[Tensor, SparseRows | None]:
+    """Q, or its diagonal and its other entries if it is sparse, symmetric."""
+    if isinstance(Q, Diagonal):
+        return _flat(Q.d, 1, shape), None
+    if isinstance(Q, Sparse) or (isinstance(Q, Tensor) and Q.layout != torch.strided):
+        return _halves(_rows(Q, shape), p)
+    if isinstance(Q, Tensor) and Q.dim() > 0:
+        return _flat(Q, 2, shape), None
+    return torch.as_tensor(Q, dtype=p.dtype, device=p.device).double().expand(1, p.shape[-1]), None
+
+
+def _halves(q: SparseRows, p: Tensor) -> tuple[Tensor, SparseRows | None]:
+    """The diagonal of a sparse matrix, and its symmetric part off it."""
+    n = p.shape[-1]
+    row, column, on = q.row[0], q.column[0], q.row[0] == q.column[0]
+    diagonal = sum_at(row[on][None], q.values[:, on], n)
+    if bool(on.all()):
+        return diagonal, None
+    row, column, values = row[~on], column[~on], 0.5 * q.values[:, ~on]
+    both = Sparse(torch.cat((row, column)), torch.cat((column, row)), torch.cat((values, values), -1), (n, n))
+    off = entries_of(both)
+    return diagonal, SparseRows(off.row[None], off.column[None], off.values, off.shape)
+
+
+def _stages(blocks: Sequence[int] | None, problem: Problem) -> Problem:
+    """The problem with its stages: those that are given, with all its matrices sparse, or those found in a problem
+    whose matrices are all sparse; without any if there are none."""
+    if blocks is not None:
+        return _in_blocks(blocks, problem)
+    sparse = [part for part in (problem.A, problem.G, problem.coupling) if isinstance(part, SparseRows)]
+    given = sum(part is not None for part in (problem.A, problem.G))
+    if problem.Q.dim() == 3 or not sparse or len(sparse) < given + (problem.coupling is not None):
+        return problem
+    return dataclasses.replace(problem, stage=find_stages(problem.n, sparse))
+
+
+def _in_blocks(blocks: Sequence[int], problem: Problem) -> Problem:
+    sizes = [check_positive_int(f"blocks[{i}]", size) for i, size in enumerate(blocks)]
+    if sum(sizes) != problem.n:
+        raise ValueError(f"blocks: expected sizes that add up to {problem.n}, the variables of p, got {sum(sizes)}.")
+    stage = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes)).to(problem.p.device)
+
+    def sparse(name: str, part: Tensor | SparseRows | None) -> SparseRows | None:
+        if part is None:
+            return None
+        if isinstance(part, SparseRows):
+            check_reach(name, part.row[0], part.column[0], stage, symmetric=name == "Q")
+            return part
+        row, column = (part.detach() != 0).any(0).nonzero().unbind(-1)
+        check_reach(name, row, column, stage, symmetric=name == "Q")
+        k, n = part.shape[-2:]
+        row, column = fill_blocks(row, column, k, stage, symmetric=name == "Q")
+        return SparseRows(row[None], column[None], part[:, row, column], (k, n))
+
+    diagonal, coupling = problem.Q, problem.coupling
+    if problem.Q.dim() == 3:
+        q = sparse("Q", problem.Q)
+        assert q is not None
+        diagonal, coupling = _halves(q, problem.p)
+    elif coupling is not None:
+        sparse("Q", coupling)
+    a, g = sparse("A", problem.A), sparse("G", problem.G)
+    return dataclasses.replace(problem, Q=diagonal, coupling=coupling, A=a, G=g, stage=stage[None])
 
 
 def build(
-    Q: Tensor | Diagonal | float,
+    Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
-    G: Tensor | None,
+    G: Tensor | Sparse | None,
     h: Tensor | None,
-    A: Tensor | None,
+    A: Tensor | Sparse | None,
     b: Tensor | None,
     lb: Tensor | float | None,
     ub: Tensor | float | None,
     shape: torch.Size,
+    blocks: Sequence[int] | None = None,
 ) -> Problem:
     """The live problem; what is infinite in its d is left to :mod:`.driver`."""
     n, batch = p.shape[-1], math.prod(shape)
@@ -140,13 +240,8 @@ def build(
         t = _flat(t, 1, shape)
         return t if t.shape[0] == batch else t.expand(batch, -1)
 
-    if isinstance(Q, Diagonal):
-        q = _flat(Q.d, 1, shape)
-    elif isinstance(Q, Tensor) and Q.dim() > 0:
-        q = _flat(Q if Q.layout == torch.strided else Q.to_dense(), 2, shape)
-    else:
-        q = torch.as_tensor(Q, dtype=p.dtype, device=p.device).double().expand(1, n)
-    g, a = (None if part is None or part.shape[-2] == 0 else _matrix(part, q, shape) for part in (G, A))
+    q, coupling = _quadratic(Q, p, shape)
+    g, a = (None if part is None or part.shape[-2] == 0 else _matrix(part, shape) for part in (G, A))
     flat_p = vector(p, n)
     right = [vector(h, h.shape[-1])] if h is not None and g is not None else []
     right += [-vector(lb, n)] if lb is not None else []
@@ -154,7 +249,8 @@ def build(
     none = flat_p.new_empty(batch, 0)
     d = right[0] if len(right) == 1 else (torch.cat(right, -1) if right else none)
     flat_b = vector(b, b.shape[-1]) if b is not None and a is not None else none
-    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, None)
+    problem = Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, None, coupling=coupling)
+    return _stages(blocks, problem)
 
 
 def stack_active(warm_start: ActiveSet, problem: Problem, shape: torch.Size) -> Tensor:
