@@ -5,6 +5,7 @@ from icnn_rl.qp.driver import NonConvexError
 from icnn_rl.qp.external import External
 from icnn_rl.qp.heads import ActionProjection, OptNetHead
 from icnn_rl.qp.layer import QPLayer
+from icnn_rl.qp.mpc import MPCProblem, mpc_problem
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.qpth_compat import QPFunction, QPSolvers
 from icnn_rl.qp.settings import PrimalDual
@@ -17,6 +18,7 @@ __all__ = [
     "ActiveSet",
     "Diagonal",
     "External",
+    "MPCProblem",
     "NonConvexError",
     "OptNetHead",
     "PrimalDual",
@@ -25,6 +27,7 @@ __all__ = [
     "QPSolution",
     "QPSolvers",
     "Sparse",
+    "mpc_problem",
     "solve_qp",
     "total_variation",
 ]

@@ -42,7 +42,11 @@ def find_stages(n: int, matrices: Sequence[Sparse | SparseRows]) -> Tensor | Non
 
 
 def _bytes(index: Tensor) -> bytes:
-    return index.detach().cpu().numpy().tobytes()
+    index = index if index.device.type == "cpu" else index.cpu()
+    while torch._C._functorch.is_gradtrackingtensor(index):  # as all is what torch computes inside torch.func.grad
+        index = torch._C._functorch.get_unwrapped(index)
+    with torch._C._DisableFuncTorch():
+        return index.numpy().tobytes()
 
 
 @functools.lru_cache(_KEPT)
@@ -126,21 +130,32 @@ def _ranges(start: Ints, which: Ints) -> Ints:
 def check_reach(name: str, row: Tensor, column: Tensor, stage: Tensor, *, symmetric: bool) -> None:
     """A ValueError that names the first of these entries of Q (symmetric), G or A that reaches further than from one
     stage to the next; ``stage`` (n,)."""
-    if not len(row):
-        return
-    if symmetric:
-        first = stage[row]
-    else:
-        lowest = stage.new_full((int(row.max()) + 1,), len(stage))
-        first = lowest.scatter_reduce(0, row, stage[column], "amin")[row]
-    outside = (stage[column] - first).abs() > 1
-    if bool(outside.any()):
-        at = int(outside.nonzero()[0])
+    outside = _first_outside(_bytes(row), _bytes(column), _bytes(stage), symmetric)
+    if outside is not None:
+        i, j, own, first = outside
         begin = "of stage" if symmetric else "that begins in stage"
         raise ValueError(
-            f"{name}: entry ({int(row[at])}, {int(column[at])}) belongs to stage {int(stage[column[at]])}, in a row "
-            f"{begin} {int(first[at])}. With `blocks`, Q and the rows of G and A may reach from a stage to the next."
+            f"{name}: entry ({i}, {j}) belongs to stage {own}, in a row {begin} {first}. With `blocks`, Q and the rows "
+            "of G and A may reach from a stage to the next."
         )
+
+
+@functools.lru_cache(_KEPT)
+def _first_outside(row: bytes, column: bytes, stage: bytes, symmetric: bool) -> tuple[int, int, int, int] | None:
+    """Row, column, stage of the column and first stage of the row of that entry, if there is one."""
+    i, j, of_variable = (np.frombuffer(part, np.int64) for part in (row, column, stage))
+    own = of_variable[j]
+    if symmetric:
+        first = of_variable[i]
+    else:
+        lowest = np.full(int(i.max(initial=0)) + 1, len(of_variable))
+        np.minimum.at(lowest, i, own)
+        first = lowest[i]
+    outside = np.flatnonzero(abs(own - first) > 1)
+    if not len(outside):
+        return None
+    at = outside[0]
+    return int(i[at]), int(j[at]), int(own[at]), int(first[at])
 
 
 def fill_blocks(row: Tensor, column: Tensor, k: int, stage: Tensor, *, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -232,8 +232,8 @@ def _products(g: Any, layout: Layout) -> Tensor:
 def _blocks(m: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """The diagonal blocks (B, number, s, s) and those below them (B, number, r, s) of a buffer."""
     number, s, r = layout.number, layout.size, layout.reach
-    end = number * s * s
-    return m[:, :end].reshape(-1, number, s, s), m[:, end:].reshape(-1, number, r, s)
+    batch, end = m.shape[0], number * s * s
+    return m[:, :end].reshape(batch, number, s, s), m[:, end:].reshape(batch, number, r, s)
 
 
 def _spread(layout: Layout, dtype: torch.dtype) -> Tensor:
