@@ -110,12 +110,24 @@ def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor
     # what is rounding next to the largest must go: a proof has no tolerance in units
     y = torch.where((signed > 0) & (y < 0), 0.0, y) * exists
     y = torch.where(y.abs() > _NOISE * torch.linalg.vector_norm(y, dim=-1, keepdim=True), y, 0.0)
+    y = _absorbed(problem, y, rmatvec(rows, y), exists)
     off, slope = rmatvec(rows, y), rmatvec(rows.abs(), y.abs())
     value, weight = (right * y).sum(-1), (right * y).abs().sum(-1)
     long = torch.linalg.vector_norm(y, dim=-1) > _SHORT
     proven = long & (off.abs() <= _CERTIFIED * slope).all(-1) & (value < -_SHORT * weight)
     y = y * scale
     return -size * x, y[:, :q], y[:, q:], proven
+
+
+def _absorbed(problem: Problem, y: Tensor, off: Tensor, exists: Tensor) -> Tensor:
+    """y with R^T y = ``off`` taken up by the multipliers of bounds, where there are such: multipliers that grow or
+    decay from stage to stage leave, next to the smallest of them, more than rounding."""
+    q, m = problem.b.shape[-1], problem.m
+    (_, lower, upper), (_, has_lower, has_upper) = problem.blocks(y[:, q:]), problem.blocks(exists[:, q:])
+    parts = [y[:, : q + m]]
+    parts += [lower + off.clamp(min=0.0) * has_lower] if problem.lower else []
+    parts += [upper - off.clamp(max=0.0) * has_upper] if problem.upper else []
+    return torch.cat(parts, -1)
 
 
 def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl import Status
-from icnn_rl.qp import Diagonal, External, MPCProblem, Sparse, mpc_problem, solve_qp
+from icnn_rl.qp import ActiveSet, Diagonal, External, MPCProblem, Sparse, mpc_problem, solve_qp
 
 DOUBLE = torch.float64
 BATCH, X, U, M = 3, 3, 2, 2
@@ -257,8 +256,7 @@ def test_shift_moves_every_kind_of_constraint() -> None:
     marks[0][:, X + U] = True  # x_1, first state
     marks[0][:, 3 * (X + U) + X] = True  # u_3, first input
     marks[1][:, [M, rows - 1]] = True  # first row of stage 1, and the last state's
-    active = dataclasses.replace if False else type(solution.active)(marks[1], marks[0], marks[0])
-    shifted = problem.shift(active)
+    shifted = problem.shift(ActiveSet(marks[1], marks[0], marks[0]))
     assert shifted.lower[0].nonzero().squeeze(-1).tolist() == [2 * (X + U) + X, 3 * (X + U) + X]
     assert shifted.ineq[0].nonzero().squeeze(-1).tolist() == [0, rows - 1]
 
