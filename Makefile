@@ -26,6 +26,7 @@ bench: $(VENV)/.test
 
 bench-qp: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.qp
+	$(BIN)/python -m benchmarks.qp --single
 	$(BIN)/python -m benchmarks.qp --memory
 	$(BIN)/python -m benchmarks.qp --cuda
 

@@ -1,60 +1,20 @@
-"""One adapter a package: the same programme, the answer, and the gradient of sum_i weight_i |z_i|^2.
-
-An adapter converts the data once, outside what is timed. ``forward`` solves; ``both`` solves and differentiates with
-respect to what is wanted; ``answer`` says what ``both`` found, as torch tensors. Packages that are not installed are
-left out.
-"""
+"""The packages that differentiate, one adapter each, and the list of all. Those that are not installed are left out."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import warnings
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from abc import abstractmethod
+from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.qp.cases import Arguments, as_dense, perturbed
+from benchmarks.qp.adapter import AbstractPeer, Answer, available, imported
+from benchmarks.qp.cases import CASES, Arguments, as_dense, joined, perturbed
+from benchmarks.qp.loops import Daqp, Piqp, PiqpMultistage, PiqpSparse
 from icnn_rl.qp import solve_qp, total_variation
-
-
-@dataclass(frozen=True)
-class Answer:
-    """z (B, n), the rows that the package says it could not solve, and the gradients."""
-
-    value: Tensor
-    failed: Tensor
-    grads: dict[str, Tensor]
-
-
-class AbstractPeer(ABC):
-    """What is measured. ``weights`` (B,) are those of the rows in the loss."""
-
-    #: As in the tables.
-    name: str
-    #: What has to be importable.
-    modules: tuple[str, ...] = ()
-
-    def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
-        self.wanted, self.weights = wanted, weights
-
-    @classmethod
-    def takes(cls, case: str) -> bool:
-        """Whether the package can be given the case at all, and in reasonable time."""
-        return True
-
-    @abstractmethod
-    def forward(self) -> object: ...
-
-    @abstractmethod
-    def both(self) -> object: ...
-
-    @abstractmethod
-    def answer(self) -> Answer: ...
 
 
 class _Torch(AbstractPeer):
@@ -83,7 +43,6 @@ class _Torch(AbstractPeer):
 
 class Ours(_Torch):
     name = "solve_qp"
-    modules = ()
 
     def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(arguments, wanted, weights)
@@ -107,7 +66,7 @@ class OursWarm(Ours):
 
 
 class OursSparse(Ours):
-    """The rules as a sparse tensor; differentiated with respect to p only."""
+    """The equations as a sparse tensor; differentiated with respect to p only."""
 
     name = "solve_qp, sparse"
 
@@ -116,7 +75,7 @@ class OursSparse(Ours):
 
     @classmethod
     def takes(cls, case: str) -> bool:
-        return case == "e-rules"
+        return case in ("e-rules", "mpc-20", "mpc-100", "mpc-200")
 
 
 class TotalVariation(_Torch):
@@ -141,7 +100,21 @@ class TotalVariation(_Torch):
         return torch.cat([z, z.diff(dim=-1).abs()], -1), ~solution.success
 
 
-class Qpth(_Torch):
+class _DenseTorch(_Torch):
+    """Those that are given the six blocks. ``parts`` are the ones to solve with, those to differentiate among them."""
+
+    def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
+        super().__init__(arguments, wanted, weights)
+        self.parts = self.converted(arguments)
+        self.leaves = {name: self.parts[name].clone().requires_grad_() for name in wanted}
+        self.parts |= self.leaves
+
+    def converted(self, arguments: Arguments) -> dict[str, Tensor]:
+        problem = as_dense(arguments)
+        return {field.name: getattr(problem, field.name) for field in fields(problem)}
+
+
+class Qpth(_DenseTorch):
     """Shared matrices are expanded here: given as they are, their gradient would be the mean over the rows."""
 
     name = "qpth"
@@ -149,12 +122,11 @@ class Qpth(_Torch):
 
     def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(arguments, wanted, weights)
-        self.layer = _import("qpth.qp").QPFunction(verbose=-1, check_Q_spd=False)
-        self.leaves, self.parts = _dense_leaves(arguments, wanted)
+        self.layer = imported("qpth.qp").QPFunction(verbose=-1, check_Q_spd=False)
 
     @classmethod
     def takes(cls, case: str) -> bool:
-        return case != "tv"  # Q has to be definite
+        return CASES[case].definite and case != "mpc-100"  # minutes a run
 
     def solve(self) -> tuple[Tensor, None]:
         batch = len(self.parts["p"])
@@ -166,22 +138,7 @@ class Qpth(_Torch):
         return self.layer(*(part if part.numel() > 0 else none for part in parts)), None
 
 
-def _dense_leaves(arguments: Arguments, wanted: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors to differentiate, and all six blocks with these in place."""
-    problem = as_dense(arguments)
-    parts = {field.name: getattr(problem, field.name) for field in fields(problem)}
-    leaves = {name: parts[name].clone().requires_grad_() for name in wanted}
-    return leaves, {**parts, **leaves}
-
-
-def _import(module: str) -> Any:
-    """What other packages warn of is not ours to act on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(module)
-
-
-class Moreau(_Torch):
+class Moreau(_DenseTorch):
     """``solver="auto"``: the active-set method up to 500 variables, else the interior-point method. Keeps what it set
     up for matrices that all rows share as long as they do not change, as here."""
 
@@ -191,8 +148,7 @@ class Moreau(_Torch):
 
     def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(arguments, wanted, weights)
-        moreau, layer = _import("moreau"), _import("moreau.torch")
-        self.leaves, self.parts = _dense_leaves(arguments, wanted)
+        moreau, layer = imported("moreau"), imported("moreau.torch")
         batch = len(self.parts["p"])
         self.Q_entries, Q_pattern = _pattern(self.parts["Q"], full="Q" in wanted)
         self.C_entries, C_pattern = _pattern(self._stacked(), full="G" in wanted or "A" in wanted)
@@ -209,16 +165,14 @@ class Moreau(_Torch):
 
     def _stacked(self) -> Tensor:
         A, G = self.parts["A"], self.parts["G"]
-        if A.shape[-2] == 0:
-            return G
-        return torch.cat([A, G], -2)  # none of the cases has a batch of one and not of the other
+        return joined(A, G, -2) if A.shape[-2] else G
 
     def solve(self) -> tuple[Tensor, Tensor]:
         parts = self.parts
         Q, C = parts["Q"].flatten(-2)[..., self.Q_entries], self._stacked().flatten(-2)[..., self.C_entries]
         if Q.dim() != C.dim():
             Q, C = (part.expand(len(parts["p"]), part.shape[-1]) for part in (Q, C))
-        right = torch.cat([parts["b"], parts["h"]], -1).expand(len(parts["p"]), -1)
+        right = joined(parts["b"], parts["h"], -1).expand(len(parts["p"]), -1)
         solution = self.layer.solve(Q, C, parts["p"], right)
         return solution.x, torch.tensor([status != self.good for status in self.layer.info.status])
 
@@ -241,7 +195,7 @@ class MoreauInteriorPoint(Moreau):
     solver = "ipm"
 
 
-class QPLayer(_Torch):
+class QPLayer(_DenseTorch):
     """ProxSuite. It does not say which rows failed."""
 
     name = "ProxSuite QPLayer"
@@ -249,8 +203,7 @@ class QPLayer(_Torch):
 
     def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(arguments, wanted, weights)
-        self.layer = _import("proxsuite.torch.qplayer").QPFunction()
-        self.leaves, self.parts = _dense_leaves(arguments, wanted)
+        self.layer = imported("proxsuite.torch.qplayer").QPFunction()
         self.low = torch.full_like(self.parts["h"], -1e20)
 
     def solve(self) -> tuple[Tensor, None]:
@@ -266,14 +219,15 @@ class Qpax(AbstractPeer):
 
     name = "qpax"
     modules = ("jax", "qpax")
+    names = ("Q", "p", "A", "b", "G", "h")
 
     def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(arguments, wanted, weights)
-        jax, qpax = _import("jax"), _import("qpax")
+        jax, qpax = imported("jax"), imported("qpax")
         jax.config.update("jax_enable_x64", True)
-        problem = as_dense(arguments)
-        names = ("Q", "p", "A", "b", "G", "h")
-        self.parts = [jax.numpy.asarray(getattr(problem, name).numpy()) for name in names]
+        self.jax = jax
+        self.parts = self.converted(arguments)
+        names = self.names
         core = {"Q": 2, "p": 1, "A": 2, "b": 1, "G": 2, "h": 1}
         axes = [0 if part.ndim > core[name] else None for name, part in zip(names, self.parts, strict=True)]
         primal = jax.vmap(lambda *parts: qpax.solve_qp_primal(*parts), in_axes=axes)
@@ -283,11 +237,14 @@ class Qpax(AbstractPeer):
             value = primal(*parts)
             return (weight * (value**2).sum(-1)).sum(), value
 
-        self.jax = jax
         self.solved = jax.jit(jax.vmap(lambda *parts: qpax.solve_qp(*parts)[4], in_axes=axes))
         self._forward = jax.jit(primal)
         self._both = jax.jit(jax.value_and_grad(loss, [names.index(name) for name in wanted], has_aux=True))
         self.forward()
+
+    def converted(self, arguments: Arguments) -> list[Any]:
+        problem = as_dense(arguments)
+        return [self.jax.numpy.asarray(getattr(problem, name).numpy()) for name in self.names]
 
     def forward(self) -> Any:
         return self.jax.block_until_ready(self._forward(*self.parts))
@@ -302,10 +259,10 @@ class Qpax(AbstractPeer):
 
 
 def _copy(array: Any) -> Any:
-    return _import("numpy").array(array)
+    return imported("numpy").array(array)
 
 
-class CvxpyLayer(_Torch):
+class CvxpyLayer(_DenseTorch):
     """cvxpylayers on diffcp and Clarabel; an exception stands for the whole batch."""
 
     name = "cvxpylayers"
@@ -313,8 +270,7 @@ class CvxpyLayer(_Torch):
 
     def __init__(self, arguments: Arguments, wanted: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(arguments, wanted, weights)
-        cp = _import("cvxpy")
-        self.leaves, self.parts = _dense_leaves(arguments, wanted)
+        cp = imported("cvxpy")
         parts = self.parts
         n = parts["p"].shape[-1]
         z, p = cp.Variable(n), cp.Parameter(n)
@@ -329,7 +285,7 @@ class CvxpyLayer(_Torch):
             self.fed.append(name)
             return given[-1]
 
-        if parts["Q"].dim() == 2:
+        if parts["Q"].dim() == 2 and "Q" not in wanted:
             square = cp.quad_form(z, parts["Q"].numpy(), assume_PSD=True)
         else:  # |root^T z|^2 with Q = root root^T
             given.append(cp.Parameter((n, n)))
@@ -339,13 +295,14 @@ class CvxpyLayer(_Torch):
         if parts["b"].numel() > 0:
             constraints.append(block("A") @ z == block("b"))
         problem = cp.Problem(cp.Minimize(0.5 * square + p @ z), constraints)
-        self.layer = _import("cvxpylayers.torch").CvxpyLayer(
+        self.layer = imported("cvxpylayers.torch").CvxpyLayer(
             problem, given, [z], solver_args={"solve_method": "Clarabel", "n_jobs_forward": 1}
         )
 
     @classmethod
     def takes(cls, case: str) -> bool:
-        return case not in ("b128", "e", "e-rules")  # minutes a run
+        factored = case != "svm-linear"  # Q has to be definite where every row has its own
+        return factored and case not in ("b128", "e", "e-rules", "simplex", "box")  # minutes a run, or 26 GiB
 
     def solve(self) -> tuple[Tensor, None]:
         feed = [torch.linalg.cholesky(self.parts[name]).mT if name == "Q" else self.parts[name] for name in self.fed]
@@ -353,8 +310,10 @@ class CvxpyLayer(_Torch):
         return self.layer(*feed, solver_args=threads)[0], None
 
 
+#: qpax comes first: after some of the others it has been seen to wait for ever on large batches.
 ALL: tuple[type[AbstractPeer], ...] = (
-    Ours, OursWarm, OursSparse, TotalVariation, Qpth, Moreau, MoreauInteriorPoint, QPLayer, Qpax, CvxpyLayer,
+    Qpax, Ours, OursWarm, OursSparse, TotalVariation, Qpth, Moreau, MoreauInteriorPoint, QPLayer, CvxpyLayer, Piqp,
+    PiqpSparse, PiqpMultistage, Daqp,
 )  # fmt: skip
 
 
@@ -365,7 +324,8 @@ def by_name(name: str) -> type[AbstractPeer]:
 def versions() -> list[str]:
     """Of the packages that are compared, where they are installed."""
     found = []
-    for package in ("torch", "qpth", "moreau", "proxsuite", "qpax", "jax", "cvxpylayers", "diffcp", "clarabel"):
+    names = "torch qpth moreau proxsuite qpax jax cvxpylayers diffcp piqp daqp clarabel"
+    for package in names.split():
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.append(f"{package} {metadata.version(package)}")
     return found
@@ -373,12 +333,4 @@ def versions() -> list[str]:
 
 def installed() -> list[type[AbstractPeer]]:
     """Those whose modules are there."""
-    found = []
-    for peer in ALL:
-        try:
-            for module in peer.modules:
-                _import(module)
-        except ImportError:
-            continue
-        found.append(peer)
-    return found
+    return [peer for peer in ALL if available(peer.modules)]

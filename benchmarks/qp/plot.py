@@ -25,7 +25,7 @@ def times(text: str) -> dict[str, dict[str, float]]:
         case = block.split(":", 1)[0]
         for line in block.splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if line.startswith("| ") and cells[0] != "package" and cells[COLUMN] != "-":
+            if line.startswith("| ") and cells[0] != "package" and cells[COLUMN] not in ("", "-"):
                 found.setdefault(cells[0], {})[case] = float(cells[COLUMN])
     return found
 

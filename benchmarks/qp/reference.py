@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import qpsolvers
 import torch
 from numpy.typing import NDArray
 from scipy import linalg, sparse
+from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from benchmarks.qp.cases import Arguments, as_dense
@@ -16,6 +20,8 @@ from benchmarks.qp.cases import Arguments, as_dense
 Array = NDArray[np.float64]
 #: A multiplier and its slack both below this, relative: the solution may have a kink there.
 KINK = 1e-7
+#: Share of entries that are not zero below which a system is factored as a sparse one.
+SPARSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ def solve(arguments: Arguments, wanted: tuple[str, ...]) -> Reference:
     rows = [_row(*(part[i] if has else part for part, has in zip(parts, single, strict=True))) for i in range(batch)]
     grads = {}
     for name in wanted:
-        each = np.stack([row.grads(name) * row.smooth for row in rows])
+        own = arguments["G"].shape[-2] if name == "G" else None  # the rows after these are bounds
+        each = np.stack([row.grads(name)[:own] * row.smooth for row in rows])
         shared = getattr(problem, name).dim() == (1 if name == "p" else 2)
         grads[name] = torch.as_tensor(each.sum(0) if shared else each)
     return Reference(
@@ -125,9 +132,10 @@ def _on_set(
     """
     n, m, q = len(p), len(h), len(b)
     C = np.concatenate([A, G[active]])
-    point = _kkt(Q, C, np.r_[-p, b, h[active]])
+    inverse = _kkt(Q, C)
+    point = inverse(np.r_[-p, b, h[active]])
     x = point[:n]
-    adjoint = _kkt(Q, C, np.r_[2.0 * x, np.zeros(len(C))])
+    adjoint = inverse(np.r_[2.0 * x, np.zeros(len(C))])
     y, w = np.zeros((2, m))
     y[active], w[active] = point[n + q :], adjoint[n + q :]
     slack = h - G @ x
@@ -145,13 +153,23 @@ def _on_set(
     return _Row(x, y_ineq, y_eq, adjoint[:n], w, adjoint[n : n + q], margin > KINK, residual), y
 
 
-def _kkt(Q: Array, C: Array, right: Array) -> Array:
-    """[Q C'; C 0]^-1 right, by LU of a slightly regularised matrix, and refinement. Rows of C may be dependent."""
+def _kkt(Q: Array, C: Array) -> Callable[[Array], Array]:
+    """[Q C'; C 0]^-1, by LU of a slightly regularised matrix, and refinement. Rows of C may be dependent."""
     n, k = len(Q), len(C)
-    matrix = np.block([[Q, C.T], [C, np.zeros((k, k))]])
+    matrix: Any = np.block([[Q, C.T], [C, np.zeros((k, k))]])
     delta = 1e-10 * np.abs(matrix).max()
-    factors = linalg.lu_factor(matrix + np.diag(np.r_[np.full(n, delta), np.full(k, -delta)]))
-    solution = np.zeros_like(right)
-    for _ in range(6):
-        solution += linalg.lu_solve(factors, right - matrix @ solution)
-    return solution
+    shift = np.r_[np.full(n, delta), np.full(k, -delta)]
+    if np.count_nonzero(matrix) < SPARSE * matrix.size:
+        matrix = sparse.csc_matrix(matrix)
+        solve = splu(matrix + sparse.diags(shift, format="csc")).solve
+    else:
+        factors = linalg.lu_factor(matrix + np.diag(shift))
+        solve = partial(linalg.lu_solve, factors)
+
+    def inverse(right: Array) -> Array:
+        solution = np.zeros_like(right)
+        for _ in range(6):
+            solution += solve(right - matrix @ solution)
+        return solution
+
+    return inverse

@@ -9,25 +9,33 @@ import platform
 
 import torch
 
-from benchmarks.qp import cuda, measure, memory, peers
+from benchmarks.qp import cuda, measure, memory, peers, single
 from benchmarks.qp.cases import CASES
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.qp", description="solve_qp beside other packages")
-    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        help=f"of {', '.join(CASES)}; with --single, of {', '.join(single.SEQUENCES)}; all by default",
+    )
     parser.add_argument("--only", help="packages to measure, as named in the tables, separated by semicolons")
     parser.add_argument("--budget", type=float, default=measure.BUDGET, help="seconds a package and kind of run")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time; case e by default")
+    parser.add_argument("--single", action="store_true", help="one programme after the other, by the clock, instead")
     parser.add_argument("--cuda", action="store_true", help="throughput on a GPU instead")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    unknown = sorted(set(args.cases) - set(CASES))
+    unknown = sorted(set(args.cases) - set(single.SEQUENCES if args.single else CASES))
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}")
     torch.set_num_threads(1)
     if args.peak_of:
         memory.report(args.peak_of, args.cases[0])
+    if args.single:
+        _print_single(args.cases or list(single.SEQUENCES), args.only)
+        return
     among = peers.installed()
     if args.only:
         among = [peer for peer in among if peer.name in args.only.split(";")]
@@ -49,8 +57,15 @@ def _print_memory(cases: list[str], names: list[str]) -> None:
     print("| case | package | peak of forward + backward, MiB |\n|---|---|---|")
     for case in cases:
         for name in names:
-            if peers.by_name(name).takes(case):
+            if peers.by_name(name).takes(case) and peers.by_name(name).differentiates:
                 print(f"| {case} | {name} | {memory.peak_mib(name, case)} |", flush=True)
+
+
+def _print_single(sequences: list[str], only: str | None) -> None:
+    names = [name for name in single.installed() if only is None or name in only.split(";")]
+    print(f"{_machine()}; {', '.join(peers.versions())}")
+    for sequence in sequences:
+        print(single.table(sequence, single.run(sequence, names)), flush=True)
 
 
 def _print_throughput() -> None:
@@ -85,9 +100,9 @@ def table(result: measure.Result) -> str:
         for kind in ("forward", "both"):
             best = getattr(record, kind).best
             ratio = getattr(base, kind).best / best if base is not None else math.nan
-            cells += [f"{1e3 * best:.3g}", "-" if math.isnan(ratio) else f"{ratio:.1f}"]
+            cells += ["-" if math.isnan(best) else f"{1e3 * best:.3g}", "-" if math.isnan(ratio) else f"{ratio:.1f}"]
         cells += [_small(record.error), _small(record.gradient_error), str(record.failed)]
-        cells.append(f"{record.wrong}, {record.wrong_gradients}")
+        cells.append(f"{record.wrong}, {'-' if math.isnan(record.gradient_error) else record.wrong_gradients}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

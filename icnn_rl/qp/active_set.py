@@ -30,6 +30,9 @@ from icnn_rl.qp.tensor_tree import leaves, pick, where
 PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
 BOUND_PHASES = ((3, 4), *PHASES[1:])
 BOUND_AND_EQUATION_PHASES = ((4, 4), *PHASES[1:])
+#: Pairs before a row is left to the interior-point method. The compiled kernel, whose steps cost next to nothing, takes
+#: them all.
+_QUICK = 3
 #: The least s and z to start from, relative to their mean.
 _LEAST = 0.3
 #: How far to go towards the boundary of s, z >= 0.
@@ -66,7 +69,7 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
         The result, and the system factored on the active sets.
     """
     work, point, trial = _Work(system), None, origin(system.problem)
-    phases = phases_of(system.problem, guessed=active is not None)
+    phases = phases_of(system.problem, guessed=active is not None)[: _QUICK + (active is not None)]
     if system.problem.d.shape[-1] == 0:
         phases, active = ((0, 1),), torch.zeros_like(system.problem.d, dtype=torch.bool)
     for phase, (interior, exact) in enumerate(phases):

@@ -6,6 +6,7 @@ The proofs are projections onto cones: quadratic programmes with equalities, Q =
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ from icnn_rl.qp.problem import TINY, Problem, Products, matvec, norms_of, rmatve
 from icnn_rl.qp.sparse import SparseRows, stack_sparse
 from icnn_rl.qp.stages import find_stages
 
-#: |x| is at least this share of the distance to the nearest constraint, see :class:`Residuals`.
-_FLOOR = 1e-4
+#: Errors are relative to at least this share of the problem's own units; rounding, relative.
+_FLOOR, _ROUNDING = 1e-6, 1e-16
 #: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
 #: 1 is possible, below which a projection counts as 0.
 _NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
@@ -28,65 +29,162 @@ Minimise = Callable[[Problem], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Residuals:
-    """Relative errors of a row, each (B,).
+class Yardstick:
+    """What is compared with what, and with how much at least.
 
-    primal: max_i of (C x - d)_i over |d_i| + |c_i| |x|, and |A x - b|_i over |b_i| + |a_i| |x|. dual: |Q x + p +
-    A^T nu + C^T z| over the largest of its four terms, in the maximum norm. gap: |x^T Q x + p^T x + b^T nu + d^T z|,
-    the duality gap, over the largest of its four terms. Where the solution is 0 all these are rounding; so |x| is taken
-    to be 1e-4 t at least, t the distance from 0 of the nearest constraint that is not met there with equality, and the
-    terms of the gap what the largest of the gradient's does along that way.
+    ``columns`` (1|B, n): the scales of the variables, Q_jj^(-1/2), or one over the largest entry of A and G in a column
+    where Q_jj = 0. Floors are 1e-6 of the data's own sizes: ``force`` and ``scaled_force`` (B,), of the largest term of
+    the gradient in either variables, |p|; ``length`` (B,), of |x|, the shortest length that the data name; ``a_rows``
+    (B, q) and ``c_rows`` (B, k), of the terms of a row, |c| times that, or for a row of zeros a typical right-hand
+    side.
+    """
+
+    columns: Tensor
+    force: Tensor
+    scaled_force: Tensor
+    length: Tensor
+    a_rows: Tensor
+    c_rows: Tensor
+
+    @staticmethod
+    def of(problem: Problem) -> Yardstick:
+        right = problem.d if problem.present is None else problem.d * problem.present
+        a_norms, c_norms = problem.equality_norms(), problem.row_norms()
+        shortest = _shortest(problem, torch.cat((problem.b / a_norms, right / c_norms), -1).abs())
+        columns = _columns(problem)
+        a_rows, c_rows = (
+            _FLOOR * torch.where(norms > 0, shortest * norms, _typical(part) if bool((norms == 0).any()) else 0.0)
+            for norms, part in ((a_norms, problem.b), (c_norms, right))
+        )
+        force, scaled = _FLOOR * _largest(problem.p), _FLOOR * _largest(columns * problem.p)
+        return Yardstick(columns, force, scaled, _FLOOR * shortest.squeeze(-1), a_rows, c_rows)
+
+
+def _columns(problem: Problem) -> Tensor:
+    diagonal = problem.q_diagonal
+    if bool((diagonal > 0).all()):
+        return diagonal.rsqrt()
+    sizes = [
+        part.column_sizes() if isinstance(part, SparseRows) else part.abs().amax(-2) for part in _matrices(problem)
+    ]
+    size = functools.reduce(torch.maximum, sizes, torch.zeros_like(diagonal))
+    return torch.where(diagonal > 0, diagonal.rsqrt(), torch.where(size > 0, size.reciprocal(), 1.0))
+
+
+def _matrices(problem: Problem) -> list[Tensor | SparseRows]:
+    return [part for part in (problem.A, problem.G) if part is not None and part.shape[-2]]
+
+
+def _shortest(problem: Problem, lengths: Tensor) -> Tensor:
+    """(B, 1): the distance of the nearest constraint that 0 does not meet with equality, or |p| / |Q| if nearer."""
+    free = _largest(problem.p).unsqueeze(-1) / problem.largest_diagonal().unsqueeze(-1)
+    lengths = torch.cat((lengths, free), -1)
+    lengths = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, 0.0)
+    # what is rounding next to the others is 0
+    lengths = torch.where(lengths > _ROUNDING * _typical(lengths), lengths, torch.inf)
+    shortest = lengths.amin(-1, keepdim=True)
+    return torch.where(torch.isfinite(shortest), shortest, 1.0)
+
+
+def _typical(right: Tensor) -> Tensor:
+    """(B, 1): the median of what is not 0."""
+    if not right.shape[-1]:
+        return right.new_zeros(right.shape[0], 1)
+    size = right.abs()
+    return torch.where(size > 0, size, torch.nan).nanmedian(-1, keepdim=True)[0].nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far a row is from optimal, each (B,). This is what "solved" means: ``largest`` is at most the tolerance.
+
+    ``primal``, ``dual`` and ``gap`` are errors over 1 + the largest of the norms that enter them, in the user's data,
+    in the maximum norm, for z >= 0; rows of G and bounds are blocks of their own:
+
+        |A x - b| / (1 + max(|A x|, |b|)),  |(C x - d)_+| / (1 + max(|C x|, |d|))
+        |Q x + p + A^T nu + C^T z| / (1 + max(|Q x|, |p|, |A^T nu|, |C^T z|))
+        |x^T Q x + p^T x + b^T nu + d^T z| / (1 + max(|primal objective|, |dual objective|))
+
+    ``relative`` is the largest of errors that no choice of units can make small, without the 1: a row of A or C over
+    |d_i| + |c_i| |x|; the gradient over its largest term, in the user's variables and in variables of equal curvature;
+    the gap over the largest of its four sums. Near 0 the data's own sizes stand in, see :class:`Yardstick`: a solution
+    at 0 is as good as any other.
     duality: the duality gap itself.
+
+    References:
+        Criteria of the first kind: B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4; P. J.
+        Goulart, Y. Chen, Clarabel (arXiv 2405.12762), section 2.2.
     """
 
     primal: Tensor
     dual: Tensor
     gap: Tensor
+    relative: Tensor
     duality: Tensor
 
     @property
     def largest(self) -> Tensor:
-        return torch.maximum(torch.maximum(self.primal, self.dual), self.gap)
+        return torch.maximum(torch.maximum(self.primal, self.dual), torch.maximum(self.gap, self.relative))
 
 
-def residuals(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
+def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
     """For z >= 0, ``at`` the products of the point; a NaN in the point gives a NaN."""
-    tiny = TINY[x.dtype]
-    length = _FLOOR * _length(problem)
-    size = (torch.linalg.vector_norm(x, dim=-1) + length).unsqueeze(-1)
-    excess = (at.cx - problem.d).clamp(min=0.0)
-    excess = excess if problem.present is None else excess * problem.present
-    primal = _largest(excess / (problem.d.abs() + problem.row_norms() * size).clamp(min=tiny))
-    terms, weights = [at.qx, problem.p, at.ctz], [at.qx * x, problem.p * x, problem.d * z]
-    if at.aty is not None:
-        off = (at.ax - problem.b).abs() / (problem.b.abs() + problem.equality_norms() * size).clamp(min=tiny)
-        primal = torch.maximum(primal, _largest(off))
-        terms, weights = [*terms, at.aty], [*weights, problem.b * nu]
-    floor = problem.largest_diagonal() * length
-    pull = _largest(torch.stack([floor, *(_largest(term.abs()) for term in terms)], -1))
-    work = _largest(torch.stack([pull * length, *(term.abs().sum(-1) for term in weights)], -1))
-    balance = torch.stack([term.sum(-1) for term in weights], -1).sum(-1).abs()
-    dual = _largest(at.gradient(problem.p).abs()) / pull.clamp(min=tiny)
-    return Residuals(primal, dual, balance / work.clamp(min=tiny), balance)
+    primal, dual, gap = normwise(problem, x, nu, z, at)
+    excess, right = _excess(problem, at)
+    off, gradient = at.ax - problem.b, at.gradient(problem.p)
+    forces = _forces(problem, at)
+    works = at.qx * x, problem.p * x, problem.b * nu, right * z
+    duality = functools.reduce(torch.add, (work.sum(-1) for work in works)).abs()
+
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    columns = yardstick.columns
+    force = torch.maximum(_largest(*forces), yardstick.force)
+    scaled = torch.maximum(_largest(*(columns * part for part in forces)), yardstick.scaled_force)
+    work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in works))
+    relative = [_over(_largest(gradient), force), _over(_largest(columns * gradient), scaled)]
+    relative.append(_over(duality, torch.maximum(work, force * yardstick.length)))
+    for error, part, norms, floor in (
+        (off, problem.b, problem.equality_norms(), yardstick.a_rows),
+        (excess, right, problem.row_norms(), yardstick.c_rows),
+    ):
+        if error.shape[-1]:
+            relative.append(_over(error.abs(), torch.maximum(part.abs() + norms * length, floor)).amax(-1))
+    return Residuals(primal, dual, gap, functools.reduce(torch.maximum, relative), duality)
 
 
-def _length(problem: Problem) -> Tensor:
-    """(B,): how far from 0 the nearest constraint is that 0 does not meet with equality, or |p| / |Q| if nearer."""
-    lengths = torch.cat(
-        (
-            problem.d.abs() / problem.row_norms(),
-            problem.b.abs() / problem.equality_norms(),
-            (_largest(problem.p.abs()) / problem.largest_diagonal()).unsqueeze(-1),
-        ),
-        -1,
-    )
-    shortest = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, torch.inf).amin(-1)
-    return torch.where(torch.isfinite(shortest), shortest, 0.0)
+def normwise(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> tuple[Tensor, Tensor, Tensor]:
+    """``primal``, ``dual`` and ``gap`` of :class:`Residuals`."""
+    m, (excess, right) = problem.m, _excess(problem, at)
+    blocks = [(at.ax - problem.b, at.ax, problem.b), (excess[:, :m], at.cx[:, :m], right[:, :m])]
+    blocks.append((excess[:, m:], at.cx[:, m:], right[:, m:]))
+    errors = (_largest(error) / (1.0 + _largest(*terms)) for error, *terms in blocks if error.shape[-1])
+    primal = functools.reduce(torch.maximum, errors, torch.zeros_like(x[:, 0]))
+    dual = _largest(at.gradient(problem.p)) / (1.0 + _largest(*_forces(problem, at)))
+    curved, linear = (at.qx * x).sum(-1), (problem.p * x).sum(-1)
+    bound = (problem.b * nu).sum(-1) + (right * z).sum(-1)
+    value = torch.maximum((0.5 * curved + linear).abs(), (0.5 * curved + bound).abs())
+    return primal, dual, (curved + linear + bound).abs() / (1.0 + value)
 
 
-def _largest(t: Tensor) -> Tensor:
-    """Maximum over the last dimension, 0 over none."""
-    return t.amax(-1) if t.shape[-1] else t.new_zeros(t.shape[:-1])
+def _excess(problem: Problem, at: Products) -> tuple[Tensor, Tensor]:
+    """(C x - d)_+ and d, 0 where a row is absent."""
+    excess, present = (at.cx - problem.d).clamp(min=0.0), problem.present
+    return (excess, problem.d) if present is None else (excess * present, problem.d * present)
+
+
+def _forces(problem: Problem, at: Products) -> list[Tensor]:
+    """What the gradient of the Lagrangian is the sum of."""
+    return [at.qx, problem.p, at.ctz] + ([] if at.aty is None else [at.aty])
+
+
+def _over(error: Tensor, size: Tensor) -> Tensor:
+    """error / size, and 0 where both are 0."""
+    return torch.where(error == 0, 0.0, error / size)
+
+
+def _largest(*parts: Tensor) -> Tensor:
+    """(B,): the largest magnitude; NaN where there is one."""
+    return functools.reduce(torch.maximum, (part.abs().amax(-1) for part in parts))
 
 
 def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -136,11 +234,7 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
     """
     tiny = TINY[problem.p.dtype]
-    q = quadratic_rows(problem)
-    largest = problem.largest_diagonal().clamp(min=tiny).unsqueeze(-1)
-    q = scaled(q, largest.reciprocal().expand(-1, problem.n))
-    sparse = [part for part in (problem.A, q) if isinstance(part, SparseRows)]
-    flat = stack_sparse(sparse) if problem.stage is not None else stack(problem.A, q)
+    flat = _flat(problem)
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
@@ -151,11 +245,29 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
         d=torch.zeros_like(problem.d),
     )
     r, _ = minimise(cone)
+    return r, unbounded(problem, r) & (torch.linalg.vector_norm(r, dim=-1) > _SHORT)
+
+
+def unbounded(problem: Problem, r: Tensor) -> Tensor:
+    """(B,): whether the objective falls for ever along r (B, n), of any length."""
+    flat = _flat(problem)
+    size = r.abs().amax(-1, keepdim=True)
+    r = r / torch.where(size > 0, size, 1.0)
     falls = (problem.p * r).sum(-1) < -_SHORT * (problem.p * r).abs().sum(-1)
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
     stays = (matvec(flat, r).abs() <= _CERTIFIED * norms_of(flat) * length).all(-1)
     inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
-    return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
+    proven: Tensor = falls & stays & inside & (size.squeeze(-1) > 0)
+    return proven
+
+
+def _flat(problem: Problem) -> Tensor | SparseRows:
+    """[A; Q], Q with its largest entry 1; sparse where the problem has stages."""
+    largest = problem.largest_diagonal().unsqueeze(-1)
+    q = scaled(quadratic_rows(problem), torch.where(largest > 0, largest, 1.0).reciprocal().expand(-1, problem.n))
+    if problem.stage is None:
+        return stack(problem.A, q)
+    return stack_sparse([part for part in (problem.A, q) if isinstance(part, SparseRows)])
 
 
 def _onto_cone(target: Tensor, flat: Tensor | SparseRows, signed: Tensor, minimise: Minimise) -> tuple[Tensor, Tensor]:

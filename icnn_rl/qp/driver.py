@@ -13,14 +13,15 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from icnn_rl.qp import certificates
+from icnn_rl.qp import certificates, interior_point
 from icnn_rl.qp.active_set import iterate, on_set
-from icnn_rl.qp.certificates import Residuals, residuals
+from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
 from icnn_rl.qp.linear.mixed import Mixed
-from icnn_rl.qp.linear.select import choose, of_cone, once_more
+from icnn_rl.qp.linear.scale import Scale
+from icnn_rl.qp.linear.select import choose, of_cone
 from icnn_rl.qp.linear.stagewise import least_pivots
 from icnn_rl.qp.outcome import Outcome, Solved
 from icnn_rl.qp.problem import TINY, Problem
@@ -32,8 +33,8 @@ __all__ = ["NonConvexError", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
 _CORRECTIONS, _EXACT = 8, 100.0
-#: How many times as many for rows that were not solved at once.
-_PATIENCE = 8
+#: How many times as many for rows that were not solved at once, and how close to the tolerance they are tried on.
+_PATIENCE, _CLOSE = 8, 10.0
 #: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
 _SINGULAR = 1e-9
 #: What is added to a sparse Q, relative, before it is factored.
@@ -175,41 +176,88 @@ def _solve_finite(
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
     problem = problem.with_norms()
+    yardstick = Yardstick.of(problem)
     problem, chol, semidefinite = _factor_q(problem, data)
     given = solver.answers(problem) if isinstance(solver, External) else None
+    active = active if given is None else likely_active(problem, given)
     ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
-    system = choose(problem, chol, semidefinite)
+    quick = choose(problem, chol, semidefinite)
     if data == torch.float32 and ours.dtype == "input":
-        system = system.in_single()
-    outcome, first = _attempt(system, ours, active, given)
+        quick = quick.in_single()
+    outcome, first = _attempt(quick, yardstick, ours, active, given)
     failed = outcome.unsolved()
     if failed is None:
         return outcome, first
-    given = None if given is None else pick(failed, given)
-    again, careful = _attempt(once_more(pick(failed, problem)), ours, None, given, patience=_PATIENCE)
-    better = ~(again.residuals.largest >= outcome.residuals.largest[failed])  # true next to a NaN
-    outcome, mixed = outcome.put(failed, again, better), Mixed(problem, first, failed, careful)
+    part, measure = pick(failed, problem), pick(failed, yardstick)
+    spent = outcome.steps[failed]
+    left = ours.max_steps - int(spent.max())
+    system: Reduction | Mixed = first
+    if given is not None:
+        assert active is not None
+        again, careful = _attempt(Scale.of(part), measure, ours, active[failed], pick(failed, given), _PATIENCE)
+    elif left > _POLISH:
+        again, careful = _robust(part, measure, ours, left)
+    else:
+        again, careful = pick(failed, outcome), None
+        again = dataclasses.replace(again, status=torch.full_like(again.status, int(Status.MAX_STEPS)))
+    if careful is not None:
+        again = dataclasses.replace(again, steps=again.steps + spent)
+        system = Mixed(problem, first, failed, careful)
+    better = ~(again.residuals.largest > outcome.residuals.largest[failed])  # true next to a NaN
+    outcome = outcome.put(failed, again, better)
     failed = outcome.unsolved()
     if failed is not None:
-        part = pick(failed, problem)
-        outcome = outcome.put(failed, _diagnose(part, pick(failed, outcome), ours, semidefinite))
-    return outcome, mixed
+        part, measure = pick(failed, problem), pick(failed, yardstick)
+        found = _diagnose(part, pick(failed, outcome), ours, semidefinite)
+        outcome = outcome.put(failed, _kept_finite(part, measure, found) if given is None else found)
+    return outcome, system
+
+
+def _kept_finite(problem: Problem, yardstick: Yardstick, outcome: Outcome) -> Outcome:
+    """Where iterations ended in numbers that are none, 0 with multipliers 0 is reported, and how bad that is."""
+    point = outcome.x, outcome.nu, outcome.z
+    off = ~torch.isfinite(torch.cat(point, -1)).all(-1)
+    lost = off | ~torch.isfinite(outcome.residuals.largest)
+    if not bool(lost.any()):
+        return outcome
+    x, nu, z = (torch.where(off.unsqueeze(-1), 0.0, part) for part in point)
+    at = problem.products(x, nu, z)
+    fit = where(lost, residuals(problem, yardstick, x, nu, z, at), outcome.residuals)
+    return dataclasses.replace(outcome, x=x, nu=nu, z=z, s=problem.d - at.cx, residuals=fit)
+
+
+def _robust(problem: Problem, yardstick: Yardstick, solver: PrimalDual, steps: int) -> tuple[Outcome, Reduction]:
+    """The second line: the homogeneous method in equilibrated data, made exact where the active set is regular."""
+    scaled = Scale.of(problem)
+    ended = interior_point.solve(scaled, steps - _POLISH)
+    outcome, system = _attempt(scaled, yardstick, solver, ended.active, ended.point, patience=_PATIENCE)
+    out_of_steps = (outcome.status != Status.SUCCESS) & (ended.steps >= steps - _POLISH)
+    status = torch.where(out_of_steps, int(Status.MAX_STEPS), outcome.status)
+    return dataclasses.replace(outcome, steps=ended.steps + outcome.steps, status=status), system
 
 
 def _attempt(
-    system: Reduction, solver: PrimalDual, active: Tensor | None, given: Point | None = None, patience: int = 1
+    system: Reduction,
+    yardstick: Yardstick,
+    solver: PrimalDual,
+    active: Tensor | None,
+    given: Point | None = None,
+    patience: int = 1,
 ) -> tuple[Outcome, Reduction]:
-    """Find the active sets, then the points that belong to them; ``given`` are points that another solver found."""
-    steps = solver.max_steps
-    if given is not None:
-        active, steps = likely_active(system.problem, given), _POLISH
+    """Find the active sets, then the points that belong to them; ``given`` are points that another method found, and
+    ``active`` what it says is active there."""
+    steps = solver.max_steps if given is None else _POLISH
     guess = None if active is None else system.guess(active)
     result, factored = iterate(system.inner, steps, guess)
     system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
-    if given is not None:  # it stays where the set did not settle, and where there was no answer: that is NaN
-        point = where(result.settled & ~given.x.isnan().any(-1), point, given)
-    point, fit = _correct(system, point, active, patience)
+    point, fit = _correct(system, yardstick, point, active, solver.tol, patience)
+    if given is not None:  # it stays where it is better, and where there was no answer: that is NaN
+        there = dataclasses.replace(given, z=given.z.clamp(min=0.0))
+        at = system.problem.products(there.x, there.nu, there.z)
+        own = residuals(system.problem, yardstick, there.x, there.nu, there.z, at)
+        kept = ~(own.largest >= fit.largest)
+        point, fit = where(kept, there, point), where(kept, own, fit)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= solver.tol, int(Status.SUCCESS), status)
@@ -217,7 +265,9 @@ def _attempt(
     return Outcome(point.x, point.nu, point.z, point.s, active, fit, result.steps, status, ray), system
 
 
-def _correct(system: Reduction, point: Point, active: Tensor, patience: int) -> tuple[Point, Residuals]:
+def _correct(
+    system: Reduction, yardstick: Yardstick, point: Point, active: Tensor, tol: float, patience: int
+) -> tuple[Point, Residuals]:
     """Solve the equations of the active set again and again for the residual that is left; the best point counts.
 
     Each correction must halve the residual of some row; with patience, what counts is the mean over more of them.
@@ -229,13 +279,16 @@ def _correct(system: Reduction, point: Point, active: Tensor, patience: int) -> 
     for _ in range(_CORRECTIONS * patience):
         nu, z = point.nu, z.clamp(min=0.0)
         at = problem.products(x, nu, z)
-        now = residuals(problem, x, nu, z, at)
+        now = residuals(problem, yardstick, x, nu, z, at)
         trial = Point(x, nu, z, problem.d - at.cx)
         if fit is None:
             best, fit, progress = trial, now, True
         else:
             better = ~(now.largest >= fit.largest)
             progress = bool((better & (now.largest < 0.5 ** (1 / patience) * fit.largest)).any())
+            # what is so close is rounding, which the next correction draws anew
+            close = (now.largest > tol) & (now.largest < _CLOSE * tol)
+            progress = progress or (patience > 1 and bool(close.any()))
             best, fit = where(better, trial, best), where(better, now, fit)
         if not progress or bool((fit.largest <= enough).all()):
             break
@@ -249,7 +302,7 @@ def _correct(system: Reduction, point: Point, active: Tensor, patience: int) -> 
 def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | None, bool]:
     """L L^T = Q for a dense Q, and whether some row's Q is singular or close to it.
 
-    An eigenvalue below 0 by the rounding of the dtype that Q came in is lifted to 0.
+    An eigenvalue below 0 by the rounding of float32, where Q came in that, is lifted to 0.
     """
     q, chol = problem.Q, None
     if problem.coupling is not None and problem.stage is None:
@@ -277,29 +330,34 @@ def _factor_q(problem: Problem, data: torch.dtype) -> tuple[Problem, Tensor | No
     negative = (lowest < -_NEGATIVE[data] * eigenvalues.abs().amax(-1)).nonzero().squeeze(-1)
     if negative.numel():
         raise NonConvexError(int(near.nonzero()[negative[0]]), float(lowest[negative[0]]))
+    # what is rounding in float64 is left: a lift would give a minimum to an objective that falls for ever
     lift = torch.zeros_like(largest)
-    lift[near] = -lowest.clamp(max=0.0)
-    if problem.Q.dim() == 2:
-        return dataclasses.replace(problem, Q=problem.Q + lift.unsqueeze(-1)), chol, True
-    q = q + torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n))
-    return dataclasses.replace(problem, Q=q), chol, True
+    lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * eigenvalues.abs().amax(-1), -lowest, 0.0)
+    if bool((lift > 0).any()):
+        row, q = lift.unsqueeze(-1), problem.Q
+        q = q + (row if q.dim() == 2 else torch.diag_embed(row.expand(-1, problem.n)))
+        problem = dataclasses.replace(problem, Q=q)
+    return problem, chol, True
 
 
 def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefinite: bool) -> Outcome:
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
 
     def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
-        found, _ = _attempt(of_cone(cone), solver, None)
+        found, _ = _attempt(of_cone(cone), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
-    nearest, nu, z, infeasible = certificates.farkas(problem, minimise)
+    infeasible = torch.zeros_like(outcome.status, dtype=torch.bool)
+    nearest, nu, z = outcome.x, outcome.nu, outcome.z
+    if nu.shape[-1] + z.shape[-1]:
+        nearest, nu, z, infeasible = certificates.farkas(problem, minimise)
     ray, unbounded = torch.zeros_like(nearest), torch.zeros_like(infeasible)
     if semidefinite:
         ray, unbounded = certificates.ray(problem, minimise)
     unbounded = unbounded & ~infeasible
     row = infeasible.unsqueeze(-1)
     status = torch.where(unbounded, int(Status.DUAL_INFEASIBLE), outcome.status)
-    x = torch.where(row, nearest, outcome.x.nan_to_num(0.0, 0.0, 0.0))
+    x = torch.where(row, nearest, outcome.x)
     return dataclasses.replace(
         outcome,
         x=x,

@@ -22,12 +22,16 @@ class PrimalDual:
             definite; on a CPU, in float64) in a compiled kernel where numba is installed (``pip install
             'icnn-rl[fast]'``). Solutions and statuses are the same; the time, most of it torch's price of calling an
             operation, and ``num_steps`` differ. The first such solve on a machine compiles, for some 20 s.
+        dense: likewise solve dense problems of up to 600 variables in a compiled interior-point kernel, a row at a
+            time, on LAPACK. It is new, and off by default: where more than one multiplier or minimiser is right it may
+            report another than torch's path. What it leaves, and what does not pass the same check, goes to torch.
     """
 
     tol: float = 1e-9
-    max_steps: int = 60
+    max_steps: int = 100
     dtype: str = "float64"
     compiled: bool = True
+    dense: bool = False
 
     def __post_init__(self) -> None:
         check_range("PrimalDual.tol", self.tol, 0.0, 1.0, open_low=True)

@@ -76,6 +76,18 @@ class SparseRows:
         """diag(size) M, size (1|B, k)."""
         return replace(self, values=self.values * take(size, self.row))
 
+    def row_sizes(self) -> Tensor:
+        """(1|B, k): the largest magnitude in every row."""
+        return self._largest_at(self.row, self.shape[0])
+
+    def column_sizes(self) -> Tensor:
+        """(1|B, n): likewise of the columns."""
+        return self._largest_at(self.column, self.shape[1])
+
+    def _largest_at(self, index: Tensor, size: int) -> Tensor:
+        zeros = self.values.new_zeros(self.values.shape[0], size)
+        return zeros.scatter_reduce(1, index.expand_as(self.values), self.values.abs(), "amax")
+
     def dense(self) -> Tensor:
         """(1|B, k, n)."""
         k, n = self.shape

@@ -194,14 +194,14 @@ def test_reports_the_residuals_that_torch_finds() -> None:
         arguments["Q"], arguments["p"], arguments["G"], None, arguments["p"][:, :0], arguments["h"], False, False, None
     )
     x, nu, z = solution.value, solution.dual_eq, solution.dual_ineq
-    fit = certificates.residuals(data, x, nu, z, data.products(x, nu, z))
+    fit = certificates.residuals(data, certificates.Yardstick.of(data), x, nu, z, data.products(x, nu, z))
     torch.testing.assert_close(solution.residual, fit.largest, rtol=0.0, atol=2e-15)
     torch.testing.assert_close(solution.gap, fit.duality, rtol=0.0, atol=1e-13)
     torch.testing.assert_close(solution.slack, arguments["h"] - data.Cx(x), rtol=0.0, atol=1e-14)
     # and of a point that is far from the solution, where rounding does not hide a wrong formula
     loose = solve_qp(**arguments, solver=PrimalDual(tol=0.9, max_steps=7), throw=False)
     x, z = loose.value, loose.dual_ineq
-    fit = certificates.residuals(data, x, nu, z, data.products(x, nu, z))
+    fit = certificates.residuals(data, certificates.Yardstick.of(data), x, nu, z, data.products(x, nu, z))
     torch.testing.assert_close(loose.residual, fit.largest, rtol=1e-6, atol=2e-15)
 
 

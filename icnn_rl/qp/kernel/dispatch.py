@@ -1,10 +1,17 @@
-"""Which problems go to the compiled kernel, :mod:`icnn_rl.qp.kernel.tiny`, and how. Without numba none does."""
+"""Which problems go to the compiled kernels, and how. Without numba none does.
+
+:mod:`icnn_rl.qp.kernel.tiny` takes batches of tiny problems without equalities whose Q is definite, and
+:mod:`icnn_rl.qp.kernel.dense` all others that are not too large.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,20 +20,28 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.active_set import PHASES, phases_of
-from icnn_rl.qp.certificates import Residuals
+from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear import primal
-from icnn_rl.qp.linear.base import Refined, Triple
+from icnn_rl.qp.linear.base import Refined, System, Triple
+from icnn_rl.qp.linear.dense import cholesky, cholesky_solve
+from icnn_rl.qp.linear.mixed import Mixed
 from icnn_rl.qp.outcome import Outcome
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.problem import Problem, matvec, rmatvec
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.tensor_tree import pick
 from icnn_rl.solution import Status
 
-#: n and k of the largest problems. A block has left the first cache by then, and still takes a fifth of torch's time.
-_LARGEST = 16, 128
+#: n and k of the largest tiny problems. A block has left the first cache by then, and still takes a fifth of torch's
+#: time. Fewer rows than ``_ROWS`` leave so many lanes empty that the dense kernel is faster.
+_LARGEST, _ROWS = (16, 128), 4
+#: n of the largest dense problems, and how many times fewer rows of G and A a problem with a diagonal Q must have, from
+#: a size on, for torch's systems in the space of these rows to be cheaper.
+_DENSE, _FEW, _WIDE = 600, 4, 64
 
-
+#: What a kernel returns, see :func:`solve`.
+Quick = tuple[Outcome, System, Tensor | None]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -34,6 +49,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def _kernel() -> ModuleType:
     """Importing numba takes a second: not before it is needed."""
     return importlib.import_module("icnn_rl.qp.kernel.tiny")
+
+
+@functools.cache
+def _dense_kernel() -> tuple[ModuleType, tuple[int, ...]]:
+    """The kernel and the addresses it calls; says so before it compiles for the first time."""
+    kernel = importlib.import_module("icnn_rl.qp.kernel.dense")
+    addresses: tuple[int, ...] = importlib.import_module("icnn_rl.qp.kernel.lapack").addresses()
+    folder, changed = Path(kernel.solve.stats.cache_path or ""), Path(str(kernel.__file__)).stat().st_mtime
+    if not any(code.stat().st_mtime > changed for code in folder.glob("dense.solve-*.nbc")):
+        print("icnn_rl: compiling the dense QP solver, once", file=sys.stderr)
+    return kernel, addresses
 
 
 @functools.cache
@@ -46,9 +72,18 @@ def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
     """Whether the problem is small enough, of the right kind, and to be solved here; ``data``: the dtype it came in."""
     if not solver.compiled or (solver.dtype == "input" and data != torch.float64):
         return False
+    if problem.sparse or problem.p.device.type != "cpu" or problem.p.shape[0] == 0 or not available():
+        return False
+    if not solver.dense:
+        return _tiny(problem)
+    rows = problem.m + problem.b.shape[-1]
+    narrow = problem.diagonal and problem.n > _WIDE and _FEW * rows < problem.n
+    return problem.n <= _DENSE and not narrow
+
+
+def _tiny(problem: Problem) -> bool:
     k = problem.d.shape[-1]
-    small = problem.n <= _LARGEST[0] and 0 < k <= _LARGEST[1] and problem.p.shape[0] > 0
-    return small and problem.A is None and not problem.sparse and problem.p.device.type == "cpu" and available()
+    return problem.n <= _LARGEST[0] and 0 < k <= _LARGEST[1] and problem.A is None
 
 
 @dataclass(frozen=True)
@@ -82,9 +117,50 @@ class KernelFactor(Refined):
         return torch.from_numpy(out)
 
 
-def solve(
-    problem: Problem, solver: PrimalDual, guess: Tensor | None
-) -> tuple[Outcome, KernelFactor, Tensor | None] | None:
+@dataclass(frozen=True)
+class DenseFactor(Refined):
+    """The systems that the dense kernel ended with, and its scales; see ``dense.Found``. Nothing is factored yet."""
+
+    problem: Problem
+    w: Tensor
+    columns: Tensor
+    a_rows: Tensor
+    c_rows: Tensor
+    units: Tensor
+
+    def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
+        """In torch, for what torch has to see: the kernel's system in the user's units."""
+        problem, kernel = self.problem, _dense_kernel()[0]
+        energy = (self.units[:, 1] * self.units[:, 0].square()).unsqueeze(-1)
+        w = self.w * self.c_rows.square() / energy
+        chol = cholesky(primal.hessian(problem, w, kernel._RHO / (energy * self.columns.square())))
+        t = rx + problem.Ctz(w * rc)
+        if problem.A is None:
+            dx, dnu = cholesky_solve(t, chol), ra
+        else:
+            assert isinstance(problem.A, Tensor)
+            half = torch.linalg.solve_triangular(chol.mT, problem.A.mT.expand(len(t), -1, -1), upper=False)
+            schur = half.mT @ half + torch.diag_embed(kernel._DELTA * energy / self.a_rows.square())
+            y = torch.linalg.solve_triangular(chol.mT, t.unsqueeze(-1), upper=False).squeeze(-1)
+            dnu = cholesky_solve(rmatvec(half, y) - ra, cholesky(schur))
+            y = y - matvec(half, dnu)
+            dx = torch.linalg.solve_triangular(chol, y.unsqueeze(-1), upper=True).squeeze(-1)
+        return dx, dnu, w * (problem.Cx(dx) - rc)
+
+    def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
+        if transformed():
+            return super().refined(rx, ra, rc, corrections)
+        kernel, addresses = _dense_kernel()
+        q, a, g = _dense_matrices(self.problem)
+        scales = kernel.Scales(*(_array(t) for t in (self.w, self.columns, self.a_rows, self.c_rows, self.units)))
+        out = tuple(np.empty(r.shape) for r in (rx, ra, rc))
+        right = (_array(rx), _array(ra), _array(rc))
+        kernel.inverse(q, a, g, self.problem.lower, self.problem.upper, scales, *right, corrections, addresses, *out)
+        dx, dnu, dz = map(torch.from_numpy, out)
+        return dx, dnu, dz
+
+
+def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
     """Solve the rows that can be solved here; for problems that fit.
 
     Args:
@@ -93,9 +169,96 @@ def solve(
         guess: (B, k) bool, active sets to try first.
 
     Returns:
-        The outcome, the system factored on the active sets, and the indices of the rows that are left, if any; None if
-        Q of some row is not positive definite.
+        The outcome, the system of the active sets, and the indices of the rows that are left, if any; None if Q of
+        some row has a negative eigenvalue.
     """
+    full = problem.p.shape[0] >= _ROWS
+    quick = _solve_tiny(problem, solver, guess) if _tiny(problem) and (full or not solver.dense) else None
+    if not solver.dense:
+        return quick
+    if quick is None:
+        return _solve_dense(problem, solver, guess)
+    outcome, system, left = quick
+    if left is None:
+        return quick
+    second = _solve_dense(pick(left, problem), solver, None)
+    if second is None:
+        return quick
+    others, factor, rest = second
+    if len(left) == len(outcome.x):
+        return second
+    return outcome.put(left, others), Mixed(problem, system, left, factor), None if rest is None else left[rest]
+
+
+def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
+    batch, n, k, equations = problem.p.shape[0], problem.n, problem.d.shape[-1], problem.b.shape[-1]
+    kernel, addresses = _dense_kernel()
+    found = kernel.Found(
+        x=np.zeros((batch, n)),
+        nu=np.zeros((batch, equations)),
+        z=np.zeros((batch, k)),
+        s=np.zeros((batch, k)),
+        active=np.zeros((batch, k), np.bool_),
+        fit=np.full((5, batch), np.inf),
+        steps=np.zeros(batch, np.int64),
+        status=np.full(batch, int(Status.NUMERICAL)),
+        ray=np.zeros((batch, n)),
+        scales=kernel.Scales(
+            w=np.zeros((batch, k)),
+            columns=np.ones((batch, n)),
+            a_rows=np.ones((batch, equations)),
+            c_rows=np.ones((batch, k)),
+            units=np.ones((batch, 2)),
+        ),
+    )
+    q, a, g = _dense_matrices(problem)
+    left = kernel.solve(
+        q,
+        _array(problem.p),
+        a,
+        _array(problem.b),
+        g,
+        _array(problem.d),
+        problem.lower,
+        problem.upper,
+        np.empty((0, k), np.bool_) if guess is None else _array(guess),
+        float(solver.tol),
+        solver.max_steps,
+        addresses,
+        found,
+    )
+    if left < 0:
+        return None
+    x, nu, z, s, active, _, steps, status, ray = map(torch.from_numpy, found[:9])
+    judged = _judged(problem, x, nu, z)
+    # the kernel measures by its own scales: what it calls solved has to pass as everything else does
+    status = torch.where((status == Status.SUCCESS) & ~(judged.largest <= solver.tol), int(Status.NUMERICAL), status)
+    outcome = Outcome(x, nu, z, s, active, judged, steps, status, ray)
+    factor = DenseFactor(problem, *map(torch.from_numpy, found.scales))
+    rest = status.nonzero().squeeze(-1)
+    return outcome, factor, rest if len(rest) else None
+
+
+def _judged(problem: Problem, x: Tensor, nu: Tensor, z: Tensor) -> Residuals:
+    infinite = torch.isinf(problem.d)
+    if bool(infinite.any()):
+        d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
+        problem = dataclasses.replace(problem, d=d, present=present)
+    problem = problem.with_norms()
+    return residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z))
+
+
+def _dense_matrices(problem: Problem) -> tuple[Array, Array, Array]:
+    """Q, or its diagonal in a column, A and G."""
+    q = problem.Q.unsqueeze(-1) if problem.diagonal else problem.Q
+    none = np.empty((1, 0, problem.n))
+    assert not isinstance(problem.G, SparseRows)  # see fits
+    assert not isinstance(problem.A, SparseRows)
+    return tuple(none if part is None else _array(part) for part in (q, problem.A, problem.G))  # type: ignore[return-value]
+
+
+def _solve_tiny(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
+    """None if Q of some row is not positive definite."""
     batch, n, k = problem.p.shape[0], problem.n, problem.d.shape[-1]
     kernel, (q, g) = _kernel(), _matrices(problem)
     found = _nothing_found(batch, n, k)
@@ -114,7 +277,17 @@ def solve(
     if left < 0:
         return None
     x, z, s, active, w, chol, fit, steps, status = map(torch.from_numpy, found)
-    outcome = Outcome(x, problem.b, z, s, active, Residuals(*fit), steps, status, torch.zeros_like(x))
+    outcome = Outcome(
+        x,
+        problem.b,
+        z,
+        s,
+        active,
+        Residuals(*fit),
+        steps,
+        status,
+        torch.zeros_like(x),
+    )
     return outcome, KernelFactor(problem, w, chol), status.nonzero().squeeze(-1) if left else None
 
 
@@ -158,7 +331,7 @@ def _nothing_found(batch: int, n: int, k: int) -> Any:
         active=np.zeros((batch, k), np.bool_),
         w=np.zeros((batch, k)),
         U=np.zeros((batch, n, n)),
-        fit=np.zeros((4, batch)),
+        fit=np.zeros((5, batch)),
         steps=np.zeros(batch, np.int64),
         status=np.full(batch, int(Status.NUMERICAL)),
     )

@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # of this file alone.
 _DELTA, _PENALTY = 1e-10, 0.1
 _LEAST, _BACK_OFF, _SIGN, _UNMET, _TINY = 0.3, 0.99, 1e-12, 1e-5, 1e-300
-_FLOOR = 1e-4
+_FLOOR = 1e-6
 #: z of rows that are absent: next to nothing, but large enough to divide by.
 _NOTHING = 1e-100
 _CORRECTIONS, _DEFINITE = 8, 1e-9
@@ -50,8 +50,9 @@ class _Block(NamedTuple):
     norms: Array
     unit: Array
     per_unit: Array
-    # of certificates.residuals: the length, and what the terms of the gradient are at least compared with; |x|^2 before
+    # of certificates.Yardstick: the floors of lengths and forces, |x|^2 before, the floor of scaled forces; the columns
     scale: Array
+    columns: Array
     # point
     x: Array
     z: Array
@@ -91,11 +92,11 @@ def _room(size: int) -> Array:
 @_jit
 def _new_block(n: int, k: int) -> _Block:
     return _Block(
-        _room(n * n), _room(n), _room(k * n), _room(k), _room(k), _room(k), _room(k), _room(k), _room(3),
+        _room(n * n), _room(n), _room(k * n), _room(k), _room(k), _room(k), _room(k), _room(k), _room(4), _room(n),
         _room(n), _room(k), _room(k), _room(k),
         _room(k), _room(n * n), _room(n),
         _room(n), _room(k), _room(k), _room(n), _room(k), _room(k), _room(k), _room(k), _room(k),
-        _room(n), _room(k), _room(k), _room(4), _room(4), _room(k),
+        _room(n), _room(k), _room(k), _room(5), _room(5), _room(k),
     )  # fmt: skip
 
 
@@ -169,9 +170,14 @@ def _set_up(b: _Block) -> Any:
         p = maximum(p, magnitude(load(b.p, j)))
     free = p / largest
     short = where(less(0.0, free) * less(free, short), free, short)
-    length = _FLOOR * where(less(short, np.inf), short, 0.0)
-    store(b.scale, 0, length)
-    store(b.scale, 1, maximum(p, largest * length))
+    store(b.scale, 0, _FLOOR * where(less(short, np.inf), short, 1.0))
+    store(b.scale, 1, _FLOOR * p)
+    scaled = splat(0.0)
+    for j in range(n):
+        column = 1.0 / sqrt(load(b.Q, j * n + j))
+        store(b.columns, j, column)
+        scaled = maximum(scaled, column * magnitude(load(b.p, j)))
+    store(b.scale, 3, _FLOOR * scaled)
     return definite
 
 
@@ -413,38 +419,53 @@ def _change_set(b: _Block, done: Any) -> Any:
 
 
 @_jit
-def _residuals(b: _Block) -> Any:
+def _residuals(b: _Block, m: int) -> Any:
     """``certificates.residuals`` in ``fit``, and the largest; leaves rx and rc behind."""
     n, k = len(b.p), len(b.d)
-    square, off, pull, balance = splat(0.0), splat(0.0), load(b.scale, 1), splat(0.0)
+    square, off, force, balance = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    scaled_off, scaled_force, value, bound = splat(0.0), load(b.scale, 3), splat(0.0), splat(0.0)
     work_q, work_p, work_d = splat(0.0), splat(0.0), splat(0.0)
     for j in range(n):
-        x, p = load(b.x, j), load(b.p, j)
+        x, p, column = load(b.x, j), load(b.p, j), load(b.columns, j)
         q, c = _row(b.Q, j, b.x), _column(b.C, j, n, b.z)
         left = q + p + c
         store(b.rx, j, -left)
-        square, off = square + x * x, maximum(off, magnitude(left))
-        pull = maximum(maximum(pull, magnitude(q)), magnitude(c))
+        pull = maximum(maximum(magnitude(q), magnitude(p)), magnitude(c))
+        square, off, force = square + x * x, maximum(off, magnitude(left)), maximum(force, pull)
+        scaled_off = maximum(scaled_off, column * magnitude(left))
+        scaled_force = maximum(scaled_force, column * pull)
         work_q, work_p, balance = work_q + magnitude(q * x), work_p + magnitude(p * x), balance + (q + p) * x
-    size, excess, total = sqrt(square) + load(b.scale, 0), splat(0.0), square
+        value, bound = value + (0.5 * q + p) * x, bound + 0.5 * q * x
+    size, excess, total, primal = sqrt(square), splat(0.0), square, splat(0.0)
+    worst, largest = splat(0.0), splat(0.0)
     for i in range(k):
+        if i == m:  # rows of G end, bounds begin
+            primal, worst, largest = worst / (1.0 + largest), splat(0.0), splat(0.0)
         d, z = load(b.d, i), load(b.z, i)
-        s = d - _row(b.C, i, b.x)
+        cx = _row(b.C, i, b.x)
+        s = d - cx
         store(b.rc, i, s)
-        length = magnitude(d) + load(b.norms, i) * size
+        largest = maximum(maximum(largest, magnitude(d)), magnitude(cx))
         over = -s * load(b.present, i)
         if count(less(0.0, over)) > 0:  # the others need no division
+            worst = maximum(worst, over)
+            length = maximum(magnitude(d) + load(b.norms, i) * size, load(b.norms, i) * load(b.scale, 0))
             excess = maximum(excess, over / maximum(length, _TINY))
         work_d, balance, total = work_d + magnitude(d * z), balance + d * z, total + z
-    work = maximum(maximum(maximum(pull * load(b.scale, 0), work_q), work_p), work_d)
-    primal, dual = excess, off / maximum(pull, _TINY)
-    gap = magnitude(balance) / maximum(work, _TINY)
+        bound = bound + d * z
+    primal = maximum(primal, worst / (1.0 + largest))
+    floored = maximum(force, load(b.scale, 1))
+    work = maximum(maximum(maximum(floored * load(b.scale, 0), work_q), work_p), work_d)
+    dual, gap = off / (1.0 + force), magnitude(balance) / (1.0 + maximum(magnitude(value), magnitude(bound)))
+    relative = maximum(excess, maximum(off / maximum(floored, _TINY), scaled_off / maximum(scaled_force, _TINY)))
+    relative = maximum(relative, magnitude(balance) / maximum(work, _TINY))
     nan = total * 0.0  # comparisons drop a NaN
     store(b.fit, 0, primal + nan)
     store(b.fit, 1, dual + nan)
     store(b.fit, 2, gap + nan)
-    store(b.fit, 3, magnitude(balance))
-    return maximum(maximum(primal, dual), gap) + nan
+    store(b.fit, 3, relative + nan)
+    store(b.fit, 4, magnitude(balance))
+    return maximum(maximum(primal, dual), maximum(gap, relative)) + nan
 
 
 @_jit
@@ -456,14 +477,14 @@ def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
     for _ in range(_CORRECTIONS):
         for i in range(k):
             store(b.z, i, maximum(load(b.z, i), 0.0))
-        now = _residuals(b)
+        now = _residuals(b, m)
         better, progress = less(now, best), less(now, 0.5 * best)
         for j in range(n):
             store(b.best_x, j, where(better, load(b.x, j), load(b.best_x, j)))
         for i in range(k):
             store(b.best_z, i, where(better, load(b.z, i), load(b.best_z, i)))
             store(b.best_s, i, where(better, load(b.rc, i), load(b.best_s, i)))
-        for i in range(4):
+        for i in range(5):
             store(b.best_fit, i, where(better, load(b.fit, i), load(b.best_fit, i)))
         best = where(better, now, best)
         if count(done * progress * less(_EXACT, best)) == 0:
@@ -504,7 +525,7 @@ def _write(b: _Block, lane: int, row: int, steps: int, found: Found) -> None:
         found.s[row, i] = b.best_s[i, lane] if b.present[i, lane] > 0.0 else np.inf
         found.active[row, i] = b.active[i, lane] * b.present[i, lane] > 0.0
         found.w[row, i] = b.w[i, lane]
-    for i in range(4):
+    for i in range(5):
         found.fit[i, row] = b.best_fit[i, lane]
     found.steps[row] = steps
     found.status[row] = 0

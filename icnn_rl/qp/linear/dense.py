@@ -12,6 +12,8 @@ from icnn_rl.qp.sparse import SparseRows, stack_sparse
 
 #: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
 PENALTY = 0.1
+#: What is added to the diagonal of a matrix that breaks down, relative to its mean: at first, from try to try, tries.
+_LIFT, _GROWTH, _LIFTS = 1e-14, 100.0, 4
 #: 1 / e of a row that is out, relative to 1 / delta.
 OUT = 1e-24
 
@@ -26,6 +28,24 @@ def cholesky(h: Tensor) -> Tensor:
     """U with U^T U = H; rows that are not positive definite come out as rubbish or NaN, and are found out later."""
     out: Tensor = torch.linalg.cholesky_ex(h, upper=True)[0]
     return out
+
+
+def cholesky_lifted(h: Tensor) -> Tensor:
+    """The same; a matrix that breaks down gets as large a multiple of its diagonal's mean added as it takes."""
+    chol: Tensor
+    chol, broken = torch.linalg.cholesky_ex(h, upper=True)
+    lift = _LIFT
+    for _ in range(_LIFTS):
+        if not bool(broken.any()):
+            break
+        bad = broken.nonzero().squeeze(-1)
+        again = h[bad]
+        diagonal = again.diagonal(dim1=-2, dim2=-1)
+        diagonal.add_(lift * diagonal.abs().mean(-1, keepdim=True))
+        factor, info = torch.linalg.cholesky_ex(again, upper=True)
+        chol, broken = chol.index_copy(0, bad, factor), broken.index_copy(0, bad, info)
+        lift *= _GROWTH
+    return chol
 
 
 def cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:

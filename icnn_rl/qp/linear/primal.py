@@ -55,7 +55,7 @@ class Primal(Innermost):
         w = e.reciprocal()
         if problem.present is not None:
             w = w * problem.present
-        h = _hessian(problem, w, self.rho)
+        h = hessian(problem, w, self.rho)
         return self.with_factor(Factor(e, w, cholesky(h)))
 
     def with_factor(self, factor: Factor) -> Primal:
@@ -91,7 +91,7 @@ def solve(problem: Problem, w: Tensor, chol: Tensor, rx: Tensor, rc: Tensor) -> 
     return dx, w * (problem.Cx(dx) - rc)
 
 
-def _hessian(problem: Problem, w: Tensor, rho: Tensor | None) -> Tensor:
+def hessian(problem: Problem, w: Tensor, rho: Tensor | None) -> Tensor:
     """Q + rho + C^T W C, a tensor of its own."""
     parts = [problem.on_diagonal(w), rho, problem.Q if problem.diagonal else None]
     diagonal = sum(part for part in parts if part is not None)

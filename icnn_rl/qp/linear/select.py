@@ -21,7 +21,6 @@ from icnn_rl.qp.linear.dual import Dual
 from icnn_rl.qp.linear.eliminate import Eliminate
 from icnn_rl.qp.linear.primal import Primal
 from icnn_rl.qp.linear.range import Range
-from icnn_rl.qp.linear.scale import Scale
 from icnn_rl.qp.linear.stagewise import Stagewise
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows
@@ -63,13 +62,6 @@ def choose(problem: Problem, chol: Tensor | None, semidefinite: bool) -> Reducti
     if chol is None and not problem.diagonal and best is not _STAGEWISE:
         chol = torch.linalg.cholesky_ex(problem.Q)[0]  # of a sparse Q that is dense now
     return best.build(problem, chol, semidefinite)
-
-
-def once_more(problem: Problem) -> Reduction:
-    """For rows that were not solved: a system that takes singular matrices, of equilibrated data."""
-    if _cheapest(problem, True) is _STAGEWISE:
-        return Stagewise.of(problem, True)
-    return Scale.of(problem)
 
 
 def of_cone(problem: Problem) -> Reduction:

@@ -26,6 +26,8 @@ from icnn_rl.qp.stages import Layout, layout_of
 #: delta of the rows of C and where Q may be singular, and of equations, relative to ``unit``; as in .primal, but
 #: equations are not weighed against anything: there delta is only what makes dependent ones harmless.
 _DELTA, _SEMIDEFINITE, _DELTA_EQUATIONS = 1e-10, 1e-8, 1e-11
+#: rho and delta in equilibrated data, where the matrices may be singular.
+_EQUILIBRATED = 1e-8
 #: rho, relative to the curvature of the objective.
 _RHO = 1e-8
 #: What the calls for a stage cost where torch makes them, in flops.
@@ -93,6 +95,23 @@ class Stagewise(Innermost):
             delta_equations=_DELTA_EQUATIONS * size_a,
             start=PENALTY * size,
             proximal=semidefinite,
+        )
+        return system._with_base()
+
+    @staticmethod
+    def of_equilibrated(problem: Problem) -> Stagewise:
+        """For entries of size 1, and a Q that may be singular."""
+        layout, ones = _layout(problem), torch.ones_like(problem.d[:1])
+        system = Stagewise(
+            problem,
+            layout,
+            base=problem.p[:1],
+            weight=_products(problem.G, layout),
+            rho=problem.p.new_full((1, 1), _EQUILIBRATED),
+            delta=_EQUILIBRATED * ones,
+            delta_equations=_EQUILIBRATED * torch.ones_like(problem.b[:1]),
+            start=PENALTY * ones,
+            proximal=True,
         )
         return system._with_base()
 

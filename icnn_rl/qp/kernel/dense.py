@@ -1,0 +1,1463 @@
+"""Dense problems of any size, compiled, row by row of the batch: interior-point steps, made exact on the active set.
+
+    min_x  1/2 x^T Q x + p^T x    subject to    A x = b,    C x <= d,    C = [G; -I; I].
+
+A row is first equilibrated (Ruiz) and given units of length and cost, all powers of two, which rounds nothing. Then
+come steps of the homogeneous self-dual interior-point method with Mehrotra's predictor and corrector: besides x, nu, z
+and s they carry tau and kappa, and where tau goes to 0 they end in a proof that there is no solution. Once the rows
+that the predictor takes for active are the same twice, active-set steps from there try to finish: the answer of a set
+is one linear system, exact to rounding, and is verified. Every linear system is
+
+    [ Q + rho   A^T      C^T       ] [dx ]   [rx]
+    [ A        -delta              ] [dnu] = [ra]        E = S / Z, or 0 on an active set and infinite off it,
+    [ C                -(E + delta)] [dz ]   [rc]
+
+solved by H = Q + rho + C^T W C = L L^T with W = 1 / (E + delta) and by S = A H^{-1} A^T + delta, and corrected by its
+residual against the same system without rho and delta.
+
+References:
+    D. Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices, RAL-TR-2001-034, 2001.
+    E. D. Andersen, C. Roos, T. Terlaky, On implementing a primal-dual interior-point method for conic quadratic
+    optimization, Math. Program. 95, 2003.
+    P. J. Goulart, Y. Chen, Clarabel: An interior-point solver for conic programs with quadratic objectives, 2024,
+    section 3: the homogeneous embedding of a quadratic objective.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from icnn_rl._jit import jit, kept
+from icnn_rl.qp.kernel.lapack import add_square, forward, outer_square, part, potrf, set_threads
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: rho and delta, what multiplies them when a factorisation breaks down, and how often.
+_RHO, _DELTA, _GROWTH, _TRIES = 1e-8, 1e-8, 100.0, 4
+#: The least rho and delta.
+_LIGHTEST = 1e-14
+#: Passes of the equilibration at most; norms from 1/2 to 2 need none.
+_PASSES = 10
+#: Corrections of a linear system by its residual at most, and the residual, relative, that needs none.
+_ROUNDS, _ROUNDING = 4, 1e-13
+#: How far to go towards the boundary.
+_BACK_OFF = 0.99
+#: Interior-point steps before the first attempt to finish, and mu from where on the sets need not agree.
+_FIRST, _SMALL = 3, 1e-7
+#: Changes of an active set in an attempt, the first one from a guess, and corrections on a set at most.
+_CHANGES, _WARM_CHANGES, _CORRECTIONS = 3, 4, 8
+#: Below this, relative, a negative multiplier or a violation is rounding; above ``_CLEAR`` it needs no correction.
+_SIGN, _CLEAR = 1e-11, 1e-5
+#: A residual on a settled set that is rounding; the one that interior-point steps aim at; that of a loose tolerance.
+_EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-6
+#: Errors are relative to at least this, in units of the problem.
+_FLOOR = 1e-6
+#: Steps without a better residual after which there is no more progress.
+_STALL = 6
+#: A negative eigenvalue of Q, relative.
+_NEGATIVE = 1e-12
+#: Of proofs, as in certificates.py: what is noise next to the largest multiplier, the relative error.
+_NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
+#: A proof has to exclude points up to this many times the largest right-hand side.
+_REACH = 1e6
+#: What the first solution leaves of the data where the system may be singular, relative to 1.
+_SUSPICIOUS = 1e-7
+#: Where x ends up so far away, the unit of length was wrong.
+_FAR = 1e3
+#: A number that is 0, where data have the size 1.
+_NOTHING = 1e-20
+#: From this size on LAPACK is faster than plain loops.
+_LAPACK = 24
+#: The statuses of :class:`icnn_rl.Status` that a row may get.
+_SUCCESS, _MAX_STEPS, _PRIMAL_INFEASIBLE, _DUAL_INFEASIBLE, _NUMERICAL = 0, 1, 2, 3, 4
+
+
+class Triple(NamedTuple):
+    """x (n,), nu (q,), z (k,), or right-hand sides, or steps."""
+
+    x: Array
+    nu: Array
+    z: Array
+
+
+class Products(NamedTuple):
+    """Q x, A^T nu, C^T z (n,), A x (q,), C x (k,)."""
+
+    qx: Array
+    aty: Array
+    ctz: Array
+    ax: Array
+    cx: Array
+
+
+class Problem(NamedTuple):
+    """One row of the batch in its own units.
+
+    Q (n, n), or (n, 1) where it is diagonal; A (q, n), G (m, n), p (n,), b (q,), d (k,); ``present`` (k,) 1.0 where a
+    row of C exists, else 0.0; whether C has the rows of -I and of I. The user's x is t D x, nu is A_rows nu / (c t), z
+    is C_rows z / (c t), with D = ``columns`` and ``units`` = (t, c).
+    """
+
+    Q: Array
+    A: Array
+    G: Array
+    p: Array
+    b: Array
+    d: Array
+    present: Array
+    lower: bool
+    upper: bool
+    columns: Array
+    a_rows: Array
+    c_rows: Array
+    units: Array
+
+
+class Factor(NamedTuple):
+    """e and w (k,), L (n, n), V = A L^{-T} (q, n) and the factor of S (q, q); ``half`` (m, n) is scratch; rho and delta
+    of the equations in ``light`` (2,)."""
+
+    e: Array
+    w: Array
+    L: Array
+    V: Array
+    S: Array
+    half: Array
+    light: Array
+
+
+class Scales(NamedTuple):
+    """What is kept to solve with the last system of each row: w (B, k) = 1 / (E + delta), and of :class:`Problem` the
+    ``columns`` (B, n), ``a_rows`` (B, q), ``c_rows`` (B, k) and ``units`` (B, 2)."""
+
+    w: Array
+    columns: Array
+    a_rows: Array
+    c_rows: Array
+    units: Array
+
+
+class Found(NamedTuple):
+    """What is written for the rows of the batch.
+
+    x (B, n), nu (B, q), z and s (B, k), ``active`` (B, k) bool. fit (5, B): ``primal``, ``dual``, ``gap``, ``relative``
+    and ``duality`` as in certificates.py, rows of ``relative`` in the units of :class:`Problem` and with the largest
+    |x_j| for a norm. steps, the number of factorisations, and status (B,). ray (B, n).
+    """
+
+    x: Array
+    nu: Array
+    z: Array
+    s: Array
+    active: Array
+    fit: Array
+    steps: Array
+    status: Array
+    ray: Array
+    scales: Scales
+
+
+def _inline(function: Any) -> Any:
+    """Compile into its callers: for what takes dozens of arrays."""
+    return kept(function, fastmath={"reassoc", "contract", "nsz"}, forceinline=True)
+
+
+# Matrices times vectors
+
+
+@jit
+def _times(M: Array, x: Array, out: Array) -> None:
+    """out = M x, four rows at a time: what is loaded of x serves all of them."""
+    k, n = M.shape
+    for i in range(0, k - 3, 4):
+        t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+        for j in range(n):
+            t0 += M[i, j] * x[j]
+            t1 += M[i + 1, j] * x[j]
+            t2 += M[i + 2, j] * x[j]
+            t3 += M[i + 3, j] * x[j]
+        out[i], out[i + 1], out[i + 2], out[i + 3] = t0, t1, t2, t3
+    for i in range(k - k % 4, k):
+        t0 = 0.0
+        for j in range(n):
+            t0 += M[i, j] * x[j]
+        out[i] = t0
+
+
+@jit
+def _add_transposed(M: Array, y: Array, sign: float, out: Array) -> None:
+    """out += sign M^T y."""
+    k, n = M.shape
+    for i in range(0, k - 3, 4):
+        y0, y1, y2, y3 = sign * y[i], sign * y[i + 1], sign * y[i + 2], sign * y[i + 3]
+        for j in range(n):
+            out[j] += M[i, j] * y0 + M[i + 1, j] * y1 + M[i + 2, j] * y2 + M[i + 3, j] * y3
+    for i in range(k - k % 4, k):
+        y0 = sign * y[i]
+        for j in range(n):
+            out[j] += M[i, j] * y0
+
+
+@jit
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@jit
+def _largest(a: Array) -> float:
+    """The largest absolute value; infinite if a number is not finite."""
+    most, total = 0.0, 0.0
+    for i in range(len(a)):
+        most = max(most, abs(a[i]))
+        total += abs(a[i])
+    return most if total < np.inf else np.inf
+
+
+@jit
+def _q_times(P: Problem, x: Array, out: Array) -> None:
+    if P.Q.shape[1] == len(x):
+        _times(P.Q, x, out)
+    else:
+        for j in range(len(x)):
+            out[j] = P.Q[j, 0] * x[j]
+
+
+@jit
+def _c_times(P: Problem, x: Array, out: Array) -> None:
+    """out = C x."""
+    n, start = len(x), P.G.shape[0]
+    if start > 0:
+        _times(P.G, x, out)
+    if P.lower:
+        for j in range(n):
+            out[start + j] = -x[j]
+        start += n
+    if P.upper:
+        for j in range(n):
+            out[start + j] = x[j]
+
+
+@jit
+def _add_c_transposed(P: Problem, z: Array, out: Array) -> None:
+    """out += C^T z."""
+    n, start = len(out), P.G.shape[0]
+    if start > 0:
+        _add_transposed(P.G, z, 1.0, out)
+    if P.lower:
+        for j in range(n):
+            out[j] -= z[start + j]
+        start += n
+    if P.upper:
+        for j in range(n):
+            out[j] += z[start + j]
+
+
+@jit
+def _products(P: Problem, v: Triple, at: Products) -> None:
+    _q_times(P, v.x, at.qx)
+    _c_times(P, v.x, at.cx)
+    at.ctz[:] = 0.0
+    _add_c_transposed(P, v.z, at.ctz)
+    if len(v.nu) > 0:
+        _times(P.A, v.x, at.ax)
+        at.aty[:] = 0.0
+        _add_transposed(P.A, v.nu, 1.0, at.aty)
+
+
+# Scaling
+
+
+def _reducing(function: Any) -> Any:
+    """For data known to be finite: lets maxima fill vector registers, too."""
+    return kept(function, fastmath={"reassoc", "contract", "nsz", "nnan", "ninf"})
+
+
+@_reducing
+def _measure(M: Array, rows: Array, columns: Array, size: Array, row_size: Array) -> None:
+    """Raise ``size`` (n,) to the largest entries of the columns of the scaled matrix; row_size: those of its rows."""
+    for i in range(M.shape[0]):
+        most, scale = 0.0, rows[i]
+        for j in range(M.shape[1]):
+            entry = abs(M[i, j]) * scale * columns[j]
+            most = max(most, entry)
+            size[j] = max(size[j], entry)
+        row_size[i] = most
+
+
+@jit
+def _shrink(scale: Array, size: Array) -> bool:
+    """Divide the scales by the roots of the sizes; whether these were all close to 1."""
+    close = True
+    for i in range(len(size)):
+        if size[i] > 0.0:
+            close = close and 0.5 <= size[i] <= 2.0
+            scale[i] /= math.sqrt(size[i])
+    return close
+
+
+@jit
+def _round(scale: Array) -> None:
+    """To powers of two."""
+    for i in range(len(scale)):
+        scale[i] = _power(scale[i])
+
+
+@jit
+def _power(number: float) -> float:
+    """The nearest power of two, more or less; 1 for what has none."""
+    if not (1e-150 < number < 1e150):
+        return 1.0
+    fraction, exponent = math.frexp(number)
+    return math.ldexp(1.0, exponent if fraction > 0.7071 else exponent - 1)
+
+
+@jit
+def _equilibrate(Q: Array, A: Array, G: Array, columns: Array, a_rows: Array, g_rows: Array, size: Array) -> None:
+    """D, A_rows and G_rows with all norms of the scaled rows and columns near 1; size (n + n + q + m,) is scratch."""
+    n, q, m = A.shape[1], A.shape[0], G.shape[0]
+    column, q_row, a_row, g_row = size[:n], size[n : 2 * n], size[2 * n : 2 * n + q], size[2 * n + q : 2 * n + q + m]
+    columns[:], a_rows[:], g_rows[:] = 1.0, 1.0, 1.0
+    for _ in range(_PASSES):
+        column[:] = 0.0
+        if Q.shape[1] == n:
+            _measure(Q, columns, columns, column, q_row)
+        else:
+            for j in range(n):
+                column[j] = abs(Q[j, 0]) * columns[j] * columns[j]
+        _measure(A, a_rows, columns, column, a_row)
+        _measure(G, g_rows, columns, column, g_row)
+        close = _shrink(columns, column)
+        close = _shrink(a_rows, a_row) and close
+        close = _shrink(g_rows, g_row) and close
+        if close:
+            break
+    _round(columns)
+    _round(a_rows)
+    _round(g_rows)
+
+
+@jit
+def _scaled(M: Array, rows: Array, columns: Array, factor: float, out: Array) -> float:
+    """out = factor diag(rows) M diag(columns); returns its largest entry."""
+    most = 0.0
+    for i in range(M.shape[0]):
+        scale = factor * rows[i]
+        for j in range(M.shape[1]):
+            out[i, j] = scale * M[i, j] * columns[j]
+            most = max(most, abs(out[i, j]))
+    return most
+
+
+@jit
+def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, scratch: Array) -> None:
+    """Everything but A and G: right-hand sides, Q and the units, from the user's data and the scales.
+
+    The unit of length is ``times`` the median of the right-hand sides.
+    """
+    n, q, k, m = len(p), len(b), len(d), P.G.shape[0]
+    for i in range(m, k):
+        P.c_rows[i] = 1.0 / P.columns[(i - m) % n]
+    count = 0
+    for i in range(q):
+        P.b[i] = P.a_rows[i] * b[i]
+        if P.b[i] != 0.0:
+            scratch[count] = abs(P.b[i])
+            count += 1
+    for i in range(k):
+        P.present[i] = 1.0 if d[i] != np.inf else 0.0
+        P.d[i] = P.c_rows[i] * d[i] if d[i] != np.inf else 0.0
+        if P.d[i] != 0.0:
+            scratch[count] = abs(P.d[i])
+            count += 1
+    most_q, most_p = 0.0, 0.0
+    if Q.shape[1] == n:
+        for j in range(n):
+            most_q = max(most_q, P.columns[j] * P.columns[j] * Q[j, j])  # no element of a Q >= 0 is larger
+    else:
+        for j in range(n):
+            most_q = max(most_q, P.columns[j] * P.columns[j] * Q[j, 0])
+    for j in range(n):
+        P.p[j] = P.columns[j] * p[j]
+        most_p = max(most_p, abs(P.p[j]))
+    if count > 0:
+        ordered = scratch[:count]
+        ordered.sort()
+        length = _power(ordered[(count - 1) // 2])
+    else:
+        length = _power(most_p / most_q) if most_p * most_q > 0.0 else 1.0
+    length *= times
+    most = max(length * length * most_q, length * most_p)
+    cost = _power(1.0 / most) if most > 0.0 else 1.0
+    P.units[0], P.units[1] = length, cost
+    for i in range(q):
+        P.b[i] /= length
+    for i in range(k):
+        P.d[i] /= length
+    for j in range(n):
+        P.p[j] *= cost * length
+    factor = cost * length * length
+    if Q.shape[1] == n:
+        _scaled(Q, P.columns, P.columns, factor, P.Q)
+    else:
+        for j in range(n):
+            P.Q[j, 0] = factor * P.columns[j] * P.columns[j] * Q[j, 0]
+
+
+# The linear systems
+
+
+@jit
+def _cholesky(H: Array) -> bool:
+    """Replace the lower half by its factor; whether there is one."""
+    for i in range(len(H)):
+        for j in range(i + 1):
+            total = H[i, j]
+            for r in range(j):
+                total -= H[i, r] * H[j, r]
+            if i > j:
+                H[i, j] = total / H[j, j]
+            elif total > 0.0:
+                H[i, i] = math.sqrt(total)
+            else:
+                return False
+    return True
+
+
+@jit
+def _forward(L: Array, y: Array) -> None:
+    """y = L^{-1} y."""
+    for i in range(len(y)):
+        total = 0.0
+        for j in range(i):
+            total += L[i, j] * y[j]
+        y[i] = (y[i] - total) / L[i, i]
+
+
+@jit
+def _backward(L: Array, y: Array) -> None:
+    """y = L^{-T} y."""
+    for i in range(len(y) - 1, -1, -1):
+        y[i] /= L[i, i]
+        step = y[i]
+        for j in range(i):
+            y[j] -= step * L[i, j]
+
+
+@jit
+def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int]) -> None:
+    """Q + rho + C^T W C, its lower half in L."""
+    n, m, L, w = len(P.p), P.G.shape[0], F.L, F.w
+    for i in range(n):
+        if P.Q.shape[1] == n:
+            for j in range(i):
+                L[i, j] = P.Q[i, j]
+            L[i, i] = P.Q[i, i] + rho
+        else:
+            L[i, :i] = 0.0
+            L[i, i] = P.Q[i, 0] + rho
+    start = m
+    if P.lower:
+        for j in range(n):
+            L[j, j] += w[start + j]
+        start += n
+    if P.upper:
+        for j in range(n):
+            L[j, j] += w[start + j]
+    rows, half = 0, F.half
+    for r in range(m):
+        if w[r] > 0.0:
+            root = math.sqrt(w[r])
+            for j in range(n):
+                half[rows, j] = root * P.G[r, j]
+            rows += 1
+    if n >= _LAPACK and lapack[1] != 0:
+        if rows > 0:
+            add_square(lapack[1], half, rows, 1.0, L)
+        return
+    for r in range(0, rows - 3, 4):
+        for i in range(n):
+            c0, c1, c2, c3 = half[r, i], half[r + 1, i], half[r + 2, i], half[r + 3, i]
+            for j in range(i + 1):
+                L[i, j] += c0 * half[r, j] + c1 * half[r + 1, j] + c2 * half[r + 2, j] + c3 * half[r + 3, j]
+    for r in range(rows - rows % 4, rows):
+        for i in range(n):
+            c0 = half[r, i]
+            for j in range(i + 1):
+                L[i, j] += c0 * half[r, j]
+
+
+@jit
+def _factored(H: Array, lapack: tuple[int, int, int, int]) -> bool:
+    if len(H) >= _LAPACK and lapack[0] != 0:
+        return bool(potrf(lapack[0], H) == 0 and abs(H[-1, -1]) < np.inf)
+    return bool(_cholesky(H))
+
+
+@jit
+def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int, int]) -> None:
+    """V = A L^{-T} and S = V V^T + delta, its lower half."""
+    q, V, S = len(P.b), F.V, F.S
+    V[:] = P.A
+    if len(P.p) >= _LAPACK and q > 2 and lapack[2] != 0:
+        forward(lapack[2], F.L, V)
+        outer_square(lapack[1], V, S)
+    else:
+        for i in range(q):
+            _forward(F.L, V[i])
+        for i in range(q):
+            for j in range(i + 1):
+                S[i, j] = _dot(V[i], V[j])
+    for i in range(q):
+        S[i, i] += delta
+
+
+@jit
+def _factor(P: Problem, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
+    """Factor the system of F.w; whether that was possible, with more regularisation if need be."""
+    rho, done = F.light[0], False
+    for _ in range(1 + _TRIES):
+        _hessian(P, F, rho, lapack)
+        done = _factored(F.L, lapack)
+        if done:
+            break
+        rho *= _GROWTH
+    if not done or len(P.b) == 0:
+        return done
+    delta = F.light[1]
+    for _ in range(1 + _TRIES):
+        _schur(P, F, delta, lapack)
+        if _factored(F.S, lapack):
+            return True
+        delta *= _GROWTH
+    return False
+
+
+@jit
+def _lighten(F: Factor) -> bool:
+    """Less regularisation from the next factorisation on, where corrections do not get rid of it; whether it can be."""
+    F.light[0] = max(1e-3 * F.light[0], _LIGHTEST)
+    F.light[1] = max(1e-3 * F.light[1], _LIGHTEST)
+    return bool(F.light[0] > _LIGHTEST)
+
+
+@jit
+def _solve(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
+    """The regularised system: x, nu, z for the right-hand sides r, which may not be ``out``; t (k,) is scratch."""
+    for i in range(len(t)):
+        t[i] = F.w[i] * r.z[i]
+    x, nu, z = out
+    for j in range(len(x)):
+        x[j] = r.x[j]
+    _add_c_transposed(P, t, x)
+    _forward(F.L, x)
+    if len(nu) > 0:
+        _times(F.V, x, nu)
+        for i in range(len(nu)):
+            nu[i] -= r.nu[i]
+        _forward(F.S, nu)
+        _backward(F.S, nu)
+        _add_transposed(F.V, nu, -1.0, x)
+    _backward(F.L, x)
+    _c_times(P, x, z)
+    for i in range(len(t)):
+        z[i] = F.w[i] * (z[i] - r.z[i])
+
+
+@jit
+def _add(v: Triple, step: float, dv: Triple) -> None:
+    for j in range(len(v.x)):
+        v.x[j] += step * dv.x[j]
+    for i in range(len(v.nu)):
+        v.nu[i] += step * dv.nu[i]
+    for i in range(len(v.z)):
+        v.z[i] += step * dv.z[i]
+
+
+@jit
+def _size(v: Triple) -> float:
+    return float(max(_largest(v.x), _largest(v.nu), _largest(v.z)))
+
+
+@jit
+def _left_over(F: Factor, r: Triple, v: Triple, at: Products, out: Triple) -> float:
+    """What v leaves of the right-hand sides of the unregularised system, and its size."""
+    for j in range(len(v.x)):
+        out.x[j] = r.x[j] - at.qx[j] - at.aty[j] - at.ctz[j]
+    for i in range(len(v.nu)):
+        out.nu[i] = r.nu[i] - at.ax[i]
+    for i in range(len(v.z)):
+        out.z[i] = r.z[i] - at.cx[i] + F.e[i] * v.z[i] if F.w[i] > 0.0 else 0.0
+    return float(_size(out))
+
+
+@jit
+def _refined(
+    P: Problem, F: Factor, r: Triple, out: Triple, target: float, at: Products, rest: Triple, dv: Triple, t: Array
+) -> bool:
+    """The unregularised system, to ``target`` or as far as corrections lead; whether there were any. ``at`` has the
+    products of ``out``, ``rest`` what it leaves."""
+    _solve(P, F, r, out, t)
+    target = target + _ROUNDING * (1.0 + _size(r))
+    before = np.inf
+    for correction in range(_ROUNDS + 1):
+        _products(P, out, at)
+        error = _left_over(F, r, out, at, rest)
+        if not error < before:  # the last correction made it worse: back
+            _add(out, -1.0, dv)
+            _products(P, out, at)
+            _lighten(F)
+            return True
+        if error <= target:
+            return correction > 0
+        if correction == _ROUNDS or error > 0.5 * before:
+            _lighten(F)
+            return True
+        before = error
+        _solve(P, F, rest, dv, t)
+        _add(out, 1.0, dv)
+    return True
+
+
+# Judging a point
+
+
+class Objective(NamedTuple):
+    """x^T Q x, p^T x, b^T nu + d^T z of a point that tau has not divided yet."""
+
+    xqx: float
+    px: float
+    by: float
+
+
+@jit
+def _objective(P: Problem, v: Triple, at: Products) -> Objective:
+    return Objective(_dot(at.qx, v.x), _dot(P.p, v.x), _dot(P.b, v.nu) + _dot(P.d, v.z))
+
+
+@jit
+def _judge(P: Problem, v: Triple, at: Products, f: Objective, tau: float, fit: Array) -> float:
+    """Residuals of the point over tau, see :class:`Found`: the largest."""
+    n, m, k = len(P.p), P.G.shape[0], len(P.d)
+    length, cost, per = P.units[0], P.units[1], 1.0 / tau
+    force = 1.0 / (cost * length)
+    own, own_term, user, user_term, floor = 0.0, 0.0, 0.0, 0.0, np.inf
+    total, size, work_q, work_p = 0.0, 0.0, 0.0, 0.0
+    for j in range(n):
+        qx, p, aty, ctz, x = per * at.qx[j], P.p[j], per * at.aty[j], per * at.ctz[j], per * v.x[j]
+        error, term, unit = abs(qx + p + aty + ctz), max(abs(qx), abs(p), abs(aty), abs(ctz)), force / P.columns[j]
+        own, own_term = max(own, error), max(own_term, term)
+        user, user_term = max(user, unit * error), max(user_term, unit * term)
+        floor, size, total = min(floor, unit), max(size, abs(x)), total + error
+        work_q, work_p = work_q + abs(qx * x), work_p + abs(p * x)
+    fit[1] = user / (1.0 + user_term)
+    relative = max(own / max(own_term, _FLOOR), user / max(user_term, _FLOOR * floor))
+    work_b, work_d, least = 0.0, 0.0, _FLOOR + size
+    user, user_term = 0.0, 0.0
+    for i in range(len(P.b)):
+        ax, b, unit = per * at.ax[i], P.b[i], length / P.a_rows[i]
+        error, term = abs(ax - b), max(abs(ax), abs(b))
+        relative, total = max(relative, error / (abs(b) + least)), total + error
+        user, user_term = max(user, unit * error), max(user_term, unit * term)
+        work_b += abs(per * b * v.nu[i])
+    fit[0] = user / (1.0 + user_term)
+    for start, end in ((0, m), (m, k)):
+        user, user_term = 0.0, 0.0
+        for i in range(start, end):
+            cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], length / P.c_rows[i]
+            error, term = max(cx - d, 0.0), max(abs(cx), abs(d))
+            relative, total = max(relative, error / (abs(d) + least)), total + abs(cx)
+            user, user_term = max(user, unit * error), max(user_term, unit * term)
+            work_d += abs(per * d * v.z[i])
+        fit[0] = max(fit[0], user / (1.0 + user_term))
+    xqx, px, by = per * per * f.xqx, per * f.px, per * f.by
+    gap, value = abs(xqx + px + by), max(abs(0.5 * xqx + px), abs(0.5 * xqx + by))
+    fit[2], fit[4] = gap / cost / (1.0 + value / cost), gap / cost
+    fit[3] = max(relative, gap / max(work_q, work_p, work_b, work_d, _FLOOR))
+    if not abs(total + gap) < np.inf:  # maxima do not see a NaN
+        fit[:] = np.inf
+    return float(max(fit[0], fit[1], fit[2], fit[3]))
+
+
+# Active sets
+
+
+@jit
+def _on_set(P: Problem, F: Factor, v: Triple) -> None:
+    """Active bounds met exactly, and no multipliers off the set."""
+    n, start = len(P.p), P.G.shape[0]
+    for i in range(len(v.z)):
+        if F.w[i] == 0.0:
+            v.z[i] = 0.0
+    if P.lower:
+        for j in range(n):
+            if F.w[start + j] > 0.0:
+                v.x[j] = -P.d[start + j]
+        start += n
+    if P.upper:
+        for j in range(n):
+            if F.w[start + j] > 0.0:
+                v.x[j] = P.d[start + j]
+
+
+@jit
+def _flip_wrong(P: Problem, v: Triple, at: Products, active: Array, tolerance: float) -> bool:
+    """Drop active rows with z < 0 and add others that are violated; whether there were any."""
+    some = False
+    low = -tolerance * _largest(v.z)
+    size = 1.0 + _largest(v.x)
+    for i in range(len(active)):
+        if P.present[i] > 0.0:
+            wrong = v.z[i] < low if active[i] else at.cx[i] - P.d[i] > tolerance * (size + abs(P.d[i]))
+            if wrong:
+                active[i], some = not active[i], True
+    return some
+
+
+@jit
+def _finish(
+    P: Problem,
+    F: Factor,
+    v: Triple,
+    active: Array,
+    changes: int,
+    at: Products,
+    r: Triple,
+    rest: Triple,
+    dv: Triple,
+    t: Array,
+    fit: Array,
+    lapack: tuple[int, int, int, int],
+) -> tuple[float, int]:
+    """Active-set steps from v, which becomes the point of the set; its residual, and the factorisations."""
+    for j in range(len(P.p)):
+        r.x[j] = -P.p[j]
+    for i in range(len(P.b)):
+        r.nu[i] = P.b[i]
+    for i in range(len(P.d)):
+        r.z[i] = P.d[i]
+    for change in range(changes):
+        for i in range(len(active)):
+            F.e[i] = 0.0
+            F.w[i] = 1.0 / _DELTA if active[i] and P.present[i] > 0.0 else 0.0
+        if not _factor(P, F, lapack):
+            return np.inf, change + 1
+        before, wrong = np.inf, False
+        for correction in range(_CORRECTIONS + 1):
+            _on_set(P, F, v)
+            _products(P, v, at)
+            error = _left_over(F, r, v, at, rest)
+            if correction == 1 and _flip_wrong(P, v, at, active, _CLEAR):
+                wrong = True
+                break
+            if not abs(error) < np.inf or (correction > 0 and (error <= 1e-15 or error > 0.3 * before)):
+                break
+            before = error
+            _solve(P, F, rest, dv, t)
+            _add(v, 1.0, dv)
+        if not wrong and error > 1e-13 * (1.0 + _size(v)) and _lighten(F):
+            continue
+        if not wrong and not _flip_wrong(P, v, at, active, _SIGN):
+            clamped = False
+            for i in range(len(v.z)):
+                if v.z[i] < 0.0:
+                    v.z[i], clamped = 0.0, True
+            if clamped:
+                _products(P, v, at)
+            return _judge(P, v, at, _objective(P, v, at), 1.0, fit), change + 1
+    return np.inf, changes
+
+
+# Interior points
+
+
+@jit
+def _push(v: Array, present: Array) -> None:
+    """Make all numbers positive by the same shift if one is not; 0 where there is no row."""
+    low = np.inf
+    for i in range(len(v)):
+        if present[i] > 0.0:
+            low = min(low, v[i])
+    shift = 1.0 - low if low < 1e-8 else 0.0
+    for i in range(len(v)):
+        v[i] = v[i] + shift if present[i] > 0.0 else 0.0
+
+
+@jit
+def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Array) -> bool:
+    """Whether nu and z prove that no point is feasible, relative to the terms of each sum; y: without their noise."""
+    if not by < 0.0 or not max(_largest(at.aty), _largest(at.ctz)) < np.inf:
+        return False
+    off = 0.0
+    for j in range(len(slope)):
+        off = max(off, abs(at.aty[j] + at.ctz[j]))
+    if off > -1e3 * _CERTIFIED * by:
+        return False
+    noise = _NOISE * max(_largest(v.nu), _largest(v.z))
+    for i in range(len(y.nu)):
+        y.nu[i] = v.nu[i] if abs(v.nu[i]) > noise else 0.0
+    for i in range(len(y.z)):
+        y.z[i] = v.z[i] if v.z[i] > noise else 0.0
+    slope[:], at.aty[:], at.ctz[:] = 0.0, 0.0, 0.0
+    value, weight = 0.0, 0.0
+    for i in range(len(y.nu)):
+        value += P.b[i] * y.nu[i]
+        weight += abs(P.b[i] * y.nu[i])
+        for j in range(len(slope)):
+            slope[j] += abs(P.A[i, j] * y.nu[i])
+    for i in range(len(y.z)):
+        value += P.d[i] * y.z[i]
+        weight += abs(P.d[i]) * y.z[i]
+    m, n = P.G.shape
+    for i in range(m):
+        for j in range(n):
+            slope[j] += abs(P.G[i, j]) * y.z[i]
+    for i in range(m, len(y.z)):
+        slope[(i - m) % n] += y.z[i]
+    _add_transposed(P.A, y.nu, 1.0, at.aty)
+    _add_c_transposed(P, y.z, at.ctz)
+    rest, size = 0.0, 1.0  # in the user's data
+    for j in range(n):
+        if abs(at.aty[j] + at.ctz[j]) > _CERTIFIED * slope[j]:
+            return False
+        rest += abs(at.aty[j] + at.ctz[j]) / P.columns[j]
+    for i in range(len(P.b)):
+        size = max(size, abs(P.b[i]) * P.units[0] / P.a_rows[i])
+    for i in range(len(P.d)):
+        size = max(size, abs(P.d[i]) * P.units[0] / P.c_rows[i])
+    return bool(value < -_SHORT * weight and -value * P.units[0] > _REACH * size * rest)
+
+
+@jit
+def _is_ray(P: Problem, x: Array, at: Products, px: float) -> bool:
+    """Whether the objective falls along x for ever; errors are relative to the user's rows and to x."""
+    if not px < 0.0 or not _largest(x) < np.inf:
+        return False
+    n, m = len(x), P.G.shape[0]
+    size, most, weight, worst = 0.0, 0.0, 0.0, 0.0
+    for j in range(n):
+        size, weight = max(size, abs(P.columns[j] * x[j])), weight + abs(P.p[j] / P.columns[j])
+        curve = P.Q[j, j] if P.Q.shape[1] == n else P.Q[j, 0]
+        most = max(most, curve / (P.columns[j] * P.columns[j]))
+    for j in range(n):
+        worst = max(worst, abs(at.qx[j]) / (P.columns[j] * most) if most > 0.0 else 0.0)
+    for i in range(len(P.b)):
+        worst = max(worst, abs(at.ax[i]) / _user_norm(P.A[i], P.columns))
+    for i in range(m):
+        if at.cx[i] * P.present[i] > 0.0:
+            worst = max(worst, at.cx[i] / _user_norm(P.G[i], P.columns))
+    for i in range(m, len(P.d)):
+        worst = max(worst, at.cx[i] * P.present[i] / P.c_rows[i])
+    return bool(worst <= _CERTIFIED * size and -px > 1e4 * weight * worst and -px > _SHORT * weight * size)
+
+
+@jit
+def _user_norm(row: Array, columns: Array) -> float:
+    """The largest entry of a row before the columns were scaled."""
+    most = 1e-300
+    for j in range(len(row)):
+        most = max(most, abs(row[j]) / columns[j])
+    return most
+
+
+class _Scratch(NamedTuple):
+    """Vectors of :func:`_interior`: the point, right-hand sides, steps; s and its steps; the best point so far."""
+
+    v: Triple
+    s: Array
+    r: Triple
+    right: Triple
+    fixed: Triple
+    affine: Triple
+    step: Triple
+    rest: Triple
+    dv: Triple
+    trial: Triple
+    best: Triple
+    best_s: Array
+    ds: Array
+    target: Array
+    qxi: Array
+    slope: Array
+    at: Products
+    of_fixed: Products
+    of_step: Products
+    fit: Array
+    trial_fit: Array
+    t: Array
+    predicted: Array
+    tried: Array
+    active: Array
+
+
+@jit
+def _copy(v: Triple, scale: float, out: Triple) -> None:
+    for j in range(len(v.x)):
+        out.x[j] = scale * v.x[j]
+    for i in range(len(v.nu)):
+        out.nu[i] = scale * v.nu[i]
+    for i in range(len(v.z)):
+        out.z[i] = scale * v.z[i]
+
+
+@jit
+def _null_proof(P: Problem, F: Factor, w: _Scratch) -> int:
+    """The status that a null vector of the system proves, 0 if none. ``w.fixed`` solves for the data, but not well.
+
+    A null vector has Q x = 0, A x = 0, C x = 0, A^T nu = 0 and z = 0, whatever E. Where the right-hand side has a part
+    along one, corrections converge to that vector: a line on which the objective falls, or equations that contradict.
+    """
+    for _ in range(3):
+        _products(P, w.fixed, w.of_fixed)
+        _left_over(F, w.right, w.fixed, w.of_fixed, w.rest)
+        _solve(P, F, w.rest, w.dv, w.t)
+        _add(w.fixed, 1.0, w.dv)
+    w.dv.z[:] = 0.0
+    _products(P, w.dv, w.of_fixed)
+    if _farkas(P, w.dv, w.of_fixed, _dot(P.b, w.dv.nu), w.best, w.slope):
+        w.best.x[:] = 0.0
+        return _PRIMAL_INFEASIBLE
+    if _is_ray(P, w.dv.x, w.of_fixed, _dot(P.p, w.dv.x)):
+        _copy(w.dv, 1.0, w.best)
+        return _DUAL_INFEASIBLE
+    return _SUCCESS
+
+
+@_inline
+def _start(P: Problem, F: Factor, w: _Scratch, lapack: tuple[int, int, int, int]) -> bool:
+    """The penalised problem E = 1, s = -z, then s and z made positive."""
+    for i in range(len(P.d)):
+        F.e[i], F.w[i] = 1.0, P.present[i] / (1.0 + _DELTA)
+    if not _factor(P, F, lapack):
+        return False
+    _right_of_data(P, w.r)
+    _solve(P, F, w.r, w.v, w.t)
+    for i in range(len(P.d)):
+        w.s[i] = -w.v.z[i]
+    _push(w.s, P.present)
+    _push(w.v.z, P.present)
+    return True
+
+
+@jit
+def _right_of_data(P: Problem, r: Triple) -> None:
+    for j in range(len(P.p)):
+        r.x[j] = -P.p[j]
+    for i in range(len(P.b)):
+        r.nu[i] = P.b[i]
+    for i in range(len(P.d)):
+        r.z[i] = P.d[i]
+
+
+@_inline
+def _reach(P: Problem, w: _Scratch, dz: Array, tau: float, dtau: float, kappa: float, dkappa: float) -> float:
+    """The largest step <= 1 that keeps z, s, tau and kappa >= 0."""
+    fastest = max(1.0, -dtau / tau, -dkappa / kappa)
+    for i in range(len(dz)):
+        if P.present[i] > 0.0:
+            fastest = max(fastest, -dz[i] / w.v.z[i], -w.ds[i] / w.s[i])
+    return 1.0 / fastest
+
+
+@_inline
+def _direction(
+    P: Problem,
+    F: Factor,
+    w: _Scratch,
+    keep: float,
+    into: Triple,
+    rounds: bool,
+    aim: float,
+    tau: float,
+    kappa: float,
+    rt: float,
+    rk: float,
+    curvature: float,
+) -> tuple[float, float]:
+    """The step that leaves 1 - keep of the residuals and makes z s = target, tau kappa = rk + tau kappa; dtau, dkappa.
+
+    ``curvature``: of the equation of tau, its other unknowns eliminated.
+    """
+    v, right = w.v, w.right
+    for j in range(len(v.x)):
+        right.x[j] = keep * w.r.x[j]
+    for i in range(len(v.nu)):
+        right.nu[i] = keep * w.r.nu[i]
+    for i in range(len(v.z)):
+        right.z[i] = keep * w.r.z[i] - w.target[i] / v.z[i] if P.present[i] > 0.0 else 0.0
+    if rounds:
+        _refined(P, F, right, into, aim, w.of_step, w.rest, w.dv, w.t)
+    else:
+        _solve(P, F, right, into, w.t)
+    g = 2.0 * _dot(w.qxi, into.x) + _dot(P.p, into.x) + _dot(P.b, into.nu) + _dot(P.d, into.z)
+    dtau = (keep * rt - rk / tau - g) / curvature
+    _add(into, dtau, w.fixed)
+    for i in range(len(v.z)):
+        w.ds[i] = (w.target[i] - w.s[i] * into.z[i]) / v.z[i] if P.present[i] > 0.0 else 0.0
+    return dtau, (rk - kappa * dtau) / tau
+
+
+@_inline
+def _keep_best(P: Problem, w: _Scratch, tau: float) -> None:
+    _copy(w.v, 1.0 / tau, w.best)
+    for i in range(len(P.d)):
+        w.best_s[i] = w.s[i] / tau
+
+
+@jit
+def _needed(tol: float) -> float:
+    """The residual of a settled set that is good enough."""
+    return tol if tol >= _LOOSE else max(min(tol, _EXACT), 1e-13)
+
+
+@jit
+def _interior(
+    P: Problem, F: Factor, w: _Scratch, tol: float, max_steps: int, fit: Array, lapack: tuple[int, int, int, int]
+) -> tuple[int, int, bool]:
+    """Solve the row; status, factorisations, and whether its set settled. The point is ``w.best``, with its ``fit``."""
+    n, q, k = len(P.p), len(P.b), len(P.d)
+    aim, needed = tol if tol >= _LOOSE else min(tol, _AIM), _needed(tol)
+    v, s, at = w.v, w.s, w.at
+    fit[:] = np.inf
+    count = 1.0
+    for i in range(k):
+        count += P.present[i]
+    if not _start(P, F, w, lapack):
+        return _NUMERICAL, 1, False
+    tau, kappa, steps, since, agreed, stall = 1.0, 1.0, 1, 0, False, 0
+    best, least = np.inf, np.inf
+    w.tried[:] = False
+    w.predicted[:] = False
+    attempts = 0
+    for step in range(max_steps):
+        _products(P, v, at)
+        f = _objective(P, v, at)
+        mu = tau * kappa
+        for i in range(k):
+            mu += s[i] * v.z[i]
+        mu /= count
+        now = _judge(P, v, at, f, tau, w.fit)
+        stall = 0 if now < best or (mu < 0.5 * least and mu > 1e-16 * tau * tau) else stall + 1
+        least = min(mu, least)
+        fast = now < 0.1 * best
+        if now < best:
+            best = now
+            fit[:] = w.fit
+            _keep_best(P, w, tau)
+        if not abs(mu) < np.inf:
+            break
+        since += 1
+        if best > aim * (tol >= _LOOSE) and step >= _FIRST and tau > 1e-6 * kappa:
+            # a set that failed once may do from closer
+            if mu < _SMALL * tau * tau and since > 2 and not agreed:
+                for i in range(k):
+                    w.predicted[i] = v.z[i] > s[i]
+                agreed = True
+            new = attempts == 0 or since > 4
+            for i in range(k):
+                new = new or w.predicted[i] != w.tried[i]
+            if agreed and new and steps + 1 < max_steps:
+                since, attempts = 0, attempts + 1
+                for i in range(k):
+                    w.tried[i] = w.active[i] = w.predicted[i]
+                _copy(v, 1.0 / tau, w.trial)
+                changes = min(_CHANGES, max_steps - steps)
+                reached, used = _finish(
+                    P, F, w.trial, w.active, changes, w.of_step, w.right, w.rest, w.dv, w.t, w.trial_fit, lapack
+                )
+                steps += used
+                if reached <= needed:
+                    _copy(w.trial, 1.0, w.best)
+                    fit[:] = w.trial_fit
+                    return _SUCCESS, steps, True
+        if best <= aim and (tol >= _LOOSE or best <= _ROUNDING or not fast):
+            return _SUCCESS, steps, False
+        if steps >= max_steps or stall >= _STALL:
+            break
+        if kappa > 1e-3 * tau:
+            if _farkas(P, v, at, f.by, w.trial, w.slope):
+                _copy(w.trial, 1.0, w.best)
+                return _PRIMAL_INFEASIBLE, steps, False
+            if _is_ray(P, v.x, at, f.px):
+                _copy(v, 1.0, w.best)
+                return _DUAL_INFEASIBLE, steps, False
+            _products(P, v, at)
+        # residuals
+        for j in range(n):
+            w.r.x[j] = -(at.qx[j] + at.aty[j] + at.ctz[j] + tau * P.p[j])
+            w.qxi[j] = at.qx[j] / tau
+        for i in range(q):
+            w.r.nu[i] = tau * P.b[i] - at.ax[i]
+        for i in range(k):
+            w.r.z[i] = (tau * P.d[i] - at.cx[i] - s[i]) * P.present[i]
+        rt = -(kappa + f.xqx / tau + f.px + f.by)
+        for i in range(k):
+            F.e[i] = s[i] / v.z[i] if P.present[i] > 0.0 else 0.0
+            F.w[i] = P.present[i] / (F.e[i] + _DELTA)
+        if not _factor(P, F, lapack):
+            break
+        steps += 1
+        _right_of_data(P, w.right)
+        exact = 1e-3 * mu
+        rounds = _refined(P, F, w.right, w.fixed, exact, w.of_fixed, w.rest, w.dv, w.t)
+        if step == 0 and _left_over(F, w.right, w.fixed, w.of_fixed, w.rest) > _SUSPICIOUS:
+            proven = _null_proof(P, F, w)
+            if proven != _SUCCESS:
+                return proven, steps, False
+            rounds = _refined(P, F, w.right, w.fixed, exact, w.of_fixed, w.rest, w.dv, w.t)
+        curvature = -kappa / tau
+        for i in range(k):
+            curvature -= F.e[i] * w.fixed.z[i] * w.fixed.z[i]
+        for j in range(n):
+            curvature -= (w.of_fixed.qx[j] - w.qxi[j]) * (w.fixed.x[j] - v.x[j] / tau)
+        # predictor
+        for i in range(k):
+            w.target[i] = -s[i] * v.z[i]
+        dtau, dkappa = _direction(P, F, w, 1.0, w.affine, rounds, exact, tau, kappa, rt, -kappa * tau, curvature)
+        length = _reach(P, w, w.affine.z, tau, dtau, kappa, dkappa)
+        sigma = (1.0 - length) ** 3
+        agreed = True
+        for i in range(k):
+            guess = w.affine.z[i] * s[i] > w.ds[i] * v.z[i] if P.present[i] > 0.0 else False
+            agreed = agreed and guess == w.predicted[i]
+            w.predicted[i] = guess
+        # corrector
+        for i in range(k):
+            w.target[i] = (sigma * mu - s[i] * v.z[i] - w.affine.z[i] * w.ds[i]) * P.present[i]
+        rk = sigma * mu - kappa * tau - dtau * dkappa
+        dtau, dkappa = _direction(P, F, w, 1.0 - sigma, w.step, True, exact, tau, kappa, rt, rk, curvature)
+        length = _BACK_OFF * _reach(P, w, w.step.z, tau, dtau, kappa, dkappa)
+        _add(v, length, w.step)
+        for i in range(k):
+            s[i] += length * w.ds[i]
+        tau += length * dtau
+        kappa += length * dkappa
+    if best <= tol:
+        return _SUCCESS, steps, False
+    return (_MAX_STEPS if steps >= max_steps else _NUMERICAL), steps, False
+
+
+# The batch
+
+
+class _Room(NamedTuple):
+    """Numbers for the work arrays, and how many of them are taken."""
+
+    numbers: Array
+    taken: Array
+
+
+@jit
+def _matrix(room: _Room, rows: int, columns: int) -> Array:
+    start = room.taken[0]
+    room.taken[0] += (rows * columns + 7) // 8 * 8
+    matrix: Array = part(room.numbers, start, rows, columns)
+    return matrix
+
+
+@jit
+def _vector(room: _Room, size: int) -> Array:
+    row: Array = _matrix(room, 1, size)[0]
+    return row
+
+
+@jit
+def _triple(room: _Room, n: int, q: int, k: int) -> Triple:
+    return Triple(_vector(room, n), _vector(room, q), _vector(room, k))
+
+
+@jit
+def _new_products(room: _Room, n: int, q: int, k: int) -> Products:
+    return Products(_vector(room, n), _vector(room, n), _vector(room, n), _vector(room, q), _vector(room, k))
+
+
+@jit
+def _new_room(n: int, q: int, m: int, k: int, width: int) -> _Room:
+    """Enough for everything below."""
+    matrices = n * width + 2 * n * q + 2 * n * m + n * n + q * q
+    size = matrices + 40 * (n + q + k) + 200 * 8
+    numbers = np.zeros(size + 8)
+    taken = np.zeros(1, np.int64)
+    taken[0] = -(numbers.ctypes.data // 8) % 8  # arrays start where cache lines do
+    return _Room(numbers, taken)
+
+
+@jit
+def _scratch(room: _Room, n: int, q: int, k: int) -> _Scratch:
+    return _Scratch(
+        _triple(room, n, q, k), _vector(room, k), _triple(room, n, q, k), _triple(room, n, q, k),
+        _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k),
+        _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _vector(room, k),
+        _vector(room, k), _vector(room, k), _vector(room, n), _vector(room, n),
+        _new_products(room, n, q, k), _new_products(room, n, q, k), _new_products(room, n, q, k),
+        _vector(room, 5), _vector(room, 5), _vector(room, k), _vector(room, k), _vector(room, k), _vector(room, k),
+    )  # fmt: skip
+
+
+@jit
+def _new_problem(room: _Room, n: int, q: int, m: int, k: int, width: int, lower: bool, upper: bool) -> Problem:
+    return Problem(
+        _matrix(room, n, width), _matrix(room, q, n), _matrix(room, m, n), _vector(room, n), _vector(room, q),
+        _vector(room, k), _vector(room, k), lower, upper, _vector(room, n), _vector(room, q), _vector(room, k),
+        _vector(room, 2),
+    )  # fmt: skip
+
+
+@jit
+def _new_factor(room: _Room, n: int, q: int, m: int, k: int) -> Factor:
+    return Factor(
+        _vector(room, k), _vector(room, k), _matrix(room, n, n), _matrix(room, q, n), _matrix(room, q, q),
+        _matrix(room, m, n), _vector(room, 2),
+    )  # fmt: skip
+
+
+@jit
+def _total(M: Array) -> float:
+    """A sum that is not finite if one number is not."""
+    total = 0.0
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            total += M[i, j]
+    return total
+
+
+@jit
+def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
+    """Whether Q has no eigenvalue below 0, up to rounding."""
+    n, most = Q.shape[0], 0.0
+    if Q.shape[1] < n or n == 1:
+        for j in range(n):
+            most = min(most, Q[j, 0])
+        return most >= 0.0
+    for j in range(n):
+        most = max(most, Q[j, j])
+    for i in range(n):
+        for j in range(i):
+            F.L[i, j] = Q[i, j]
+        F.L[i, i] = Q[i, i] + _NEGATIVE * most
+    if most == 0.0:
+        return bool(_largest(Q.reshape(Q.size)) == 0.0)
+    return bool(_factored(F.L, lapack))
+
+
+@jit
+def _clean(a: Array) -> None:
+    for i in range(len(a)):
+        if abs(a[i]) < _NOTHING:
+            a[i] = 0.0
+
+
+@jit
+def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: int) -> None:
+    """The point in the user's units, in which next to nothing is 0."""
+    _clean(v.x)
+    _clean(v.nu)
+    _clean(v.z)
+    length, cost = P.units[0], P.units[1]
+    n, k = len(P.p), len(P.d)
+    for j in range(n):
+        found.x[row, j] = length * P.columns[j] * v.x[j]
+        found.scales.columns[row, j] = P.columns[j]
+    for i in range(len(P.b)):
+        found.nu[row, i] = P.a_rows[i] * v.nu[i] / (cost * length)
+        found.scales.a_rows[row, i] = P.a_rows[i]
+    for i in range(k):
+        found.z[row, i] = P.c_rows[i] * v.z[i] / (cost * length)
+        found.active[row, i] = active[i]
+        found.scales.w[row, i] = F.w[i]
+        found.scales.c_rows[row, i] = P.c_rows[i]
+    found.scales.units[row] = P.units
+
+
+@jit
+def _write_slack(P: Problem, v: Triple, cx: Array, found: Found, row: int) -> None:
+    """s = d - C x in the user's units."""
+    _c_times(P, v.x, cx)
+    for i in range(len(cx)):
+        found.s[row, i] = (P.d[i] - cx[i]) * P.units[0] / P.c_rows[i] if P.present[i] > 0.0 else np.inf
+
+
+@jit
+def _single_thread(n: int, lapack: tuple[int, int, int, int]) -> int:
+    """Where LAPACK is called, use one thread; how many it used, or 0."""
+    return int(set_threads(lapack[3], 1)) if n >= _LAPACK and lapack[3] != 0 else 0
+
+
+@jit
+def _restore_threads(threads: int, lapack: tuple[int, int, int, int]) -> None:
+    if threads > 1:
+        set_threads(lapack[3], threads)
+
+
+@jit
+def solve(
+    Q: Array,
+    p: Array,
+    A: Array,
+    b: Array,
+    G: Array,
+    d: Array,
+    lower: bool,
+    upper: bool,
+    guess: Array,
+    tol: float,
+    max_steps: int,
+    lapack: tuple[int, int, int, int],
+    found: Found,
+) -> int:
+    """Solve the rows of a batch.
+
+    Args:
+        Q: (1|B, n, n), symmetric, or (1|B, n, 1): diagonals.
+        p, b, d: (B, n), (B, q), (B, k); d may be infinite.
+        A, G: (1|B, q, n), (1|B, m, n), q and m may be 0.
+        lower, upper: whether C has the rows of -I and of I.
+        guess: (B, k) bool, active sets to try first, or (0, k).
+        tol: largest residual of a row that counts as solved.
+        max_steps: factorisations a row may take.
+        lapack: ``lapack.addresses()``.
+        found: what is filled; a row that is not solved has its status other than 0.
+
+    Returns:
+        How many rows are not solved; -1 if some Q has a negative eigenvalue.
+    """
+    (batch, n), q, m, k = p.shape, A.shape[1], G.shape[1], d.shape[1]
+    room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
+    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
+    w, size, fit = _scratch(room, n, q, k), _vector(room, 2 * n + q + k), _vector(room, 5)
+    alike = len(Q) == 1 and len(A) == 1 and len(G) == 1
+    left, sound, total = int(batch), False, 0.0
+    for row in range(batch):
+        Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
+        if row == 0 or not alike:
+            total = _total(Q_row) + _total(A_row) + _total(G_row)
+            sound = abs(total) < np.inf
+            if sound:
+                if not _convex(Q_row, F, lapack):
+                    left = -1
+                    break
+                _equilibrate(Q_row, A_row, G_row, P.columns, P.a_rows, P.c_rows[:m], size)
+                _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
+                _scaled(G_row, P.c_rows[:m], P.columns, 1.0, P.G)
+        finite = 0.0
+        for j in range(n):
+            finite += p[row, j]
+        for i in range(q):
+            finite += b[row, i]
+        for i in range(k):
+            finite += d[row, i] if d[row, i] != np.inf else 0.0
+        if not (sound and abs(finite) < np.inf):
+            continue
+        F.light[0], F.light[1] = _RHO, _DELTA
+        _set_up(P, Q_row, p[row], b[row], d[row], 1.0, size)
+        status, steps, settled = _NUMERICAL, 0, False
+        if len(guess) > 0 or k == 0:
+            for i in range(k):
+                w.active[i] = guess[row, i] and P.present[i] > 0.0
+            w.best.x[:], w.best.nu[:], w.best.z[:] = 0.0, 0.0, 0.0
+            changes = min(_WARM_CHANGES, max_steps)
+            reached, steps = _finish(
+                P, F, w.best, w.active, changes, w.of_step, w.right, w.rest, w.dv, w.t, fit, lapack
+            )
+            settled = reached <= _needed(tol)
+            status = _SUCCESS if settled else _NUMERICAL
+        times = 1.0
+        for _ in range(2):
+            if settled or steps >= max_steps:
+                break
+            status, more, settled = _interior(P, F, w, tol, max_steps - steps, fit, lapack)
+            steps += more
+            reach = _largest(w.best.x)
+            if status != _NUMERICAL or not _FAR < reach < np.inf:
+                break
+            times *= _power(reach)  # the solution is far from all that was known of its size
+            F.light[0], F.light[1] = _RHO, _DELTA
+            _set_up(P, Q_row, p[row], b[row], d[row], times, size)
+        if not settled:
+            for i in range(k):
+                w.active[i] = w.best.z[i] > w.best_s[i] and P.present[i] > 0.0
+                F.w[i] = P.present[i] / (w.best_s[i] / w.best.z[i] + _DELTA) if w.best.z[i] > 0.0 else 0.0
+        _write(P, F, w.best, w.active, found, row)
+        _write_slack(P, w.best, w.at.cx, found, row)
+        if status == _DUAL_INFEASIBLE:
+            found.ray[row] = found.x[row]
+        found.fit[:, row] = fit
+        found.steps[row], found.status[row] = steps, status
+        left -= 1 if status == _SUCCESS else 0
+    _restore_threads(threads, lapack)
+    room.taken[0] = 0  # its numbers must live until here
+    return left
+
+
+@jit
+def inverse(
+    Q: Array,
+    A: Array,
+    G: Array,
+    lower: bool,
+    upper: bool,
+    scales: Scales,
+    rx: Array,
+    ra: Array,
+    rc: Array,
+    corrections: int,
+    lapack: tuple[int, int, int, int],
+    dx: Array,
+    dnu: Array,
+    dz: Array,
+) -> None:
+    """K^{-1} r, row by row, K the system of ``scales.w`` without its regularisation."""
+    (batch, n), q, k, m = rx.shape, ra.shape[1], rc.shape[1], G.shape[1]
+    room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
+    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
+    r, out, rest, dv = _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k)
+    at, t = _new_products(room, n, q, k), _vector(room, k)
+    for row in range(batch):
+        Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
+        P.columns[:], P.a_rows[:], P.c_rows[:] = scales.columns[row], scales.a_rows[row], scales.c_rows[row]
+        length, cost = scales.units[row, 0], scales.units[row, 1]
+        force = cost * length
+        _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
+        _scaled(G_row, P.c_rows[:m], P.columns, 1.0, P.G)
+        if Q.shape[2] == n:
+            _scaled(Q_row, P.columns, P.columns, force * length, P.Q)
+        else:
+            for j in range(n):
+                P.Q[j, 0] = force * length * P.columns[j] * P.columns[j] * Q_row[j, 0]
+        for i in range(k):
+            F.w[i] = scales.w[row, i]
+            e = 1.0 / F.w[i] - _DELTA if F.w[i] > 0.0 else 0.0
+            F.e[i] = e if e > 1e-3 * _DELTA else 0.0
+        for j in range(n):
+            r.x[j] = force * P.columns[j] * rx[row, j]
+        for i in range(q):
+            r.nu[i] = P.a_rows[i] * ra[row, i] / length
+        for i in range(k):
+            r.z[i] = P.c_rows[i] * rc[row, i] / length if F.w[i] > 0.0 else 0.0
+        F.light[0], F.light[1] = _RHO, _DELTA
+        if _factor(P, F, lapack):
+            _solve(P, F, r, out, t)
+            before = np.inf
+            for _ in range(corrections):
+                _products(P, out, at)
+                error = _left_over(F, r, out, at, rest)
+                if error == 0.0 or not error < before:
+                    break
+                before = error
+                _solve(P, F, rest, dv, t)
+                _add(out, 1.0, dv)
+        else:
+            out.x[:], out.nu[:], out.z[:] = 0.0, 0.0, 0.0
+        for j in range(n):
+            dx[row, j] = length * P.columns[j] * out.x[j]
+        for i in range(q):
+            dnu[row, i] = P.a_rows[i] * out.nu[i] / force
+        for i in range(k):
+            dz[row, i] = P.c_rows[i] * out.z[i] / force
+    _restore_threads(threads, lapack)
+    room.taken[0] = 0  # as above
