@@ -17,7 +17,7 @@ from torch import Tensor
 
 from icnn_rl.qp.sparse import Sparse, SparseRows
 
-__all__ = ["Layout", "check_reach", "fill_blocks", "find_stages", "layout_of"]
+__all__ = ["Layout", "check_reach", "fill_blocks", "find_stages", "last_stages", "layout_of"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -125,6 +125,12 @@ def _ranges(start: Ints, which: Ints) -> Ints:
     before = np.cumsum(count) - count
     out: Ints = np.arange(count.sum()) + np.repeat(first - before, count)
     return out
+
+
+def last_stages(rows: SparseRows, stage: Tensor) -> Tensor:
+    """(1, k): the last stage that a row reaches; ``stage`` (1, n)."""
+    zeros = stage.new_zeros(1, rows.shape[0])
+    return zeros.scatter_reduce(1, rows.row, stage.gather(1, rows.column), "amax")
 
 
 def check_reach(name: str, row: Tensor, column: Tensor, stage: Tensor, *, symmetric: bool) -> None:

@@ -73,7 +73,7 @@ def as_sparse(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def staged(arguments: dict[str, Any], blocks: list[int] | None = None) -> Problem:
-    problem = inputs.build(**arguments, shape=torch.Size([BATCH]), blocks=blocks)
+    problem, _ = inputs.build(**arguments, h_low=None, shape=torch.Size([BATCH]), blocks=blocks)
     assert problem.stage is not None
     return problem.with_norms()
 
@@ -342,7 +342,31 @@ def test_a_large_matrix_that_is_written_out_is_told(monkeypatch: pytest.MonkeyPa
     n = 6000
     values = torch.ones(n, dtype=DOUBLE)
     row = Sparse(torch.zeros(n, dtype=torch.int64), torch.arange(n), values, (1, n))
-    problem = inputs.build(Diagonal(values), values[None], row, values[:1], None, None, None, None, torch.Size([1]))
+    shape = torch.Size([1])
+    problem, _ = inputs.build(Diagonal(values), values[None], row, values[:1], None, None, None, None, None, shape)
     monkeypatch.setattr(select, "_LARGE", 0.01)
     with pytest.warns(UserWarning, match="writes sparse matrices out, 0 MB"):
         select._written_out(problem)
+
+
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_elastic_rows_stay_in_stages(both_sides: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slack belongs to where its row ends."""
+    pytest.importorskip("numba")
+    arguments = chain()
+    del arguments["lb"], arguments["ub"]
+    arguments["h"] = arguments["h"] - 3.0
+    sides = {"h_low": arguments["h"] - 0.1} if both_sides else {}
+    expected = solve_qp(**arguments, **sides, elastic=2.0)
+    assert expected.violation_ineq.max() > 0.1
+    built: list[int] = []
+    of = Stagewise.of
+    monkeypatch.setattr(Stagewise, "of", lambda *args: built.append(1) or of(*args))
+    for found in (
+        solve_qp(**arguments, **sides, elastic=2.0, blocks=BLOCKS),
+        solve_qp(**as_sparse(arguments), **sides, elastic=2.0),
+    ):
+        torch.testing.assert_close(found.value, expected.value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.violation_ineq, expected.violation_ineq, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.fun, expected.fun, rtol=1e-9, atol=1e-9)
+    assert built == [1, 1]
