@@ -47,14 +47,15 @@ _ROUNDS, _ROUNDING = 4, 1e-13
 _BACK_OFF = 0.99
 #: Interior-point steps before the first attempt to finish, and mu from where on the sets need not agree.
 _FIRST, _SMALL = 3, 1e-7
-#: Changes of an active set in an attempt, the first one from a guess, and corrections on a set at most.
-_CHANGES, _WARM_CHANGES, _CORRECTIONS = 3, 4, 8
+#: At most: changes of an active set in an attempt and in the one from a guess; corrections on a set, and more of them
+#: once it has settled.
+_CHANGES, _WARM_CHANGES, _CORRECTIONS, _POLISH = 3, 4, 8, 4
 #: Below this, relative, a negative multiplier or a violation is rounding; above ``_CLEAR`` it needs no correction.
 _SIGN, _CLEAR = 1e-11, 1e-5
 #: A residual on a settled set that is rounding; the one that interior-point steps aim at; that of a loose tolerance.
 _EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-6
-#: Errors are relative to at least this, in units of the problem.
-_FLOOR = 1e-6
+#: As in certificates.py: the share of the data's sizes that errors are relative to at least, and rounding.
+_FLOOR, _ZERO = 1e-6, 1e-16
 #: Steps without a better residual after which there is no more progress.
 _STALL = 6
 #: A negative eigenvalue of Q, relative.
@@ -68,7 +69,7 @@ _SUSPICIOUS = 1e-7
 #: Where x ends up so far away, the unit of length was wrong.
 _FAR = 1e3
 #: A number that is 0, where data have the size 1.
-_NOTHING = 1e-20
+_NOTHING = 1e-18
 #: From this size on LAPACK is faster than plain loops.
 _LAPACK = 24
 #: The statuses of :class:`icnn_rl.Status` that a row may get.
@@ -99,6 +100,10 @@ class Problem(NamedTuple):
     Q (n, n), or (n, 1) where it is diagonal; A (q, n), G (m, n), p (n,), b (q,), d (k,); ``present`` (k,) 1.0 where a
     row of C exists, else 0.0; whether C has the rows of -I and of I. The user's x is t D x, nu is A_rows nu / (c t), z
     is C_rows z / (c t), with D = ``columns`` and ``units`` = (t, c).
+
+    What residuals are compared with, see certificates.Yardstick: ``measures`` (2, n) turns terms of the gradient into
+    the user's and into those of variables of equal curvature; ``norms`` (q + k,) are those of the user's rows of A and
+    C times their scales; ``floors`` (3,) are those of the two forces and of |x|.
     """
 
     Q: Array
@@ -114,6 +119,9 @@ class Problem(NamedTuple):
     a_rows: Array
     c_rows: Array
     units: Array
+    measures: Array
+    norms: Array
+    floors: Array
 
 
 class Factor(NamedTuple):
@@ -144,8 +152,7 @@ class Found(NamedTuple):
     """What is written for the rows of the batch.
 
     x (B, n), nu (B, q), z and s (B, k), ``active`` (B, k) bool. fit (5, B): ``primal``, ``dual``, ``gap``, ``relative``
-    and ``duality`` as in certificates.py, rows of ``relative`` in the units of :class:`Problem` and with the largest
-    |x_j| for a norm. steps, the number of factorisations, and status (B,). ray (B, n).
+    and ``duality`` of certificates.Residuals. steps, the number of factorisations, and status (B,). ray (B, n).
     """
 
     x: Array
@@ -401,12 +408,65 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
         P.d[i] /= length
     for j in range(n):
         P.p[j] *= cost * length
+    _set_measures(P, Q, p, scratch)
     factor = cost * length * length
     if Q.shape[1] == n:
         _scaled(Q, P.columns, P.columns, factor, P.Q)
     else:
         for j in range(n):
             P.Q[j, 0] = factor * P.columns[j] * P.columns[j] * Q[j, 0]
+
+
+@jit
+def _set_norms(P: Problem, A: Array, G: Array) -> None:
+    q, m = A.shape[0], G.shape[0]
+    for i in range(q):
+        P.norms[i] = P.a_rows[i] * math.sqrt(_dot(A[i], A[i]))
+    for i in range(m):
+        P.norms[q + i] = P.c_rows[i] * math.sqrt(_dot(G[i], G[i]))
+
+
+@jit
+def _set_measures(P: Problem, Q: Array, p: Array, scratch: Array) -> None:
+    """Everything of ``certificates.Yardstick`` but the norms of rows of A and G."""
+    n, q, k, m = len(p), len(P.b), len(P.d), P.G.shape[0]
+    length, cost = P.units[0], P.units[1]
+    most_q, most_p, scaled_p = 0.0, 0.0, 0.0
+    for j in range(n):
+        diagonal = Q[j, j] if Q.shape[1] == n else Q[j, 0]
+        if diagonal > 0.0:
+            column = 1.0 / math.sqrt(diagonal)
+        else:
+            size = 0.0
+            for i in range(q):
+                size = max(size, abs(P.A[i, j]) / (P.a_rows[i] * P.columns[j]))
+            for i in range(m):
+                size = max(size, abs(P.G[i, j]) / (P.c_rows[i] * P.columns[j]))
+            column = 1.0 / size if size > 0.0 else 1.0
+        unit = 1.0 / (cost * length * P.columns[j])
+        P.measures[0, j], P.measures[1, j] = unit, column * unit
+        most_q, most_p = max(most_q, diagonal), max(most_p, abs(p[j]))
+        scaled_p = max(scaled_p, column * abs(p[j]))
+    count = 0
+    for i in range(m, k):
+        P.norms[q + i] = P.c_rows[i]
+    for i in range(q + k):
+        right = abs(P.b[i]) if i < q else abs(P.d[i - q])
+        if right > 0.0 and P.norms[i] > 0.0:
+            scratch[count] = right / P.norms[i]
+            count += 1
+    if most_p * most_q > 0.0:
+        scratch[count] = most_p / most_q / length
+        count += 1
+    shortest = 1.0 / length
+    if count > 0:
+        lengths = scratch[:count]
+        lengths.sort()
+        first = 0
+        while lengths[first] <= _ZERO * lengths[(count - 1) // 2]:
+            first += 1
+        shortest = lengths[first]
+    P.floors[0], P.floors[1], P.floors[2] = _FLOOR * most_p, _FLOOR * scaled_p, _FLOOR * shortest
 
 
 # The linear systems
@@ -642,46 +702,61 @@ def _objective(P: Problem, v: Triple, at: Products) -> Objective:
 
 @jit
 def _judge(P: Problem, v: Triple, at: Products, f: Objective, tau: float, fit: Array) -> float:
-    """Residuals of the point over tau, see :class:`Found`: the largest."""
-    n, m, k = len(P.p), P.G.shape[0], len(P.d)
+    """``certificates.residuals`` of the point over tau; the largest."""
+    n, q, m, k = len(P.p), len(P.b), P.G.shape[0], len(P.d)
     length, cost, per = P.units[0], P.units[1], 1.0 / tau
-    force = 1.0 / (cost * length)
-    own, own_term, user, user_term, floor = 0.0, 0.0, 0.0, 0.0, np.inf
-    total, size, work_q, work_p = 0.0, 0.0, 0.0, 0.0
+    error, force, scaled_error, scaled_force = 0.0, 0.0, 0.0, P.floors[1]
+    total, square, work_q, work_p = 0.0, 0.0, 0.0, 0.0
     for j in range(n):
         qx, p, aty, ctz, x = per * at.qx[j], P.p[j], per * at.aty[j], per * at.ctz[j], per * v.x[j]
-        error, term, unit = abs(qx + p + aty + ctz), max(abs(qx), abs(p), abs(aty), abs(ctz)), force / P.columns[j]
-        own, own_term = max(own, error), max(own_term, term)
-        user, user_term = max(user, unit * error), max(user_term, unit * term)
-        floor, size, total = min(floor, unit), max(size, abs(x)), total + error
+        off, term = abs(qx + p + aty + ctz), max(abs(qx), abs(p), abs(aty), abs(ctz))
+        error, force = max(error, P.measures[0, j] * off), max(force, P.measures[0, j] * term)
+        scaled_error = max(scaled_error, P.measures[1, j] * off)
+        scaled_force = max(scaled_force, P.measures[1, j] * term)
+        square, total = square + (P.columns[j] * x) ** 2, total + off
         work_q, work_p = work_q + abs(qx * x), work_p + abs(p * x)
-    fit[1] = user / (1.0 + user_term)
-    relative = max(own / max(own_term, _FLOOR), user / max(user_term, _FLOOR * floor))
-    work_b, work_d, least = 0.0, 0.0, _FLOOR + size
-    user, user_term = 0.0, 0.0
-    for i in range(len(P.b)):
+    size = math.sqrt(square)
+    fit[1] = error / (1.0 + force)
+    force = max(force, P.floors[0])
+    relative = max(_over(error, force), _over(scaled_error, scaled_force))
+    work_b, work_d, primal, error, term = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(q):
         ax, b, unit = per * at.ax[i], P.b[i], length / P.a_rows[i]
-        error, term = abs(ax - b), max(abs(ax), abs(b))
-        relative, total = max(relative, error / (abs(b) + least)), total + error
-        user, user_term = max(user, unit * error), max(user_term, unit * term)
+        off = abs(ax - b)
+        relative = max(relative, _over(off, _row_size(P.norms[i], abs(b), size, P.floors[2])))
+        error, term, total = max(error, unit * off), max(term, unit * max(abs(ax), abs(b))), total + off
         work_b += abs(per * b * v.nu[i])
-    fit[0] = user / (1.0 + user_term)
+    primal = error / (1.0 + term)
     for start, end in ((0, m), (m, k)):
-        user, user_term = 0.0, 0.0
+        error, term = 0.0, 0.0
         for i in range(start, end):
             cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], length / P.c_rows[i]
-            error, term = max(cx - d, 0.0), max(abs(cx), abs(d))
-            relative, total = max(relative, error / (abs(d) + least)), total + abs(cx)
-            user, user_term = max(user, unit * error), max(user_term, unit * term)
+            off = max(cx - d, 0.0)
+            if off > 0.0:
+                relative = max(relative, off / _row_size(P.norms[q + i], abs(d), size, P.floors[2]))
+            error, term, total = max(error, unit * off), max(term, unit * max(abs(cx), abs(d))), total + abs(cx)
             work_d += abs(per * d * v.z[i])
-        fit[0] = max(fit[0], user / (1.0 + user_term))
+        primal = max(primal, error / (1.0 + term))
+    fit[0] = primal
     xqx, px, by = per * per * f.xqx, per * f.px, per * f.by
-    gap, value = abs(xqx + px + by), max(abs(0.5 * xqx + px), abs(0.5 * xqx + by))
-    fit[2], fit[4] = gap / cost / (1.0 + value / cost), gap / cost
-    fit[3] = max(relative, gap / max(work_q, work_p, work_b, work_d, _FLOOR))
+    gap, value = abs(xqx + px + by) / cost, max(abs(0.5 * xqx + px), abs(0.5 * xqx + by)) / cost
+    fit[2], fit[4] = gap / (1.0 + value), gap
+    fit[3] = max(relative, _over(gap, max(max(work_q, work_p, work_b, work_d) / cost, force * length * P.floors[2])))
     if not abs(total + gap) < np.inf:  # maxima do not see a NaN
         fit[:] = np.inf
     return float(max(fit[0], fit[1], fit[2], fit[3]))
+
+
+@jit
+def _over(error: float, size: float) -> float:
+    """error / size, and 0 where both are 0."""
+    return error / size if error > 0.0 else 0.0
+
+
+@jit
+def _row_size(norm: float, right: float, size: float, floor: float) -> float:
+    """What an error of a row is compared with; a row of zeros has the unit of length."""
+    return max(right + norm * size, norm * floor if norm > 0.0 else _FLOOR)
 
 
 # Active sets
@@ -717,6 +792,27 @@ def _flip_wrong(P: Problem, v: Triple, at: Products, active: Array, tolerance: f
             if wrong:
                 active[i], some = not active[i], True
     return some
+
+
+@jit
+def _polished(
+    P: Problem, F: Factor, v: Triple, at: Products, r: Triple, rest: Triple, dv: Triple, t: Array, fit: Array
+) -> float:
+    """The residual of a point of a settled set, after more corrections where all that is left of it is rounding."""
+    before = np.inf
+    for _ in range(_POLISH):
+        for i in range(len(v.z)):
+            v.z[i] = max(v.z[i], 0.0)
+        _products(P, v, at)
+        now = _judge(P, v, at, _objective(P, v, at), 1.0, fit)
+        if now <= _EXACT or not now < before:
+            return float(now)
+        before = now
+        _left_over(F, r, v, at, rest)
+        _solve(P, F, rest, dv, t)
+        _add(v, 1.0, dv)
+        _on_set(P, F, v)
+    return float(before)
 
 
 @jit
@@ -763,13 +859,7 @@ def _finish(
         if not wrong and error > 1e-13 * (1.0 + _size(v)) and _lighten(F):
             continue
         if not wrong and not _flip_wrong(P, v, at, active, _SIGN):
-            clamped = False
-            for i in range(len(v.z)):
-                if v.z[i] < 0.0:
-                    v.z[i], clamped = 0.0, True
-            if clamped:
-                _products(P, v, at)
-            return _judge(P, v, at, _objective(P, v, at), 1.0, fit), change + 1
+            return _polished(P, F, v, at, r, rest, dv, t, fit), change + 1
     return np.inf, changes
 
 
@@ -1204,7 +1294,7 @@ def _new_problem(room: _Room, n: int, q: int, m: int, k: int, width: int, lower:
     return Problem(
         _matrix(room, n, width), _matrix(room, q, n), _matrix(room, m, n), _vector(room, n), _vector(room, q),
         _vector(room, k), _vector(room, k), lower, upper, _vector(room, n), _vector(room, q), _vector(room, k),
-        _vector(room, 2),
+        _vector(room, 2), _matrix(room, 2, n), _vector(room, q + k), _vector(room, 3),
     )  # fmt: skip
 
 
@@ -1344,6 +1434,7 @@ def solve(
                 _equilibrate(Q_row, A_row, G_row, P.columns, P.a_rows, P.c_rows[:m], size)
                 _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
                 _scaled(G_row, P.c_rows[:m], P.columns, 1.0, P.G)
+                _set_norms(P, A_row, G_row)
         finite = 0.0
         for j in range(n):
             finite += p[row, j]

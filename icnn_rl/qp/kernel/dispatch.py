@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
 import sys
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.active_set import PHASES, phases_of
-from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
+from icnn_rl.qp.certificates import Residuals
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear import primal
 from icnn_rl.qp.linear.base import Refined, System, Triple
@@ -133,7 +132,13 @@ class DenseFactor(Refined):
         problem, kernel = self.problem, _dense_kernel()[0]
         energy = (self.units[:, 1] * self.units[:, 0].square()).unsqueeze(-1)
         w = self.w * self.c_rows.square() / energy
-        chol = cholesky(primal.hessian(problem, w, kernel._RHO / (energy * self.columns.square())))
+        rho, bounds = kernel._RHO / (energy * self.columns.square()), problem.on_diagonal(w)
+        h = torch.diag_embed(rho if bounds is None else rho + bounds)  # torch.func maps w, so nothing is added in place
+        h = h + (torch.diag_embed(problem.Q) if problem.diagonal else problem.Q)
+        if problem.G is not None:
+            assert isinstance(problem.G, Tensor)
+            h = h + (problem.G.mT * w[:, : problem.m].unsqueeze(-2)) @ problem.G
+        chol = cholesky(h)
         t = rx + problem.Ctz(w * rc)
         if problem.A is None:
             dx, dnu = cholesky_solve(t, chol), ra
@@ -229,23 +234,10 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     )
     if left < 0:
         return None
-    x, nu, z, s, active, _, steps, status, ray = map(torch.from_numpy, found[:9])
-    judged = _judged(problem, x, nu, z)
-    # the kernel measures by its own scales: what it calls solved has to pass as everything else does
-    status = torch.where((status == Status.SUCCESS) & ~(judged.largest <= solver.tol), int(Status.NUMERICAL), status)
-    outcome = Outcome(x, nu, z, s, active, judged, steps, status, ray)
+    x, nu, z, s, active, fit, steps, status, ray = map(torch.from_numpy, found[:9])
+    outcome = Outcome(x, nu, z, s, active, Residuals(*fit), steps, status, ray)
     factor = DenseFactor(problem, *map(torch.from_numpy, found.scales))
-    rest = status.nonzero().squeeze(-1)
-    return outcome, factor, rest if len(rest) else None
-
-
-def _judged(problem: Problem, x: Tensor, nu: Tensor, z: Tensor) -> Residuals:
-    infinite = torch.isinf(problem.d)
-    if bool(infinite.any()):
-        d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
-        problem = dataclasses.replace(problem, d=d, present=present)
-    problem = problem.with_norms()
-    return residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z))
+    return outcome, factor, status.nonzero().squeeze(-1) if left else None
 
 
 def _dense_matrices(problem: Problem) -> tuple[Array, Array, Array]:
