@@ -56,8 +56,8 @@ _SIGN, _CLEAR = 1e-11, 1e-5
 _EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-6
 #: As in certificates.py: the share of the data's sizes that errors are relative to at least, and rounding.
 _FLOOR, _ZERO = 1e-6, 1e-16
-#: Steps without a better residual after which there is no more progress.
-_STALL = 6
+#: Steps without progress after which there is none, and without a better residual where it is within the tolerance.
+_STALL, _IDLE = 6, 3
 #: A negative eigenvalue of Q, relative.
 _NEGATIVE = 1e-12
 #: Of proofs, as in certificates.py: what is noise next to the largest multiplier, the relative error.
@@ -795,6 +795,14 @@ def _flip_wrong(P: Problem, v: Triple, at: Products, active: Array, tolerance: f
 
 
 @jit
+def _clean(a: Array) -> None:
+    """Next to nothing is 0."""
+    for i in range(len(a)):
+        if abs(a[i]) < _NOTHING:
+            a[i] = 0.0
+
+
+@jit
 def _polished(
     P: Problem, F: Factor, v: Triple, at: Products, r: Triple, rest: Triple, dv: Triple, t: Array, fit: Array
 ) -> float:
@@ -803,6 +811,9 @@ def _polished(
     for _ in range(_POLISH):
         for i in range(len(v.z)):
             v.z[i] = max(v.z[i], 0.0)
+        _clean(v.x)
+        _clean(v.nu)
+        _clean(v.z)
         _products(P, v, at)
         now = _judge(P, v, at, _objective(P, v, at), 1.0, fit)
         if now <= _EXACT or not now < before:
@@ -1120,7 +1131,7 @@ def _interior(
     if not _start(P, F, w, lapack):
         return _NUMERICAL, 1, False
     tau, kappa, steps, since, agreed, stall = 1.0, 1.0, 1, 0, False, 0
-    best, least = np.inf, np.inf
+    best, least, idle = np.inf, np.inf, 0
     w.tried[:] = False
     w.predicted[:] = False
     attempts = 0
@@ -1134,7 +1145,7 @@ def _interior(
         now = _judge(P, v, at, f, tau, w.fit)
         stall = 0 if now < best or (mu < 0.5 * least and mu > 1e-16 * tau * tau) else stall + 1
         least = min(mu, least)
-        fast = now < 0.1 * best
+        fast, idle = now < 0.1 * best, 0 if now < best else idle + 1
         if now < best:
             best = now
             fit[:] = w.fit
@@ -1167,9 +1178,9 @@ def _interior(
                     return _SUCCESS, steps, True
         if best <= aim and (tol >= _LOOSE or best <= _ROUNDING or not fast):
             return _SUCCESS, steps, False
-        if steps >= max_steps or stall >= _STALL:
+        if steps >= max_steps or stall >= _STALL or (best <= tol and idle >= _IDLE):
             break
-        if kappa > 1e-3 * tau:
+        if kappa > 1e-3 * tau and best > tol:
             if _farkas(P, v, at, f.by, w.trial, w.slope):
                 _copy(w.trial, 1.0, w.best)
                 return _PRIMAL_INFEASIBLE, steps, False
@@ -1336,18 +1347,8 @@ def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
 
 
 @jit
-def _clean(a: Array) -> None:
-    for i in range(len(a)):
-        if abs(a[i]) < _NOTHING:
-            a[i] = 0.0
-
-
-@jit
 def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: int) -> None:
-    """The point in the user's units, in which next to nothing is 0."""
-    _clean(v.x)
-    _clean(v.nu)
-    _clean(v.z)
+    """The point in the user's units."""
     length, cost = P.units[0], P.units[1]
     n, k = len(P.p), len(P.d)
     for j in range(n):
