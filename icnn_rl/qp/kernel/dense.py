@@ -102,8 +102,8 @@ class Problem(NamedTuple):
     is C_rows z / (c t), with D = ``columns`` and ``units`` = (t, c).
 
     What residuals are compared with, see certificates.Yardstick: ``measures`` (2, n) turns terms of the gradient into
-    the user's and into those of variables of equal curvature; ``norms`` (q + k,) are those of the user's rows of A and
-    C times their scales; ``floors`` (3,) are those of the two forces and of |x|.
+    the user's and into those of variables of equal curvature; ``norms`` (2, q + k) are those of the user's rows of A
+    and C times their scales, and t over these; ``floors`` (3,) are those of the two forces and of |x|.
     """
 
     Q: Array
@@ -226,7 +226,7 @@ def _largest(a: Array) -> float:
     return most if total < np.inf else np.inf
 
 
-@jit
+@_inline
 def _q_times(P: Problem, x: Array, out: Array) -> None:
     if P.Q.shape[1] == len(x):
         _times(P.Q, x, out)
@@ -235,7 +235,7 @@ def _q_times(P: Problem, x: Array, out: Array) -> None:
             out[j] = P.Q[j, 0] * x[j]
 
 
-@jit
+@_inline
 def _c_times(P: Problem, x: Array, out: Array) -> None:
     """out = C x."""
     n, start = len(x), P.G.shape[0]
@@ -250,7 +250,7 @@ def _c_times(P: Problem, x: Array, out: Array) -> None:
             out[start + j] = x[j]
 
 
-@jit
+@_inline
 def _add_c_transposed(P: Problem, z: Array, out: Array) -> None:
     """out += C^T z."""
     n, start = len(out), P.G.shape[0]
@@ -421,9 +421,9 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
 def _set_norms(P: Problem, A: Array, G: Array) -> None:
     q, m = A.shape[0], G.shape[0]
     for i in range(q):
-        P.norms[i] = P.a_rows[i] * math.sqrt(_dot(A[i], A[i]))
+        P.norms[0, i] = P.a_rows[i] * math.sqrt(_dot(A[i], A[i]))
     for i in range(m):
-        P.norms[q + i] = P.c_rows[i] * math.sqrt(_dot(G[i], G[i]))
+        P.norms[0, q + i] = P.c_rows[i] * math.sqrt(_dot(G[i], G[i]))
 
 
 @jit
@@ -449,11 +449,12 @@ def _set_measures(P: Problem, Q: Array, p: Array, scratch: Array) -> None:
         scaled_p = max(scaled_p, column * abs(p[j]))
     count = 0
     for i in range(m, k):
-        P.norms[q + i] = P.c_rows[i]
+        P.norms[0, q + i] = P.c_rows[i]
     for i in range(q + k):
+        P.norms[1, i] = length / (P.a_rows[i] if i < q else P.c_rows[i - q])
         right = abs(P.b[i]) if i < q else abs(P.d[i - q])
-        if right > 0.0 and P.norms[i] > 0.0:
-            scratch[count] = right / P.norms[i]
+        if right > 0.0 and P.norms[0, i] > 0.0:
+            scratch[count] = right / P.norms[0, i]
             count += 1
     if most_p * most_q > 0.0:
         scratch[count] = most_p / most_q / length
@@ -695,7 +696,7 @@ class Objective(NamedTuple):
     by: float
 
 
-@jit
+@_inline
 def _objective(P: Problem, v: Triple, at: Products) -> Objective:
     return Objective(_dot(at.qx, v.x), _dot(P.p, v.x), _dot(P.b, v.nu) + _dot(P.d, v.z))
 
@@ -721,19 +722,19 @@ def _judge(P: Problem, v: Triple, at: Products, f: Objective, tau: float, fit: A
     relative = max(_over(error, force), _over(scaled_error, scaled_force))
     work_b, work_d, primal, error, term = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(q):
-        ax, b, unit = per * at.ax[i], P.b[i], length / P.a_rows[i]
+        ax, b, unit = per * at.ax[i], P.b[i], P.norms[1, i]
         off = abs(ax - b)
-        relative = max(relative, _over(off, _row_size(P.norms[i], abs(b), size, P.floors[2])))
+        relative = max(relative, _over(off, _row_size(P.norms[0, i], abs(b), size, P.floors[2])))
         error, term, total = max(error, unit * off), max(term, unit * max(abs(ax), abs(b))), total + off
         work_b += abs(per * b * v.nu[i])
     primal = error / (1.0 + term)
     for start, end in ((0, m), (m, k)):
         error, term = 0.0, 0.0
         for i in range(start, end):
-            cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], length / P.c_rows[i]
+            cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], P.norms[1, q + i]
             off = max(cx - d, 0.0)
             if off > 0.0:
-                relative = max(relative, off / _row_size(P.norms[q + i], abs(d), size, P.floors[2]))
+                relative = max(relative, off / _row_size(P.norms[0, q + i], abs(d), size, P.floors[2]))
             error, term, total = max(error, unit * off), max(term, unit * max(abs(cx), abs(d))), total + abs(cx)
             work_d += abs(per * d * v.z[i])
         primal = max(primal, error / (1.0 + term))
@@ -1305,7 +1306,7 @@ def _new_problem(room: _Room, n: int, q: int, m: int, k: int, width: int, lower:
     return Problem(
         _matrix(room, n, width), _matrix(room, q, n), _matrix(room, m, n), _vector(room, n), _vector(room, q),
         _vector(room, k), _vector(room, k), lower, upper, _vector(room, n), _vector(room, q), _vector(room, k),
-        _vector(room, 2), _matrix(room, 2, n), _vector(room, q + k), _vector(room, 3),
+        _vector(room, 2), _matrix(room, 2, n), _matrix(room, 2, q + k), _vector(room, 3),
     )  # fmt: skip
 
 
