@@ -128,7 +128,9 @@ class DenseFactor(Refined):
     units: Tensor
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-        """In torch, for what torch has to see: the kernel's system in the user's units."""
+        if not transformed():
+            return self._inverse(rx, ra, rc, 0)
+        # in torch, which has to see it: the kernel's system in the user's units
         problem, kernel = self.problem, _dense_kernel()[0]
         energy = (self.units[:, 1] * self.units[:, 0].square()).unsqueeze(-1)
         w = self.w * self.c_rows.square() / energy
@@ -153,8 +155,9 @@ class DenseFactor(Refined):
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-        if transformed():
-            return super().refined(rx, ra, rc, corrections)
+        return super().refined(rx, ra, rc, corrections) if transformed() else self._inverse(rx, ra, rc, corrections)
+
+    def _inverse(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
         kernel, addresses = _dense_kernel()
         q, a, g = _dense_matrices(self.problem)
         scales = kernel.Scales(*(_array(t) for t in (self.w, self.columns, self.a_rows, self.c_rows, self.units)))
