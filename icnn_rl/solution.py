@@ -90,11 +90,13 @@ class Solution:
 
 
 class SolveError(RuntimeError):
-    """Some rows were not solved. ``solution`` holds everything that was found, the good rows included."""
+    """Some rows were not solved. ``solution`` holds everything that was found, the good rows included; ``cause`` is
+    what is known of the reason besides the statuses, or empty."""
 
-    def __init__(self, solution: Solution) -> None:
-        self.solution = solution
-        super().__init__(f"{describe(solution.status)} All rows are in the error's `solution`; throw=False returns it.")
+    def __init__(self, solution: Solution, cause: str = "") -> None:
+        self.solution, self.cause = solution, cause
+        parts = [describe(solution.status), cause, "All rows are in the error's `solution`; throw=False returns it."]
+        super().__init__(" ".join(part for part in parts if part))
 
 
 def describe(status: Tensor) -> str:

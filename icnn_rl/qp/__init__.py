@@ -2,6 +2,7 @@
 
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.driver import NonConvexError
+from icnn_rl.qp.elastic import Elastic
 from icnn_rl.qp.external import External
 from icnn_rl.qp.heads import ActionProjection, OptNetHead
 from icnn_rl.qp.layer import QPLayer
@@ -15,6 +16,7 @@ __all__ = [
     "ActionProjection",
     "ActiveSet",
     "Diagonal",
+    "Elastic",
     "External",
     "NonConvexError",
     "OptNetHead",

@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp import driver, inputs
+from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External
 from icnn_rl.qp.functorch import as_one_operation, transformed
-from icnn_rl.qp.gradients import differentiable
-from icnn_rl.qp.linear.base import Triple
-from icnn_rl.qp.outcome import Outcome, Solved
+from icnn_rl.qp.gradients import differentiable, needs_graph
+from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Diagonal, Problem
+from icnn_rl.qp.report import report
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.tensor_tree import map_tensors
+from icnn_rl.qp.value import optimal_value
 from icnn_rl.solution import SolveError
 
 __all__ = ["solve_qp"]
+
+_DEFAULT = PrimalDual()
 
 
 def solve_qp(
@@ -32,13 +36,15 @@ def solve_qp(
     lb: Tensor | float | None = None,
     ub: Tensor | float | None = None,
     *,
+    h_low: Tensor | None = None,
+    elastic: Tensor | float | Elastic | None = None,
     solver: PrimalDual | External | None = None,
     warm_start: ActiveSet | None = None,
     throw: bool = True,
 ) -> QPSolution:
     """Solve a batch of convex quadratic programmes, differentiably.
 
-        min_z  1/2 z^T Q z + p^T z    subject to    G z <= h,  A z = b,  lb <= z <= ub.
+        min_z  1/2 z^T Q z + p^T z    subject to    h_low <= G z <= h,  A z = b,  lb <= z <= ub.
 
     Leading batch dimensions broadcast; what lacks them is shared by all rows, and its gradient is the sum over the
     rows. None drops a block. Every row is solved and judged on its own.
@@ -51,6 +57,12 @@ def solve_qp(
             time and memory follow their entries where Q is diagonal and positive.
         A, b: (..., q, n) and (..., q). Dependent rows are welcome as long as they agree.
         lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
+        h_low: (..., m), lower sides for the rows of G; -inf: none. Either of h and h_low may be left out. Where both
+            are equal the row is an equation.
+        elastic: the price rho > 0 of a unit of violation, a number or (...): rows of G (both sides) and equations may
+            be broken, at rho (sum_i max(G z - h, h_low - G z, 0)_i + |A z - b|_1) more in the objective and in ``fun``.
+            Bounds stay hard. ``Elastic(ineq=..., eq=...)`` takes a price for each row, and leaves hard what it has no
+            price for. Every problem then has a feasible point, as long as lb <= ub. Multipliers are at most rho.
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
         warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
             changes nothing but the time.
@@ -71,11 +83,15 @@ def solve_qp(
     References:
         B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
     """
-    solver = PrimalDual() if solver is None else solver
-    inputs.check(Q, p, G, h, A, b, lb, ub, solver)
-    shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub)
-    live = inputs.build(Q, p, G, h, A, b, lb, ub, shape)
-    guess = None if warm_start is None else inputs.stack_active(warm_start, live, shape)
+    solver = _DEFAULT if solver is None else solver
+    inputs.check(Q, p, G, h, A, b, lb, ub, h_low, solver)
+    prices = None if elastic is None else check_prices(elastic, p, G, A)
+    costs = {} if prices is None else {"elastic.ineq": prices.ineq, "elastic.eq": prices.eq}
+    shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub, h_low=h_low, **costs)
+    live, form = inputs.build(Q, p, G, h, A, b, lb, ub, h_low, shape)
+    if prices is not None:
+        live, form = with_slacks(live, form, prices, shape)
+    guess = None if warm_start is None else inputs.stack_active(warm_start, live, form, shape)
 
     def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
         if not problem.diagonal and not torch.equal(problem.Q, problem.Q.mT):
@@ -83,66 +99,25 @@ def solve_qp(
         solved = driver.solve(problem, solver, p.dtype, guess)
         if throw and not solved.success:
             outcome = solved.outcome
-            point = outcome.x, outcome.nu, outcome.z
-            raise SolveError(_report(problem, outcome, point, torch.Size((*mapped, *shape)), p.dtype))
+            point, fun = (outcome.x, outcome.nu, outcome.z), problem.objective(outcome.x)
+            whole = torch.Size((*mapped, *shape))
+            failed = report(form, problem, outcome, point, fun, whole, p.dtype, traced=False)
+            raise SolveError(failed, inputs.nonfinite(problem, form))
         return solved
 
+    traced = needs_graph(live)
     if transformed():
         solved = as_one_operation(lambda problem, guess, mapped: solve(problem, guess, mapped).spread(), live, guess)
-    else:
+    elif traced:
         with torch.no_grad():
-            solved = solve(map_tensors(lambda t: t.detach() if t.requires_grad else t, live), guess)
-    point, good = differentiable(solved, live)
-    return _report(live, solved.outcome, point, shape, p.dtype, good)
-
-
-def _report(
-    problem: Problem,
-    outcome: Outcome,
-    point: Triple,
-    shape: torch.Size,
-    dtype: torch.dtype,
-    good: Tensor | None = None,
-) -> QPSolution:
-    """The solution in the user's shapes and dtype. ``point`` carries the graph of the rows that were solved, marked in
-    ``good`` (B, 1); None: all of them, or there is no graph."""
-    x, nu, z = point
-
-    def out(t: Tensor) -> Tensor:
-        t = t if len(shape) == 1 else t.reshape((*shape, *t.shape[1:]))
-        return t if t.dtype == dtype or not t.is_floating_point() else t.to(dtype)
-
-    z_g, z_lower, z_upper = problem.blocks(z)
-    on_g, on_lower, on_upper = problem.blocks(outcome.active)
-    none = torch.zeros_like(outcome.x)
-    off = none > 0
-    return QPSolution(
-        value=out(x),
-        fun=out(_objective(problem, x, outcome.x, good)),
-        gap=out(outcome.residuals.duality),
-        status=out(outcome.status),
-        num_steps=out(outcome.steps),
-        residual=out(outcome.residuals.largest),
-        dual_ineq=out(z_g),
-        dual_eq=out(nu),
-        dual_lb=out(z_lower if problem.lower else none),
-        dual_ub=out(z_upper if problem.upper else none),
-        slack=out(outcome.s[:, : problem.m]),
-        primal_residual=out(outcome.residuals.primal),
-        dual_residual=out(outcome.residuals.dual),
-        active=ActiveSet(out(on_g), out(on_lower if problem.lower else off), out(on_upper if problem.upper else off)),
-        ray=out(outcome.ray),
-    )
-
-
-def _objective(problem: Problem, x: Tensor, found: Tensor, good: Tensor | None) -> Tensor:
-    """1/2 x^T Q x + p^T x; of rows that are not good without a graph, and without the NaN that their data may hold."""
-    if good is None:
-        return problem.objective(x)
-    with torch.no_grad():
-        value = problem.objective(found)
-    q = problem.Q
-    if q.shape[0] > 1:
-        q = torch.where(good if problem.diagonal else good.unsqueeze(-1), q, 0.0)
-    kept = dataclasses.replace(problem, Q=q, p=torch.where(good, problem.p, 0.0))
-    return torch.where(good.squeeze(-1), kept.objective(torch.where(good, x, 0.0)), value)
+            solved = solve(map_tensors(Tensor.detach, live), guess)
+    else:
+        solved = solve(live, guess)
+    outcome, good = solved.outcome, None
+    point = outcome.x, outcome.nu, outcome.z
+    if traced:
+        point, good = differentiable(solved, live)
+        fun = optimal_value(live, point, outcome.x, good)
+    else:
+        fun = live.objective(outcome.x)
+    return report(form, live, outcome, point, fun, shape, p.dtype, traced=traced)

@@ -40,12 +40,10 @@ def differentiable(solved: Solved, problem: Problem) -> tuple[Triple, Tensor | N
     """The point found with a graph: as a function of Q, G, A, p, b and d of the live ``problem``.
 
     Returns:
-        x, nu and z, and which rows carry a graph (B, 1); None: all of them, or nobody asks for derivatives.
+        x, nu and z, and which rows carry a graph (B, 1); None: all of them.
     """
     outcome = solved.outcome
     found = outcome.x, outcome.nu, outcome.z
-    if not _traced(problem):
-        return found, None
     if solved.success and not transformed():
         return _solution(found, solved.system, problem), None
     good = (outcome.status == Status.SUCCESS).unsqueeze(-1)
@@ -58,9 +56,15 @@ def _where(rows: Tensor, new: Triple, old: tuple[Tensor | float, ...]) -> Triple
     return torch.where(rows, x, old_x), torch.where(rows, nu, old_nu), torch.where(rows, z, old_z)
 
 
-def _traced(problem: Problem) -> bool:
+def needs_graph(problem: Problem) -> bool:
     """Whether somebody may want derivatives."""
-    return transformed() or (torch.is_grad_enabled() and any(t.requires_grad for t in leaves(problem)))
+    if transformed():
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    matrices = (part.values if isinstance(part, SparseRows) else part for part in (problem.G, problem.A))
+    parts = (problem.Q, problem.p, *matrices, problem.b, problem.d)
+    return any(t is not None and t.requires_grad for t in parts)
 
 
 def _solution(point: Triple, system: System, problem: Problem) -> Triple:
@@ -93,16 +97,20 @@ class _Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
         ctx.template, ctx.patterns, _, _, _, q, g, a, _, _, _, *tensors = inputs
         ctx.save_for_backward(q, g, a, *output, *tensors)
+        if not transformed():  # there every gradient must be a tensor
+            ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, g, a, x, nu, z, *tensors = ctx.saved_tensors
+        if all(grad is None for grad in grads):  # from the optimal value, which asks for no solve
+            return (None,) * (11 + len(tensors))
+        rx, ra, rc = (torch.zeros_like(y) if t is None else t for t, y in zip(grads, (x, nu, z), strict=True))
         if torch.is_grad_enabled() or transformed():
             dx, dnu, dz = _Solve.apply(  # type: ignore[no-untyped-call]
-                ctx.template, ctx.patterns, None, None, None, q, g, a, *grads, *tensors
+                ctx.template, ctx.patterns, None, None, None, q, g, a, rx, ra, rc, *tensors
             )
         else:
-            rx, ra, rc = grads
             dx, dnu, dz = _system(ctx.template, tensors).refined(rx, ra, rc, _CORRECTIONS)
         wanted = ctx.needs_input_grad
         g, a = (part if pattern is None else pattern for pattern, part in zip(ctx.patterns, (g, a), strict=True))

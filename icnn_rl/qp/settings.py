@@ -14,8 +14,8 @@ class PrimalDual:
     """Settings of the primal-dual method.
 
     Args:
-        tol: largest relative residual (stationarity, feasibility, complementarity) of a row that counts as solved.
-        max_steps: factorisations a row may take.
+        tol: the largest residual of a row that counts as solved, see :class:`icnn_rl.qp.certificates.Residuals`.
+        max_steps: factorisations a row may take, in all attempts together.
         dtype: where float32 input is iterated on: "float64", or "input", that is in float32 with corrections, residuals
             and derivatives in float64 from factors in float32. The result is as accurate either way.
         compiled: solve tiny problems (up to 16 variables, 128 inequalities and bounds, no equalities; Q positive

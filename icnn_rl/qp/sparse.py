@@ -53,7 +53,7 @@ class SparseRows:
         return self._largest_at(self.column, self.shape[1])
 
     def _largest_at(self, index: Tensor, size: int) -> Tensor:
-        return self.values.new_zeros(1, size).index_reduce(1, index[0], self.values.abs(), "amax")
+        return self.values.new_zeros(1, size).scatter_reduce(1, index, self.values.abs(), "amax")
 
     def dense(self) -> Tensor:
         """(1, k, n)."""

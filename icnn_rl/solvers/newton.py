@@ -85,7 +85,7 @@ class ProjectedNewton:
         f, g, h = problem.value_grad_hessian(y0)
         scale = _variation(problem.widths(y0), g, h)
         noise = problem.noise(f, scale)
-        rows = () if problem.region is None else problem.region.tight(y0)
+        rows = () if problem.region is None else problem.region.tight(y0)[:3]
         return NewtonState(
             y0,
             f,
@@ -132,8 +132,8 @@ class ProjectedNewton:
             gap = problem.box_gap(plan.y, g)
         else:
             gap, _ = region.gap(g, plan.duals, problem.curvature)
-        ineq, at_lower, at_upper = plan.active
-        state = state._replace(ineq=ineq, at_lower=at_lower, at_upper=at_upper)
+        active = plan.active
+        state = state._replace(ineq=active.ineq, at_lower=active.lower, at_upper=active.upper)
         new = state._replace(y=plan.y, fun=f, grad=g, hessian=h_new, damping=_EASIER * state.damping, gap=gap)
         still = torch.zeros_like(d)  # the model was solved to the end: none of its sets is in doubt
         return _take(state, new, _Move(h, d, still, still, predicted, state.fun - f + state.noise))

@@ -198,14 +198,14 @@ class Region:
         if y.dim() != 2 or _most(wrong):
             return self._solve(y, g, h, active)
         index = wrong.nonzero().squeeze(-1)
-        guess = ActiveSet(*(part[index] for part in active))
+        guess = ActiveSet(active.ineq[index], active.lower[index], active.upper[index])
         part = self.rows(index)._solve(y[index], g[index], h[index], guess)
         assert part.duals is not None
         duals = Duals(
             x.double().index_copy(0, index, part.duals.point),
             *(_spread(t, index, wrong) for t in part.duals[1:]),
         )
-        merged = ActiveSet(*(a.index_copy(0, index, b) for a, b in zip(nothing, part.active, strict=True)))
+        merged = ActiveSet(*(a.index_copy(0, index, b) for a, b in zip(nothing[:3], part.active[:3], strict=True)))
         return Plan(x.index_copy(0, index, part.y), merged, duals)
 
     def _solve(self, y: Tensor, g: Tensor, h: Tensor, active: ActiveSet) -> Plan:

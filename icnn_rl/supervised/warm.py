@@ -36,10 +36,10 @@ class WarmStarts:
         self._memory.clear()
 
     def put(self, samples: Tensor, active: ActiveSet) -> None:
-        """Remember."""
+        """Remember; sets of programmes without lower sides or prices."""
         if len(self._memory) + len(samples) > self.limit:
             self.clear()
-        self._memory.update(zip(_keys(samples), zip(*(part.cpu() for part in active), strict=True), strict=True))
+        self._memory.update(zip(_keys(samples), zip(*(part.cpu() for part in active[:3]), strict=True), strict=True))
 
 
 def _keys(samples: Tensor) -> list[bytes]:

