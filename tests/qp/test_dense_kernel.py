@@ -81,9 +81,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def problem_of(arguments: Arguments) -> Problem:
-    parts = [arguments.get(name) for name in ("Q", "p", "G", "h", "A", "b", "lb", "ub")]
     names = ("Q", "p", "G", "h", "A", "b", "lb", "ub")
-    problem = inputs.build(*parts, inputs.batch_shape(**dict(zip(names, parts, strict=True)))).dense()  # type: ignore[arg-type]
+    parts = [arguments.get(name) for name in names]
+    shape = inputs.batch_shape(**dict(zip(names, parts, strict=True)))
+    problem = inputs.build(*parts, None, shape)[0].dense()  # type: ignore[arg-type]
     return problem if problem.diagonal else dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
 
 
