@@ -370,3 +370,14 @@ def test_elastic_rows_stay_in_stages(both_sides: bool, monkeypatch: pytest.Monke
         torch.testing.assert_close(found.violation_ineq, expected.violation_ineq, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(found.fun, expected.fun, rtol=1e-9, atol=1e-9)
     assert built == [1, 1]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_solves_are_compiled_whoever_asks(traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(torch.linalg, "lu_solve", lambda *_: pytest.fail("torch solves"))
+    arguments = chain()
+    arguments["p"].requires_grad_(traced)
+    solution = solve_qp(**arguments, blocks=BLOCKS)
+    if traced:
+        solution.value.sum().backward()

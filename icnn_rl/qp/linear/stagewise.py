@@ -196,7 +196,7 @@ class Stagewise(Innermost):
         assert self.factor is not None
         assert self.factor.pivots is not None
         layout, chol, pivots = self.layout, self.factor.chol, self.factor.pivots
-        kernel = _kernel() if _compiles(y) and not torch.is_grad_enabled() else None
+        kernel = _kernel() if _compiles(y) and not y.requires_grad else None
         if kernel is not None:
             stages = y.reshape(-1, layout.number, layout.size)
             kernel.solve(_array(chol), _array(pivots), _array(layout.back[0]), stages.numpy())
