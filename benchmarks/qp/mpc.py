@@ -1,99 +1,77 @@
-"""Model-predictive control next to PIQP's sparse solver, row by row: ``python -m benchmarks.qp.mpc``.
+"""Model-predictive control of a point mass in the plane as a quadratic programme, condensed and stage by stage.
 
-4 states, 2 inputs, bounds on all of them, an unstable plant; milliseconds of one thread, the best of a few runs.
+    min  sum_k 1/2 (x_k - target_k)^T W (x_k - target_k) + 1/2 R |u_k|^2
+    subject to  x_{k+1} = F x_k + E u_k,  |x_k| <= STATES,  |u_k| <= INPUT
+
+x = (position, velocity) with four entries, u is the force with two. The mass drags, and its velocity is turned, so that
+the two axes depend on each other.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-import piqp
 import torch
-from scipy import sparse
+from torch import Tensor
 
-from icnn_rl.qp import Diagonal, Sparse, mpc_problem, solve_qp
+from icnn_rl.qp import Diagonal
 
-CASES = ((20, 64), (100, 64), (200, 1), (500, 1))
-
-
-def settings(horizon: int, batch: int, *, diagonal: bool) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    A = draw(4, 4)
-    q, r = torch.ones(4, dtype=torch.float64), torch.full((2,), 0.1, dtype=torch.float64)
-    return {
-        "A": 1.05 * A / torch.linalg.eigvals(A).abs().max(),
-        "B": draw(4, 2),
-        "Q": Diagonal(q) if diagonal else torch.diag(q) + 0.1,
-        "R": Diagonal(r) if diagonal else torch.diag(r),
-        "horizon": horizon,
-        "x0": draw(batch, 4),
-        "u_min": -0.4,
-        "u_max": 0.4,
-        "x_min": -4.0,
-        "x_max": 4.0,
-    }
+DTYPE = torch.float64
+#: Seconds a step.
+STEP = 0.1
+W = torch.tensor([1.0, 1.0, 0.1, 0.1], dtype=DTYPE)
+R = 0.1
+STATES = torch.tensor([2.0, 2.0, 1.0, 1.0], dtype=DTYPE)
+INPUT = 1.0
 
 
-def milliseconds(function: Callable[[], Any], runs: int = 7) -> tuple[float, Any]:
-    """The best of a few runs, and what came out."""
-    answer, best = function(), float("inf")
-    for _ in range(runs):
-        start = time.perf_counter()
-        answer = function()
-        best = min(best, time.perf_counter() - start)
-    return 1e3 * best, answer
+def plant() -> tuple[Tensor, Tensor]:
+    """F (4, 4) and E (4, 2): the mass for a step, exact for a force that is constant during it."""
+    rate = torch.zeros(6, 6, dtype=DTYPE)
+    rate[:2, 2:4] = torch.eye(2)
+    rate[2:4, 2:4] = torch.tensor([[-0.1, 0.2], [-0.2, -0.1]])
+    rate[2:4, 4:] = torch.eye(2)
+    moved = torch.matrix_exp(STEP * rate)
+    return moved[:4, :4], moved[:4, 4:]
 
 
-def by_piqp(arguments: dict[str, Any]) -> Callable[[], np.ndarray[Any, Any]]:
-    """Matrices are converted once."""
+def condensed(x_0: Tensor, target: Tensor) -> dict[str, Tensor | float]:
+    """z = (u_0, u_1, ...): the states are eliminated, X = free x_0 + forced z, and their bounds are rows of G.
 
-    def matrix(part: Sparse | Diagonal) -> Any:
-        if isinstance(part, Diagonal):
-            return sparse.diags(part.d.numpy()).tocsc()
-        return sparse.csc_matrix((part.values.numpy(), (part.row.numpy(), part.column.numpy())), shape=part.shape)
-
-    Q, A = matrix(arguments["Q"]), matrix(arguments["A"])
-    b, lb, ub = (arguments[name].numpy() for name in ("b", "lb", "ub"))
-    p = arguments["p"].expand(len(b), -1).numpy()
-
-    def run() -> np.ndarray[Any, Any]:
-        answers = []
-        for i in range(len(b)):
-            solver = piqp.SparseSolver()
-            solver.settings.eps_abs = solver.settings.eps_rel = 1e-9
-            solver.setup(Q, p[i], A, b[i], None, None, None, lb, ub)
-            solver.solve()
-            answers.append(solver.result.x.copy())
-        return np.array(answers)
-
-    return run
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    print(
-        "| horizon, batch, cost | solve_qp | and gradients | warm start | PIQP, a loop | difference |\n|" + "---|" * 6
+    Args:
+        x_0: (B, 4) where the mass is.
+        target: (B, horizon, 4) where it should be at each step.
+    """
+    horizon = target.shape[1]
+    F, E = plant()
+    powers = [torch.eye(4, dtype=DTYPE)]
+    for _ in range(horizon):
+        powers.append(F @ powers[-1])
+    free = torch.cat(powers[1:])
+    zero = torch.zeros(4, 2, dtype=DTYPE)
+    forced = torch.cat(
+        [torch.cat([powers[k - j] @ E if j <= k else zero for j in range(horizon)], 1) for k in range(horizon)]
     )
-    for horizon, batch in CASES:
-        for diagonal in (True, False):
-            given = settings(horizon, batch, diagonal=diagonal)
-            arguments = mpc_problem(**given).arguments
-            live = {**given, **{name: given[name].clone().requires_grad_() for name in ("A", "x0")}}
-            cold, solution = milliseconds(lambda a=arguments: solve_qp(**a))
-            both, _ = milliseconds(lambda g=live: solve_qp(**mpc_problem(**g).arguments).value.sum().backward())
-            warm, _ = milliseconds(lambda a=arguments, s=solution: solve_qp(**a, warm_start=s.active))
-            other, answer = milliseconds(by_piqp(arguments), 3)
-            off = np.abs(answer - solution.value.numpy()).max()
-            cost = "diagonal" if diagonal else "dense"
-            print(f"| {horizon}, {batch}, {cost} | {cold:.1f} | {both:.1f} | {warm:.1f} | {other:.1f} | {off:.0e} |")
+    weights = W.repeat(horizon)
+    drift = x_0 @ free.mT
+    Q = forced.mT @ (weights[:, None] * forced) + R * torch.eye(2 * horizon, dtype=DTYPE)
+    p = (weights * (drift - target.flatten(1))) @ forced
+    limit = STATES.repeat(horizon)
+    h = torch.cat([limit - drift, limit + drift], 1)
+    return {"Q": Q, "p": p, "G": torch.cat([forced, -forced]), "h": h, "lb": -INPUT, "ub": INPUT}
 
 
-if __name__ == "__main__":
-    main()
+def stages(x_0: Tensor, target: Tensor) -> dict[str, Tensor | Diagonal]:
+    """z = (u_0, x_1, u_1, x_2, ...): the dynamics are equations, Q is diagonal. Arguments as for ``condensed``."""
+    batch, horizon, _ = target.shape
+    F, E = plant()
+    A = torch.zeros(4 * horizon, 6 * horizon, dtype=DTYPE)
+    for k in range(horizon):
+        rows = slice(4 * k, 4 * k + 4)
+        A[rows, 6 * k : 6 * k + 2] = -E
+        A[rows, 6 * k + 2 : 6 * k + 6] = torch.eye(4)
+        if k > 0:
+            A[rows, 6 * k - 4 : 6 * k] = -F
+    b = torch.cat([x_0 @ F.mT, x_0.new_zeros(batch, 4 * (horizon - 1))], 1)
+    p = torch.cat([x_0.new_zeros(batch, horizon, 2), -W * target], 2).flatten(1)
+    limit = torch.cat([torch.full((2,), INPUT, dtype=DTYPE), STATES]).repeat(horizon)
+    weights = torch.cat([torch.full((2,), R, dtype=DTYPE), W]).repeat(horizon)
+    return {"Q": Diagonal(weights), "p": p, "A": A, "b": b, "lb": -limit, "ub": limit}
