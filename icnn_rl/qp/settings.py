@@ -21,9 +21,9 @@ class PrimalDual:
     """Settings of the primal-dual method.
 
     Args:
-        tol: largest relative residual (stationarity, feasibility, complementarity) of a row that counts as solved.
+        tol: the largest residual of a row that counts as solved, see :class:`icnn_rl.qp.certificates.Residuals`.
             None: 1e-9 for float64 input and 1e-6 for float32, whose numbers agree with each other to 1e-7 at best.
-        max_steps: factorisations a row may take.
+        max_steps: factorisations a row may take, in all attempts together.
         dtype: where float32 input is iterated on: "float64", or "input", that is in float32 with corrections, residuals
             and derivatives in float64 from factors in float32. The result is as accurate either way.
         compiled: solve tiny problems (up to 16 variables, 128 inequalities and bounds, no equalities; Q positive

@@ -85,7 +85,7 @@ class ProjectedNewton:
         f, g, h = problem.value_grad_hessian(y0)
         scale = _variation(problem.widths(y0), g, h)
         noise = problem.noise(f, scale)
-        rows = () if problem.region is None else problem.region.tight(y0)
+        rows = () if problem.region is None else problem.region.tight(y0)[:3]
         return NewtonState(
             y0,
             f,
