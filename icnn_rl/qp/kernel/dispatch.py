@@ -272,7 +272,7 @@ def _solve_tiny(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Q
         np.empty((0, k), np.bool_) if guess is None else _array(guess),
         solver.tolerance,
         solver.max_steps,
-        np.array(phases_of(problem, guessed=guess is not None)),
+        _table(phases_of(problem, guessed=guess is not None)),
         found,
     )
     if left < 0:
@@ -346,4 +346,9 @@ def _matrices(problem: Problem) -> tuple[Array, Array]:
 
 
 def _array(t: Tensor) -> Array:
-    return np.ascontiguousarray(t.detach().numpy())
+    return np.ascontiguousarray((t.detach() if t.requires_grad else t).numpy())
+
+
+@functools.cache
+def _table(phases: tuple[tuple[int, int], ...]) -> Array:
+    return np.array(phases)
