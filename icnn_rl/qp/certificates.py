@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from icnn_rl.qp.linear.dense import stack
-from icnn_rl.qp.problem import TINY, Problem, Products, matvec, rmatvec
+from icnn_rl.qp.problem import TINY, Problem, Products, largest, matvec, rmatvec, typical
 from icnn_rl.qp.sparse import SparseRows
 
 #: Errors are relative to at least this share of the problem's own units; rounding, relative.
@@ -52,10 +53,10 @@ class Yardstick:
         shortest = _shortest(problem, torch.cat((problem.b / a_norms, right / c_norms), -1).abs())
         columns = _columns(problem)
         a_rows, c_rows = (
-            _FLOOR * torch.where(norms > 0, shortest * norms, _typical(part) if bool((norms == 0).any()) else 0.0)
+            _FLOOR * torch.where(norms > 0, shortest * norms, typical(part) if bool((norms == 0).any()) else 0.0)
             for norms, part in ((a_norms, problem.b), (c_norms, right))
         )
-        force, scaled = _FLOOR * _largest(problem.p), _FLOOR * _largest(columns * problem.p)
+        force, scaled = _FLOOR * largest(problem.p), _FLOOR * largest(columns * problem.p)
         return Yardstick(columns, force, scaled, _FLOOR * shortest.squeeze(-1), a_rows, c_rows)
 
 
@@ -76,21 +77,13 @@ def _matrices(problem: Problem) -> list[Tensor | SparseRows]:
 
 def _shortest(problem: Problem, lengths: Tensor) -> Tensor:
     """(B, 1): the distance of the nearest constraint that 0 does not meet with equality, or |p| / |Q| if nearer."""
-    free = _largest(problem.p).unsqueeze(-1) / problem.largest_diagonal().unsqueeze(-1)
+    free = largest(problem.p).unsqueeze(-1) / problem.largest_diagonal().unsqueeze(-1)
     lengths = torch.cat((lengths, free), -1)
     lengths = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, 0.0)
     # what is rounding next to the others is 0
-    lengths = torch.where(lengths > _ROUNDING * _typical(lengths), lengths, torch.inf)
+    lengths = torch.where(lengths > _ROUNDING * typical(lengths), lengths, torch.inf)
     shortest = lengths.amin(-1, keepdim=True)
     return torch.where(torch.isfinite(shortest), shortest, 1.0)
-
-
-def _typical(right: Tensor) -> Tensor:
-    """(B, 1): the median of what is not 0."""
-    if not right.shape[-1]:
-        return right.new_zeros(right.shape[0], 1)
-    size = right.abs()
-    return torch.where(size > 0, size, torch.nan).nanmedian(-1, keepdim=True)[0].nan_to_num(0.0)
 
 
 @dataclass(frozen=True)
@@ -126,25 +119,41 @@ class Residuals:
         return torch.maximum(torch.maximum(self.primal, self.dual), torch.maximum(self.gap, self.relative))
 
 
+class _Errors(NamedTuple):
+    """What a point leaves of the conditions, and what that is made of: A x - b, (C x - d)_+ and d, 0 where a row is
+    absent, the gradient of the Lagrangian and its terms, and x^T Q x, p^T x, b^T nu, d^T z by element."""
+
+    off: Tensor
+    excess: Tensor
+    right: Tensor
+    gradient: Tensor
+    forces: list[Tensor]
+    works: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    @staticmethod
+    def of(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> _Errors:
+        excess, right, present = (at.cx - problem.d).clamp(min=0.0), problem.d, problem.present
+        if present is not None:
+            excess, right = excess * present, right * present
+        forces = [at.qx, problem.p, at.ctz] + ([] if at.aty is None else [at.aty])
+        works = at.qx * x, problem.p * x, problem.b * nu, right * z
+        return _Errors(at.ax - problem.b, excess, right, at.gradient(problem.p), forces, works)
+
+
 def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> Residuals:
     """For z >= 0, ``at`` the products of the point; a NaN in the point gives a NaN."""
-    primal, dual, gap = normwise(problem, x, nu, z, at)
-    excess, right = _excess(problem, at)
-    off, gradient = at.ax - problem.b, at.gradient(problem.p)
-    forces = _forces(problem, at)
-    works = at.qx * x, problem.p * x, problem.b * nu, right * z
-    duality = functools.reduce(torch.add, (work.sum(-1) for work in works)).abs()
-
+    errors = _Errors.of(problem, x, nu, z, at)
+    primal, dual, gap, duality = _normwise(problem, errors, at)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    columns = yardstick.columns
-    force = torch.maximum(_largest(*forces), yardstick.force)
-    scaled = torch.maximum(_largest(*(columns * part for part in forces)), yardstick.scaled_force)
-    work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in works))
-    relative = [_over(_largest(gradient), force), _over(_largest(columns * gradient), scaled)]
+    columns, gradient, forces = yardstick.columns, errors.gradient, errors.forces
+    force = torch.maximum(largest(*forces), yardstick.force)
+    scaled = torch.maximum(largest(*(columns * part for part in forces)), yardstick.scaled_force)
+    work = functools.reduce(torch.maximum, (part.abs().sum(-1) for part in errors.works))
+    relative = [_over(largest(gradient), force), _over(largest(columns * gradient), scaled)]
     relative.append(_over(duality, torch.maximum(work, force * yardstick.length)))
     for error, part, norms, floor in (
-        (off, problem.b, problem.equality_norms(), yardstick.a_rows),
-        (excess, right, problem.row_norms(), yardstick.c_rows),
+        (errors.off, problem.b, problem.equality_norms(), yardstick.a_rows),
+        (errors.excess, errors.right, problem.row_norms(), yardstick.c_rows),
     ):
         if error.shape[-1]:
             relative.append(_over(error.abs(), torch.maximum(part.abs() + norms * length, floor)).amax(-1))
@@ -153,37 +162,27 @@ def residuals(problem: Problem, yardstick: Yardstick, x: Tensor, nu: Tensor, z: 
 
 def normwise(problem: Problem, x: Tensor, nu: Tensor, z: Tensor, at: Products) -> tuple[Tensor, Tensor, Tensor]:
     """``primal``, ``dual`` and ``gap`` of :class:`Residuals`."""
-    m, (excess, right) = problem.m, _excess(problem, at)
-    blocks = [(at.ax - problem.b, at.ax, problem.b), (excess[:, :m], at.cx[:, :m], right[:, :m])]
+    return _normwise(problem, _Errors.of(problem, x, nu, z, at), at)[:3]
+
+
+def _normwise(problem: Problem, errors: _Errors, at: Products) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same, and the duality gap itself."""
+    m, excess, right = problem.m, errors.excess, errors.right
+    blocks = [(errors.off, at.ax, problem.b), (excess[:, :m], at.cx[:, :m], right[:, :m])]
     blocks.append((excess[:, m:], at.cx[:, m:], right[:, m:]))
-    errors = (_largest(error) / (1.0 + _largest(*terms)) for error, *terms in blocks if error.shape[-1])
-    primal = functools.reduce(torch.maximum, errors, torch.zeros_like(x[:, 0]))
-    dual = _largest(at.gradient(problem.p)) / (1.0 + _largest(*_forces(problem, at)))
-    curved, linear = (at.qx * x).sum(-1), (problem.p * x).sum(-1)
-    bound = (problem.b * nu).sum(-1) + (right * z).sum(-1)
+    of_blocks = (largest(error) / (1.0 + largest(*terms)) for error, *terms in blocks if error.shape[-1])
+    primal = functools.reduce(torch.maximum, of_blocks, torch.zeros_like(problem.p[:, 0]))
+    dual = largest(errors.gradient) / (1.0 + largest(*errors.forces))
+    curved, linear, equations, rows = (work.sum(-1) for work in errors.works)
+    bound = equations + rows
     value = torch.maximum((0.5 * curved + linear).abs(), (0.5 * curved + bound).abs())
-    return primal, dual, (curved + linear + bound).abs() / (1.0 + value)
-
-
-def _excess(problem: Problem, at: Products) -> tuple[Tensor, Tensor]:
-    """(C x - d)_+ and d, 0 where a row is absent."""
-    excess, present = (at.cx - problem.d).clamp(min=0.0), problem.present
-    return (excess, problem.d) if present is None else (excess * present, problem.d * present)
-
-
-def _forces(problem: Problem, at: Products) -> list[Tensor]:
-    """What the gradient of the Lagrangian is the sum of."""
-    return [at.qx, problem.p, at.ctz] + ([] if at.aty is None else [at.aty])
+    duality = (curved + linear + bound).abs()
+    return primal, dual, duality / (1.0 + value), duality
 
 
 def _over(error: Tensor, size: Tensor) -> Tensor:
     """error / size, and 0 where both are 0."""
     return torch.where(error == 0, 0.0, error / size)
-
-
-def _largest(*parts: Tensor) -> Tensor:
-    """(B,): the largest magnitude; NaN where there is one."""
-    return functools.reduce(torch.maximum, (part.abs().amax(-1) for part in parts))
 
 
 def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -231,20 +230,11 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
         d=torch.zeros_like(problem.d),
     )
     r, _ = minimise(cone)
-    return r, unbounded(problem, r) & (torch.linalg.vector_norm(r, dim=-1) > _SHORT)
-
-
-def unbounded(problem: Problem, r: Tensor) -> Tensor:
-    """(B,): whether the objective falls for ever along r (B, n), of any length."""
-    flat = _flat(problem)
-    size = r.abs().amax(-1, keepdim=True)
-    r = r / torch.where(size > 0, size, 1.0)
     falls = (problem.p * r).sum(-1) < -_SHORT * (problem.p * r).abs().sum(-1)
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
     stays = (matvec(flat, r).abs() <= _CERTIFIED * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
     inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
-    proven: Tensor = falls & stays & inside & (size.squeeze(-1) > 0)
-    return proven
+    return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
 
 
 def _flat(problem: Problem) -> Tensor:

@@ -109,20 +109,11 @@ def _with_rows(whole: Tensor, index: Tensor, part: Tensor) -> Tensor:
     return whole if whole.shape[0] == 1 else whole.index_copy(0, index, part.expand(len(index), *part.shape[1:]))
 
 
-def _finite(problem: Problem) -> tuple[Problem, Tensor]:
-    """The problem without constraints whose right-hand side is infinite, and the rows where no point can meet one."""
-    infinite = torch.isinf(problem.d)
-    if not bool(infinite.any()):
-        return problem, torch.zeros_like(problem.p[:, 0], dtype=torch.bool)
-    d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
-    return dataclasses.replace(problem, d=d, present=present), (infinite & (problem.d < 0)).any(-1)
-
-
 def _solve_rows(
     given: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
 ) -> tuple[Outcome, System]:
     """:func:`_solve_finite` for the rows that can be solved; copies of one of them stand in for the others."""
-    problem, impossible = _finite(given)
+    problem, impossible = given.without_infinite(), (given.d == -torch.inf).any(-1)
     bad = torch.zeros_like(impossible)
     for tensor in leaves(problem):
         bad = bad | ~torch.isfinite(tensor.flatten(1).sum(-1))  # one pass, unlike isfinite of all

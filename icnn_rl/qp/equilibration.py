@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.problem import Problem, typical
 from icnn_rl.qp.sparse import SparseRows
 
 __all__ = ["Scales"]
@@ -110,11 +110,8 @@ def _units(problem: Problem, columns: Tensor, a_rows: Tensor, c_rows: Tensor) ->
     if problem.present is not None:
         right[:, problem.b.shape[-1] :] *= problem.present
     free = torch.where((q > 0) & (p > 0), p / q, 1.0)
-    if right.shape[-1]:
-        # the median: bounds that are far away to mean none are many at times, but seldom most
-        typical = torch.where(right > 0, right, torch.nan).nanmedian(-1, keepdim=True)[0]
-        length = torch.where(typical > 0, typical, free)
-    else:
-        length = free
+    # the median: bounds that are far away to mean none are many at times, but seldom most
+    length = typical(right)
+    length = torch.where(length > 0, length, free)
     force = torch.maximum(length * q, p)
     return length, torch.where(force > 0, force, 1.0)

@@ -31,7 +31,7 @@ from icnn_rl.qp.certificates import normwise
 from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.base import Inner, Point, Triple
 from icnn_rl.qp.linear.scale import Scale
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.problem import Problem, largest
 from icnn_rl.qp.tensor_tree import leaves, pick, rebuild, where
 
 __all__ = ["Ended", "solve"]
@@ -62,13 +62,11 @@ class _State:
 
 @dataclass(frozen=True)
 class Ended:
-    """Where the iterations ended, a row each: the best point, its largest residual, whether s < z, row by row, there,
-    whether the end looked like a proof that there is no solution, and the factorisations."""
+    """Where the iterations ended, a row each: the best point, whether s < z, row by row, there, and the
+    factorisations."""
 
     point: Point
-    residual: Tensor
     active: Tensor
-    hopeless: Tensor
     steps: Tensor
 
 
@@ -114,22 +112,22 @@ def solve(system: Scale, max_steps: int) -> Ended:
     batch = state.x.shape[0]
     nothing = torch.full_like(state.tau[:, 0], torch.inf)
     known = _Known(state, nothing, nothing, torch.zeros_like(nothing))
-    hopeless = torch.zeros(batch, dtype=torch.bool, device=state.x.device)
     steps = torch.ones(batch, dtype=torch.int64, device=state.x.device)
     for step in range(1, max_steps + 1):
         left = _Left.of(rows, state)
         known = _noted(known, rows.index, state, _residual(rows, state), left.mu[:, 0])
-        proof = left.proof(rows)
-        hopeless, steps = hopeless.index_copy(0, rows.index, proof), steps.index_fill(0, rows.index, step)
         here = rows.index
-        over = proof | (known.residual[here] <= _AIM) | (known.waited[here] > _PATIENCE) | left.mu[:, 0].isnan()
+        steps = steps.index_fill(0, here, step)
+        over = (
+            left.proof(rows) | (known.residual[here] <= _AIM) | (known.waited[here] > _PATIENCE) | left.mu[:, 0].isnan()
+        )
         if step == max_steps or bool(over.all()):
             break
         if bool(over.any()):
             kept = (~over).nonzero().squeeze(-1)
             rows, state, left = rows.only(kept), pick(kept, state), pick(kept, left)
         state = _step(rows, state, left)
-    return _ended(system, known, hopeless, steps)
+    return _ended(system, known.state, steps)
 
 
 def _rows(system: Scale) -> _Rows:
@@ -140,15 +138,15 @@ def _rows(system: Scale) -> _Rows:
     return _Rows(system.problem, system.scales, system.inner, present, count, index)
 
 
-def _ended(system: Scale, known: _Known, hopeless: Tensor, steps: Tensor) -> Ended:
-    state, problem = known.state, system.problem
+def _ended(system: Scale, state: _State, steps: Tensor) -> Ended:
+    problem = system.problem
     inverse = state.tau.reciprocal()
     inside = Point(inverse * state.x, inverse * state.nu, inverse * state.z, inverse * state.s)
     lifted = system.lift(inside)
     point = dataclasses.replace(lifted, s=problem.d - problem.Cx(lifted.x))
     active = state.z > state.s
     present = problem.present
-    return Ended(point, known.residual, active if present is None else active & (present > 0), hopeless, steps)
+    return Ended(point, active if present is None else active & (present > 0), steps)
 
 
 def _start(rows: _Rows) -> _State:
@@ -194,24 +192,24 @@ class _Left:
         d = problem.d * present
         px, by = _dot(problem.p, x), _dot(problem.b, nu) + _dot(d, z)
         return _Left(
-            at.qx,
-            at.ctz if at.aty is None else at.ctz + at.aty,
-            at.ax,
-            at.cx,
-            -at.gradient(tau * problem.p),
-            tau * problem.b - at.ax,
-            (tau * d - at.cx - s) * present,
-            -(kappa + _dot(at.qx, x) / tau + px + by),
-            (_dot(s * present, z) + tau * kappa) / rows.count,
-            px,
-            by,
+            qx=at.qx,
+            rty=at.ctz if at.aty is None else at.ctz + at.aty,
+            ax=at.ax,
+            cx=at.cx,
+            rx=-at.gradient(tau * problem.p),
+            ra=tau * problem.b - at.ax,
+            rc=(tau * d - at.cx - s) * present,
+            rt=-(kappa + _dot(at.qx, x) / tau + px + by),
+            mu=(_dot(s * present, z) + tau * kappa) / rows.count,
+            px=px,
+            by=by,
         )
 
     def proof(self, rows: _Rows) -> Tensor:
         """(B,): whether (nu, z) nearly proves infeasibility, or x that the objective is unbounded."""
         by, px = self.by[:, 0], self.px[:, 0]
-        infeasible = (by < 0) & (_size(self.rty) <= -_PROOF * by)
-        off = _size(self.qx, self.ax, (self.cx * rows.present).clamp(min=0.0))
+        infeasible = (by < 0) & (largest(self.rty) <= -_PROOF * by)
+        off = largest(self.qx, self.ax, (self.cx * rows.present).clamp(min=0.0))
         return infeasible | ((px < 0) & (off <= -_PROOF * px))
 
 
@@ -260,14 +258,14 @@ def _solve(system: Inner, e: Tensor, right: Triple, present: Tensor) -> Triple:
     """The solution of the equations with E = diag(e), without the regularisation of the factor; the best of a few
     corrections a row."""
     problem, (rx, ra, rc) = system.problem, right
-    enough = _EXACT * _size(rx, ra, rc)
+    enough = _EXACT * largest(rx, ra, rc)
     point = Point(*system.solve(rx, ra, rc), rc)
     best, least = point, torch.full_like(enough, torch.inf)
     for correction in range(_CORRECTIONS + 1):
         at = problem.products(point.x, point.nu, point.z)
         zero = torch.zeros_like(rx)
         off = rx - at.gradient(zero), ra - at.ax, (rc - at.cx + e * point.z) * present
-        error = _size(*off)
+        error = largest(*off)
         better = error < least  # false next to a NaN
         best, least = where(better, point, best), torch.where(better, error, least)
         if correction == _CORRECTIONS or bool(((least <= enough) | ~better).all()):
@@ -291,7 +289,7 @@ def _noted(known: _Known, index: Tensor, state: _State, residual: Tensor, mu: Te
     best, least = known.residual[index], known.mu[index]
     better = residual < best
     progress = (residual < 0.9 * best) | (mu < 0.5 * least)
-    kept = where(better, state, pick_exactly(index, known.state))
+    kept = where(better, state, pick(index, known.state))
     state = rebuild(kept, (a.index_copy(0, index, b) for a, b in zip(leaves(known.state), leaves(kept), strict=True)))
     waited = torch.where(progress, 0.0, known.waited[index] + 1.0)
     return _Known(
@@ -302,15 +300,5 @@ def _noted(known: _Known, index: Tensor, state: _State, residual: Tensor, mu: Te
     )
 
 
-def pick_exactly(index: Tensor, state: _State) -> _State:
-    """These rows, also of a batch of one, which nobody shares."""
-    return rebuild(state, (t[index] for t in leaves(state)))
-
-
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, keepdim=True)
-
-
-def _size(*parts: Tensor) -> Tensor:
-    """(B,): the largest magnitude, NaN where there is one."""
-    return functools.reduce(torch.maximum, (part.abs().amax(-1) for part in parts if part.shape[-1]))

@@ -10,6 +10,7 @@ share it, 1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,6 +58,20 @@ TINY = {torch.float64: 1e-300, torch.float32: 1e-37}
 def norms_of(m: Tensor | SparseRows) -> Tensor:
     """(1|B, k): Euclidean norms of the rows."""
     return m.norms() if isinstance(m, SparseRows) else torch.linalg.vector_norm(m, dim=-1)
+
+
+def largest(*parts: Tensor) -> Tensor:
+    """(B,): the largest magnitude of vectors (1|B, k), of which one at least is not empty; NaN where there is one."""
+    return functools.reduce(torch.maximum, (part.abs().amax(-1) for part in parts if part.shape[-1]))
+
+
+def typical(vector: Tensor) -> Tensor:
+    """(B, 1): the median magnitude of what is not 0; 0 where all is."""
+    if not vector.shape[-1]:
+        return vector.new_zeros(vector.shape[0], 1)
+    size = vector.abs()
+    median: Tensor = torch.where(size > 0, size, torch.nan).nanmedian(-1, keepdim=True)[0]
+    return median.nan_to_num(0.0)
 
 
 class Products(NamedTuple):
@@ -195,6 +210,13 @@ class Problem:
     def with_norms(self) -> Problem:
         """The same problem, with these norms kept."""
         return dataclasses.replace(self, a_norms=self.equality_norms(), c_norms=self.row_norms())
+
+    def without_infinite(self) -> Problem:
+        """The same problem, where constraints whose right-hand side is infinite are absent."""
+        infinite = torch.isinf(self.d)
+        if not bool(infinite.any()):
+            return self
+        return dataclasses.replace(self, d=torch.where(infinite, 0.0, self.d), present=(~infinite).double())
 
     @property
     def sparse(self) -> bool:

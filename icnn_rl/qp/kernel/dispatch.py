@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
 import sys
@@ -241,11 +240,7 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
 
 
 def _judged(problem: Problem, x: Tensor, nu: Tensor, z: Tensor) -> Residuals:
-    infinite = torch.isinf(problem.d)
-    if bool(infinite.any()):
-        d, present = torch.where(infinite, 0.0, problem.d), (~infinite).double()
-        problem = dataclasses.replace(problem, d=d, present=present)
-    problem = problem.with_norms()
+    problem = problem.without_infinite().with_norms()
     return residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z))
 
 

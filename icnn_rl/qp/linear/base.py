@@ -9,7 +9,7 @@ tensor has B rows, or 1 that all share. The classes below the contracts hold wha
 
     System  <-  Mixed, Spread, the compiled kernel's            solve, refined, minus_outers, spread
       Reduction  <-  Dual, Eliminate, Scale, Cast               inner, with_inner, lift, outer, guess, in_single
-        Inner  <-  Primal, Schur, Range                                start, factor, factored, with_factor, spent, held
+        Inner  <-  Primal, Schur, Range                         start, factor, factored, with_factor, spent, held
 """
 
 from __future__ import annotations

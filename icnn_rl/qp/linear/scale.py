@@ -23,7 +23,7 @@ class Scale(Around):
         """With a system that takes singular matrices."""
         problem = problem.dense()
         scales = Scales.of(problem)
-        return Scale(problem, Schur.of_equilibrated(scales.apply(problem)), scales)
+        return Scale(problem, Schur.of(scales.apply(problem)), scales)
 
     def lift(self, point: Point) -> Point:
         point, scales = self.system.lift(point), self.scales
