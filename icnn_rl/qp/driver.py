@@ -19,12 +19,12 @@ from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
-from icnn_rl.qp.linear.eliminate import Eliminate
 from icnn_rl.qp.linear.mixed import Mixed
 from icnn_rl.qp.linear.scale import Scale
-from icnn_rl.qp.linear.select import choose
+from icnn_rl.qp.linear.select import choose, of_cone
+from icnn_rl.qp.linear.stagewise import least_pivots
 from icnn_rl.qp.outcome import Outcome, Solved
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.problem import TINY, Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.tensor_tree import leaves, map_tensors, pick, where
 from icnn_rl.solution import Status
@@ -37,6 +37,8 @@ _CORRECTIONS, _EXACT = 8, 100.0
 _PATIENCE, _CLOSE = 8, 10.0
 #: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
 _SINGULAR = 1e-9
+#: What is added to a sparse Q, relative, before it is factored.
+_SHIFT = 1e-10
 _NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Active-set steps at most from the answer of another solver.
 _POLISH = 4
@@ -166,7 +168,9 @@ def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
 
 def _neutral(problem: Problem) -> Problem:
     """A problem of the same form that is solved by 0."""
-    ones = torch.ones_like(problem.Q) if problem.diagonal else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    ones = (
+        torch.ones_like(problem.Q) if problem.Q.dim() == 2 else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    )
     # sparse rows keep their places: at one place, all their entries would meet
     zeros = map_tensors(lambda t: torch.zeros_like(t) if t.is_floating_point() else t, problem)
     return dataclasses.replace(zeros, Q=ones)
@@ -307,8 +311,15 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> tuple[Pro
     convex.
     """
     q, chol = problem.Q, None
+    if problem.coupling is not None and problem.stage is None:
+        problem = problem.dense()  # no use of a sparse Q
+        q = problem.Q
     if problem.diagonal:
         largest, least = q.abs().amax(-1), q.amin(-1)
+    elif problem.coupling is not None:
+        largest = problem.largest_diagonal().clamp(min=TINY[q.dtype])
+        shifted = dataclasses.replace(problem, Q=q + _SHIFT * largest.unsqueeze(-1))
+        least = least_pivots(shifted, largest)
     else:
         chol, info = torch.linalg.cholesky_ex(q)
         largest = q.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
@@ -316,6 +327,10 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> tuple[Pro
     near = ~(least > _SINGULAR * largest)
     if not bool(near.any()):
         return problem, chol, False
+    if problem.coupling is not None:
+        if not bool((least < 0).any()):
+            return problem, None, True  # eigenvalues are above -shift, which is noise next to rho
+        near, q = least < 0, torch.diag_embed(q) + problem.coupling.dense()
     eigenvalues = q[near] if problem.diagonal else torch.linalg.eigvalsh(q[near])
     lowest, size = eigenvalues.amin(-1), eigenvalues.abs().amax(-1)
     negative = (lowest < -_NEGATIVE[data] * size).nonzero().squeeze(-1)
@@ -326,7 +341,8 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> tuple[Pro
     lift = torch.zeros_like(largest)
     lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * size, -lowest, 0.0)
     if bool((lift > 0).any()):
-        q = q + (lift.unsqueeze(-1) if problem.diagonal else torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n)))
+        row, q = lift.unsqueeze(-1), problem.Q
+        q = q + (row if q.dim() == 2 else torch.diag_embed(row.expand(-1, problem.n)))
         problem = dataclasses.replace(problem, Q=q)
     return problem, chol, True
 
@@ -335,7 +351,7 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
 
     def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
-        found, _ = _attempt(Eliminate.of(cone, False), Yardstick.of(cone), solver, None)
+        found, _ = _attempt(of_cone(cone), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
     infeasible = torch.zeros_like(outcome.status, dtype=torch.bool)
