@@ -83,7 +83,8 @@ def solve_qp(
         has a kink, and the gradient is the one on the side of the active set found. Failed rows pass no gradient on.
 
     Raises:
-        ValueError: a wrong argument; NonConvexError, a ValueError, where Q has a negative eigenvalue.
+        ValueError: a wrong argument; NonConvexError, a ValueError, where Q has a negative eigenvalue and ``throw`` is
+                set.
         SolveError: some row failed and ``throw`` is set; carries the solution.
 
     Example:
@@ -135,6 +136,7 @@ def solve_known(
         solved = driver.solve(problem, solver, data, guess)
         if throw and not solved.success:
             outcome = solved.outcome
+            driver.check_convex(problem, outcome)
             point, fun = (outcome.x, outcome.nu, outcome.z), problem.objective(outcome.x)
             whole = torch.Size((*mapped, *shape))
             failed = report(form, problem, outcome, point, fun, whole, data, traced=False)

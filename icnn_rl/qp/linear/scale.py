@@ -27,7 +27,7 @@ class Scale(Around):
         problem = problem if staged else problem.dense()
         scales = Scales.of(problem)
         scaled = scales.apply(problem)
-        return Scale(problem, Stagewise.of_equilibrated(scaled) if staged else Schur.of(scaled), scales)
+        return Scale(problem, Stagewise.of_equilibrated(scaled) if staged else Schur.of_equilibrated(scaled), scales)
 
     def lift(self, point: Point) -> Point:
         point, scales = self.system.lift(point), self.scales

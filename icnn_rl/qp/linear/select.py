@@ -1,10 +1,10 @@
 """Which system a problem gets: the cheapest that can take it.
 
 ``cost`` of a system is the number of flops of one factorisation, infinite where the system cannot take the problem:
-equalities (primal), none (eliminate), a Q that is singular or close to it (dual, range), one that is not diagonal
-(range), no stages (stagewise). With q equalities, m rows of G, k rows of C and n variables the matrices to factor have
-the sizes n (primal), n - q (eliminate), q + k (dual, whose matrix need not be summed again in every step) and q + m
-(range); stagewise factors a small matrix for every stage.
+equalities (primal), none (eliminate, schur), a Q that is singular or close to it (schur, dual, range), one that is not
+diagonal (range), no stages (stagewise). With q equalities, m rows of G, k rows of C and n variables the matrices to
+factor have the sizes n (primal), n and q (schur), n - q (eliminate, with bounds as rows of G), q + k (dual, whose
+matrix need not be summed again in every step) and q + m (range); stagewise factors a small matrix for every stage.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from icnn_rl.qp.linear.dual import Dual
 from icnn_rl.qp.linear.eliminate import Eliminate
 from icnn_rl.qp.linear.primal import Primal
 from icnn_rl.qp.linear.range import Range
+from icnn_rl.qp.linear.schur import Schur
 from icnn_rl.qp.linear.stagewise import Stagewise
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows
@@ -39,6 +40,7 @@ _LARGE = 256.0
 _STAGEWISE = _Candidate(Stagewise.cost, lambda problem, _, semidefinite: Stagewise.of(problem, semidefinite))
 _CANDIDATES = (
     _Candidate(Primal.cost, lambda problem, _, semidefinite: Primal.of(problem, semidefinite)),
+    _Candidate(Schur.cost, lambda problem, *_: Schur.of(problem)),
     _Candidate(Eliminate.cost, lambda problem, _, semidefinite: Eliminate.of(problem, semidefinite)),
     _Candidate(Dual.cost, lambda problem, chol, _: Dual.of(problem, chol)),
     _Candidate(Range.cost, lambda problem, *_: Range.of(problem)),
