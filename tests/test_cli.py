@@ -186,12 +186,13 @@ def test_the_configuration_names_versions_seed_and_settings(finished):
 
 def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
     from icnn_rl import cli
+    from icnn_rl.experiment.commands import rl
 
     seen = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icnn-rl"])
-    monkeypatch.setattr(cli, "train_run", lambda config, folder, **options: seen.append((config, folder)))
-    monkeypatch.setattr(cli, "_report", lambda folder, which, episodes: seen.append((folder, which)))
+    monkeypatch.setattr(rl, "train_run", lambda config, folder, **options: seen.append((config, folder)))
+    monkeypatch.setattr(rl, "report", lambda folder, which, episodes: seen.append((folder, which)))
     assert cli.main() == 0
     (config, folder), report = seen
     assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
@@ -530,12 +531,12 @@ def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, 
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
-    from icnn_rl import cli
+    from icnn_rl.experiment.commands import plot
 
     def full(folders, out):
         raise OSError(28, "No space left on device", str(out))
 
-    monkeypatch.setattr(cli, "plot_runs", full)
+    monkeypatch.setattr(plot, "plot_runs", full)
     err = fails(["plot", finished[0], "--out", tmp_path / "curve.png"], capsys)
     assert f"No space left on device: '{tmp_path / 'curve.png'}'" in err
 
@@ -548,7 +549,12 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
         (["rl", "--seed", "-1"], "argument --seed: expected an integer >= 0, got -1"),
         (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
         (["sudoku", "--box", "5"], "argument --box: invalid choice: 5 (choose from"),
-        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn"),
+        (["rl", "--timesteps", "1.5"], "argument --timesteps: expected an integer >= 1, got 1.5"),
+        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn. Did you mean --agent?"),
+        (["rl", "--total-timesteps", "9"], "unrecognized arguments: --total-timesteps 9. Did you mean --timesteps?"),
+        (["rl", "--total_timesteps=9"], "unrecognized arguments: --total_timesteps=9. Did you mean --timesteps?"),
+        (["rl", "--algo", "td3"], "unrecognized arguments: --algo td3. Did you mean --agent?"),
+        (["sudoku", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3. Did you mean --epochs?"),
         (["plot"], "the following arguments are required: RUN"),
     ],
 )
@@ -559,6 +565,104 @@ def test_wrong_usage_is_argparses_business(arguments, message, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def commands():
+    from icnn_rl.cli import _build_parser
+
+    return _build_parser()[1].choices
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_option_is_explained_with_its_default(command):
+    for action in commands()[command]._actions:
+        assert action.help, action.dest
+        text = commands()[command]._get_formatter()._expand_help(action)
+        if action.option_strings and action.default not in (None, [], "==SUPPRESS=="):
+            assert f"(default: {action.default})" in text
+        elif action.option_strings and action.default is None and not action.required and "-h" not in text:
+            assert "default: " in text or "such as" in text or action.dest in NO_DEFAULT, text
+
+
+#: Options that are off unless they are given.
+NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
+
+
+def test_the_options_know_what_the_package_has():
+    from icnn_rl.experiment import commands as bodies
+    from icnn_rl.experiment.config import AGENTS
+    from icnn_rl.experiment.options import runs, supervised, sweeps
+    from icnn_rl.experiment.zoo import SCRIPTS
+    from icnn_rl.supervised.multilabel_module import LOSSES
+    from icnn_rl.supervised.tables import TABLES
+
+    assert sorted(AGENTS) == sorted(runs.AGENT_NAMES)
+    assert (tuple(SCRIPTS), LOSSES, TABLES) == (
+        sweeps.ZOO_SCRIPTS,
+        supervised.MULTILABEL_LOSSES,
+        supervised.TABLE_NAMES,
+    )
+    there = {path.stem for path in Path(bodies.__file__).parent.glob("*.py")}
+    assert there == {*commands(), "run", "__init__"}
+
+
+@pytest.mark.parametrize("command", [[], ["rl"], ["sudoku"]])
+def test_help_does_not_wait_for_torch(command):
+    code = (
+        "import sys\nfrom icnn_rl.cli import main\n"
+        f"try:\n    main({[*command, '--help']})\nexcept SystemExit:\n"
+        "    assert not {'torch', 'numpy', 'gymnasium', 'matplotlib', 'stable_baselines3'} & set(sys.modules)\n"
+        "else:\n    raise AssertionError\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_the_program_and_tells_its_version(tmp_path):
+    import icnn_rl
+
+    done = subprocess.run(
+        [sys.executable, "-m", "icnn_rl", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"icnn-rl {icnn_rl.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [
+        ("20", 20),
+        ("1e5", 100_000),
+        ("1_000", 1000),
+        (3, 3),
+        (2e3, 2000),
+        ("1.5", None),
+        (True, None),
+        ("inf", None),
+        ("many", None),
+        ("", None),
+    ],
+)
+def test_whole_numbers(given, number):
+    from icnn_rl.experiment.options.values import whole_number
+
+    assert whole_number(given) == number
+
+
+def test_an_environment_in_the_working_folder(tmp_path):
+    (tmp_path / "my_envs.py").write_text(_ODD)
+    process = start(rl("td3", "run", env="my_envs:Plain-v0", timesteps="3e1"), tmp_path)
+    assert "td3 on my_envs:Plain-v0: 30 steps" in finish(process)
+    assert "model after 30 steps" in finish(start(["eval", "run", "--episodes", "1"], tmp_path))
+    jobs = ["--seeds", "0", "--timesteps", "3e1", "--final-episodes", "1", "--workers", "1", "--set", "batch_size=8"]
+    process = start(["sweep", "--agents", "td3", "--envs", "my_envs:Plain-v0", *jobs, "--out", "sweep"], tmp_path)
+    assert "1 of 1 jobs are done" in finish(process)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    process = start(["eval", "../run"], other)
+    assert (
+        "--env my_envs:Plain-v0: No module named 'my_envs'. Run the command in the folder that holds the module"
+        in (process.communicate(timeout=120)[1])
+    )
 
 
 @pytest.mark.parametrize("command", [[], ["rl"], ["eval"], ["video"], ["plot"]])

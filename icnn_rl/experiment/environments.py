@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from icnn_rl.experiment.errors import UserError
 from icnn_rl.qp.constraints import ActionConstraint
 from icnn_rl.qp.spec import parse_constraint
 
-__all__ = ["NO_CONSTRAINT", "constraint_of", "make_env", "make_single_env", "read_constraints"]
+__all__ = ["NO_CONSTRAINT", "constraint_of", "import_env", "make_env", "make_single_env", "read_constraints"]
 
 #: As a run's constraint: the agent is told of none, not even of the environment's own, whose wrapper still enforces it.
 NO_CONSTRAINT = "none"
@@ -46,15 +49,38 @@ def _read_file(path: Path) -> Any:
         raise UserError(f"--constraint {path}: not valid YAML ({error}).") from error
 
 
+def import_env(option: str, env_id: str) -> str:
+    """The part of an id that gymnasium's registry knows. Of "my_module:Name-v0" the module is imported, which registers
+    the environment; it is looked for in the working folder too, as ``python -m`` does.
+
+    Raises:
+        UserError: there is no such module, or it does not import; ``option`` is what named it.
+    """
+    module, _, name = env_id.rpartition(":")
+    if not module:
+        return name
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            hint = ". Run the command in the folder that holds the module, or name that folder in PYTHONPATH"
+        raise UserError(f"{option} {env_id}: {error}{hint}.") from error
+    return name
+
+
 def make_single_env(env_id: str, constraint: Any, **options: Any) -> gym.Env[Any, Any]:
     """One environment; what a constraint's specification allows is all that reaches it.
 
     Raises:
         UserError: gymnasium does not know the environment or cannot build it, or the constraint is wrong.
     """
+    name = import_env("--env", env_id)
     try:
-        env = gym.make(env_id, **options)
-    except (gym.error.Error, ImportError) as error:  # ImportError: the module of an id such as "module:Name-v0"
+        env = gym.make(name, **options)
+    except (gym.error.Error, ImportError) as error:  # ImportError: of what the environment itself needs
         raise UserError(f"--env {env_id}: {error}") from error
     if constraint is None or constraint == NO_CONSTRAINT:
         return env
@@ -65,7 +91,7 @@ def make_single_env(env_id: str, constraint: Any, **options: Any) -> gym.Env[Any
         if own is not None:  # one projection onto both sets: two in turn would leave the first
             env.close()
             wanted, settings = own.constraint & wanted, own.settings
-            env = gym.make(env_id, project=False, **options)
+            env = gym.make(name, project=False, **options)
         return ProjectAction(env, wanted, **settings)
     except TypeError as error:
         raise UserError(

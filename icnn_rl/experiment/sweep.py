@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from icnn_rl.experiment.config import AGENTS, Config, merge_settings, parse_overrides, parse_seeds, resolve_settings
-from icnn_rl.experiment.environments import NO_CONSTRAINT, read_constraints
+from icnn_rl.experiment.environments import NO_CONSTRAINT, import_env, read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
+from icnn_rl.experiment.options.values import whole_number
 
 __all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_sweep_file"]
 
@@ -170,12 +170,9 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
 
 
 def _check_known(option: str, env: str) -> None:
-    module, _, name = env.rpartition(":")  # "module:Name-v0": importing the module registers it
     try:
-        if module:
-            importlib.import_module(module)
-        gym.spec(name)
-    except (gym.error.Error, ImportError) as error:
+        gym.spec(import_env(option, env))
+    except gym.error.Error as error:
         raise UserError(f"{option} {env}: {error}") from error
 
 
@@ -200,9 +197,10 @@ def _timesteps(given: Any) -> dict[str, int]:
 
 
 def _count(name: str, given: Any) -> int:
-    if isinstance(given, bool) or not str(given).isdecimal() or int(given) < 1:
+    value = whole_number(given)
+    if value is None or value < 1:
         raise UserError(f"{name}: expected an integer >= 1, got {given!r}.")
-    return int(given)
+    return value
 
 
 def _settings(given: Any) -> dict[str, dict[str, Any]]:
@@ -229,6 +227,7 @@ def _constraint(given: Any) -> Any:
 def _warm_up(given: Any) -> str | int:
     if given in ("tenth", "own"):
         return str(given)
-    if not str(given).isdecimal():
+    value = whole_number(given)
+    if value is None or value < 0:
         raise UserError(f"--warm-up: expected tenth, own or a number of steps, got {given!r}.")
-    return int(given)
+    return value

@@ -9,34 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icnn_rl.experiment.commands.run import Run, add_command, user_errors
+from icnn_rl.experiment.commands.run import Run, user_errors
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.solvers import BundleEntropy
 from icnn_rl.supervised.bibtex import MultiLabelData, load_bibtex
-from icnn_rl.supervised.multilabel_module import LOSSES
 
-__all__ = ["register"]
+__all__ = ["run"]
 
-MODELS = ("icnn", "feedforward", "logistic")
 AVERAGES = ("samples", "macro")
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "multilabel", "tag BibTeX entries with a convex energy", _run, epochs=12, batch_size=128, lr=1e-3
-    )
-    parser.add_argument("--data", default=None, help="bibtex.npz or a folder; None: ICNN_RL_DATA")
-    parser.add_argument("--model", choices=MODELS, default="icnn", help="the estimator or one of two baselines")
-    parser.add_argument("--loss", choices=LOSSES, default="argmin", help="of the icnn")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[32], help="widths of the convex path")
-    parser.add_argument("--context", type=int, nargs="*", default=[600], help="widths of the path over the features")
-    parser.add_argument("--cuts", type=int, default=10, help="cuts of the bundle method")
-    parser.add_argument("--dropout", type=float, default=0.5, help="of context units")
-    parser.add_argument("--input-dropout", type=float, default=0.3, help="of features")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     import sklearn  # noqa: F401  # an extra, first of all: before the data are read
 
     if args.resume:

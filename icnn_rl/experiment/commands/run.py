@@ -1,4 +1,4 @@
-"""What the supervised commands share: options, the run folder, training with checkpoints, pictures of it."""
+"""What the supervised commands share: the run folder, training with checkpoints, pictures of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import csv
 import io
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,57 +25,11 @@ from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.batches import Data
 from icnn_rl.supervised.fit import Metric
 
-__all__ = ["Run", "add_command", "new_figure", "save_figure", "user_errors"]
+__all__ = ["Run", "new_figure", "save_figure", "user_errors"]
 
 _CONFIG, _MODEL = "config.yml", "model.safetensors"
 #: Options that are no setting of the run.
 _NOT_SETTINGS = {"run", "out", "resume", "progress_bar", "command", "epochs"}
-
-
-def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    summary: str,
-    run: Callable[[argparse.Namespace], None],
-    *,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-) -> argparse.ArgumentParser:
-    """A command with the options that all have."""
-    parser = commands.add_parser(name, help=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--epochs", type=_positive_int, default=epochs, help="passes over the data")
-    parser.add_argument("--batch-size", type=_positive_int, default=batch_size)
-    parser.add_argument("--lr", type=_positive_float, default=lr, help="learning rate of Adam")
-    parser.add_argument("--seed", type=_non_negative_int, default=0, help="seed of data, model and order")
-    parser.add_argument(
-        "--out", type=Path, default=None, help=f"run folder; None: runs/{name}-sSEED, numbered if taken"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last epoch")
-    parser.add_argument(
-        "--progress-bar", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
-    )
-    parser.set_defaults(run=run, command=name)
-    return parser
-
-
-def _positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
-    return int(text)
-
-
-def _non_negative_int(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
-    return int(text)
-
-
-def _positive_float(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0.0 < float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
 
 
 @contextlib.contextmanager

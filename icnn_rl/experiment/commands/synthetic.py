@@ -9,22 +9,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, user_errors
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.supervised.fit import falling, fit
 from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
 
-__all__ = ["register"]
+__all__ = ["run"]
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(commands, "synthetic", "classify points of the plane", _run, epochs=40, batch_size=50, lr=1e-2)
-    parser.add_argument("--points", type=int, default=200, help="to train on, and as many to test")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[200, 200], help="widths")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     if args.resume:
         raise UserError("--resume: not for this command, which trains six small models.")
     run = Run(args)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 
-from icnn_rl.experiment.commands.run import _non_negative_int, _positive_int
-from icnn_rl.experiment.commands.sweep import add_backend, open_pool, run_shown
+from icnn_rl.experiment.commands.sweep import open_pool, run_shown
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import sole_user, write_text
 from icnn_rl.experiment.jobs import Job
@@ -27,40 +25,10 @@ from icnn_rl.experiment.tune import (
     sweep_of,
 )
 
-__all__ = ["register"]
+__all__ = ["run"]
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "tune",
-        help="search for an agent's settings",
-        description="Trials of settings from a search space, with Optuna; the same command again goes on. The best "
-        "settings, with those of --set, end up in OUT/best.yml, which icnn-rl sweep reads.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("space", type=Path, metavar="SPACE.yml", help="key: {low, high, log} or {choices}, by setting")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the study and its runs")
-    parser.add_argument("--agent", default="icnn", help="algorithm")
-    parser.add_argument("--env", required=True, help="gymnasium environment id")
-    parser.add_argument("--timesteps", type=_positive_int, required=True, help="environment steps of a run")
-    parser.add_argument("--seeds", default="0", help="runs of a trial, such as 0-2; their mean counts")
-    parser.add_argument("--trials", type=_positive_int, default=50, help="of the whole study")
-    parser.add_argument("--batch", type=_positive_int, default=2, help="trials at a time")
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="in all trials"
-    )
-    parser.add_argument("--warm-up", default="tenth", help="as of icnn-rl sweep")
-    parser.add_argument("--final-episodes", type=_positive_int, default=20, help="episodes that give a run's return")
-    parser.add_argument(
-        "--retries", type=_non_negative_int, default=2, help="how often a job that broke off starts again"
-    )
-    parser.add_argument("--sampler-seed", type=_non_negative_int, default=0, help="seed of the search")
-    add_backend(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     space = read_space(args.space)
     options = {"agents": args.agent, "envs": args.env, "seeds": args.seeds, "timesteps": args.timesteps}
     options |= {"settings": args.settings, "warm_up": args.warm_up, "final_episodes": args.final_episodes}
@@ -76,14 +44,14 @@ def _run(args: argparse.Namespace) -> None:
         check_study(study, sweep, space)
         with pool as submit:
 
-            def run(jobs: Sequence[Job]) -> list[JobState]:
+            def train(jobs: Sequence[Job]) -> list[JobState]:
                 return run_shown(jobs, submit, args.retries)
 
             search(
                 study,
                 space,
                 lambda settings: make_trial_jobs(sweep, settings, args.out),
-                run,
+                train,
                 trials=args.trials,
                 batch=args.batch,
             )
