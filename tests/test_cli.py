@@ -288,6 +288,25 @@ def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, capsys):
         assert after[path] == before[path], path
 
 
+def test_resuming_keeps_the_episodes_of_the_final_evaluation(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(rl("td3", folder, "--final-episodes", "3"), capsys)[0] == 0
+    (folder / "model.zip").unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_000000060")
+    code, out, _ = run(["rl", "--resume", folder], capsys)
+    assert (code, "over 3 episodes" in out) == (0, True)
+    code, out, _ = run(["rl", "--resume", folder, "--final-episodes", "1"], capsys)
+    assert (code, "over 1 episode" in out) == (0, True)
+    assert yaml.safe_load((folder / "config.yml").read_text())["final_episodes"] == 1
+
+
+def test_an_empty_folder_may_be_the_run_folder(tmp_path, capsys):
+    for name in ("run", "report"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / ".model-abc.zip").touch()  # left by a kill
+    assert run(rl("td3", tmp_path / "run"), capsys)[0] == 0
+
+
 # eval, video, plot
 
 

@@ -85,7 +85,8 @@ _COMMAND = "command"  # a key of supervised runs alone
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data;
-    ``constraint`` is a specification for :func:`icnn_rl.qp.spec.parse_constraint`, or "none"."""
+    ``constraint`` is a specification for :func:`icnn_rl.qp.spec.parse_constraint`, or "none"; ``final_episodes`` those
+    of the evaluation of the last model."""
 
     agent: str
     env: str
@@ -98,6 +99,7 @@ class Config:
     checkpoint_freq: int
     settings: dict[str, Any]
     constraint: Any = None
+    final_episodes: int = 20
 
     def to_yaml(self, extra: Mapping[str, Any]) -> str:
         """The run's config.yml: these fields and what ``extra`` adds (versions, revision)."""

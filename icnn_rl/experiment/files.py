@@ -16,7 +16,16 @@ from filelock import FileLock, Timeout
 from icnn_rl._files import sync, write_file, write_text
 from icnn_rl.experiment.errors import UserError
 
-__all__ = ["FolderBusyError", "claim_folder", "read_manifest", "sole_user", "write_file", "write_folder", "write_text"]
+__all__ = [
+    "FolderBusyError",
+    "check_free",
+    "claim_folder",
+    "read_manifest",
+    "sole_user",
+    "write_file",
+    "write_folder",
+    "write_text",
+]
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -35,6 +44,20 @@ def claim_folder(wanted: Path) -> Path:
             folder.mkdir()
             break
     return folder
+
+
+def check_free(folder: Path) -> None:
+    """Whether a run may be put into ``folder``.
+
+    Raises:
+        UserError: it holds something, or is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
+    # hidden: what a kill has left of a file that was being written
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
+        raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
 
 
 @contextlib.contextmanager

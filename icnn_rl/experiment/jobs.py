@@ -42,12 +42,10 @@ class Job:
     """A run to train and evaluate.
 
     config: what to train. folder: its run folder; log and progress lie in ``folder/../jobs/``.
-    final_episodes: episodes of the evaluation at the end.
     """
 
     config: Config
     folder: Path
-    final_episodes: int = 20
 
     @property
     def name(self) -> str:
@@ -70,7 +68,9 @@ class Progress(NamedTuple):
 def is_finished(job: Job) -> bool:
     """Whether its last model has been evaluated, over as many episodes as are wanted; nothing is left to do then."""
     try:
-        return bool(json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == job.final_episodes)
+        return bool(
+            json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == job.config.final_episodes
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -85,7 +85,8 @@ def check_folder(job: Job) -> None:
     if not path.is_file():
         return
     wanted = yaml.safe_load(job.config.to_yaml({"defaults": constructor_defaults(job.config.agent)}))
-    names = [field.name for field in fields(Config) if field.name != "settings"]
+    # the final evaluation is done again where other episodes are wanted
+    names = [field.name for field in fields(Config) if field.name not in ("settings", "final_episodes")]
     differ = [
         f"{key} {there!r} there, {here!r} wanted"
         for key, (there, here) in differences(read_record(path), wanted, names).items()
@@ -141,7 +142,7 @@ def _take_up(job: Job) -> None:
         train_run(job.config, job.folder, callbacks=callbacks)
     elif not (job.folder / "model.zip").is_file():
         resume_run(job.folder, callbacks=callbacks)
-    final_evaluation(job.folder, "model", job.final_episodes)
+    final_evaluation(job.folder, "model", job.config.final_episodes)
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def make_jobs(sweep: Sweep, out: Path) -> list[Job]:
         UserError: a setting is not one of the agent's.
     """
     return [
-        Job(_config(sweep, agent, env, seed), out.resolve() / _folder(agent, env, seed), sweep.final_episodes)
+        Job(_config(sweep, agent, env, seed), out.resolve() / _folder(agent, env, seed))
         for seed in sweep.seeds
         for env in sweep.envs
         for agent in sweep.agents
@@ -166,6 +166,7 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
         checkpoint_freq=sweep.checkpoint_freq or max(timesteps // 10, 1),
         settings=resolve_settings(agent, env, warm_up, *given),
         constraint=sweep.constraint,
+        final_episodes=sweep.final_episodes,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import datetime
 import json
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import (
@@ -32,11 +34,11 @@ from icnn_rl.experiment.checkpoint import (
     restore_best,
     save_checkpoint,
 )
-from icnn_rl.experiment.config import AGENTS, Config, build_agent, constructor_defaults, revision, versions
+from icnn_rl.experiment.config import AGENTS, Config, build_agent, constructor_defaults, read_record, revision, versions
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
-from icnn_rl.experiment.files import sole_user, write_file, write_text
+from icnn_rl.experiment.files import check_free, sole_user, write_file, write_text
 from icnn_rl.experiment.safety import ConstraintCallback
 
 __all__ = ["final_evaluation", "load_model", "resume_run", "train_run"]
@@ -76,24 +78,10 @@ def fresh_folder(folder: Path) -> Iterator[None]:
         UserError: it holds something, or is a file.
         FolderBusyError: another process is at work in it.
     """
-    _check_free(folder)  # before anything is put there
+    check_free(folder)  # before anything is put there
     with sole_user(folder):
-        _check_free(folder)  # again: another process may have just left it
+        check_free(folder)  # again: another process may have just left it
         yield
-
-
-def _check_free(folder: Path) -> None:
-    """Whether a run may be put into ``folder``.
-
-    Raises:
-        UserError: it holds something, or is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
-    # hidden: what a kill has left of a file that was being written
-    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
-        raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
 
 
 def write_config(config: Config, folder: Path, **more: Any) -> None:
@@ -108,10 +96,27 @@ def write_config(config: Config, folder: Path, **more: Any) -> None:
     write_text(folder / "config.yml", config.to_yaml(extra))
 
 
+def _change(config: Config, folder: Path, **fields: Any) -> Config:
+    """Another value for some fields, in config.yml too."""
+    path = folder / "config.yml"
+    write_text(path, yaml.safe_dump({**read_record(path), **fields}, sort_keys=False))
+    return dataclasses.replace(config, **fields)
+
+
 def resume_run(
-    folder: Path, *, verbose: int = 0, progress_bar: bool = False, callbacks: Sequence[BaseCallback] = ()
+    folder: Path,
+    *,
+    final_episodes: int | None = None,
+    verbose: int = 0,
+    progress_bar: bool = False,
+    callbacks: Sequence[BaseCallback] = (),
 ) -> BaseAlgorithm:
     """Go on from the last checkpoint up to the run's number of steps; from the start if there is none yet.
+
+    Args:
+        folder: of the run.
+        final_episodes: of the evaluation at the end from now on; None: as before.
+        verbose, progress_bar, callbacks: as for :func:`train_run`.
 
     Raises:
         UserError: no run, a damaged checkpoint, or a finished run without its checkpoints.
@@ -119,6 +124,8 @@ def resume_run(
     """
     config = Config.load(folder / "config.yml")
     with sole_user(folder):
+        if final_episodes is not None:
+            config = _change(config, folder, final_episodes=final_episodes)
         return _resume(config, folder, verbose, progress_bar, callbacks)
 
 

@@ -347,7 +347,7 @@ def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypat
     run_job(job)
     for name in ("train_run", "resume_run"):
         monkeypatch.setattr(jobs, name, None)
-    more = dataclasses.replace(job, final_episodes=2)
+    more = dataclasses.replace(job, config=dataclasses.replace(job.config, final_episodes=2))
     assert not is_finished(more)
     run_job(more)
     assert is_finished(more)

@@ -44,7 +44,7 @@ def test_sudoku_leaves_a_run_and_goes_on(tmp_path, capsys):
     assert "--epochs 1: the run in" in (captured := capsys.readouterr()).err
     assert "boards_solved" in captured.out
     assert main([*SUDOKU, "--epochs", "2", "--out", str(out)]) == 1
-    assert "s0: exists. Choose another folder" in capsys.readouterr().err
+    assert "s0: not empty. Choose another folder" in capsys.readouterr().err
     assert main([*SUDOKU, "--epochs", "2", "--out", str(out), "--resume", "--lr", "0.5"]) == 1
     assert "has lr = 0.001, not 0.5" in capsys.readouterr().err
 
@@ -74,6 +74,7 @@ def test_sudoku_with_the_true_rules(tmp_path):
 
 def test_denoising(tmp_path):
     out = tmp_path / "d0"
+    out.mkdir()  # an empty folder is as good as none
     options = ["--signals", "60", "--length", "20", "--epochs", "1", "--batch-size", "18", "--no-progress-bar"]
     assert main(["denoising", *options, "--out", str(out)]) == 0
     assert files(out) == ALWAYS | {"signals.png", "matrix.png"}

@@ -20,18 +20,21 @@ from icnn_rl.experiment.training import resume_run, train_run
 
 __all__ = ["run"]
 
+#: Settings that may be given beside --resume.
+_MAY_CHANGE = {"final_episodes"}
+
 
 def run(args: argparse.Namespace) -> None:
     options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
     if args.resume is not None:
         _refuse_settings(args)
         with _resumable(args.resume):
-            resume_run(args.resume, **options)
+            resume_run(args.resume, final_episodes=_given(args, "final_episodes"), **options)
         folders = [args.resume]
     else:
         folders = _train_anew(args, options)
     for folder in folders:
-        report(folder, "model", args.final_episodes)
+        report(folder, "model", Config.load(folder / "config.yml").final_episodes)
         picture = folder / "learning_curve.png"
         if (folder / "eval.csv").is_file():
             plot_runs([folder], picture)
@@ -80,6 +83,7 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
         checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
         settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
         constraint=read_constraints(args.constraint),
+        final_episodes=args.final_episodes,
     )
 
 
@@ -94,10 +98,15 @@ def _folder(args: argparse.Namespace, config: Config) -> Path:
     return folder
 
 
+def _given(args: argparse.Namespace, name: str) -> Any:
+    """An option's value; None where it was not given."""
+    return getattr(args, name) if name in args.given else None
+
+
 def _refuse_settings(args: argparse.Namespace) -> None:
     """A resumed run keeps its settings; one given beside --resume would be ignored in silence."""
-    settings = {f.name for f in dataclasses.fields(Config)} - {"settings"} | {"out", "overrides", "seeds", "stacked"}
-    refused = sorted(settings & args.given)
+    settings = {f.name for f in dataclasses.fields(Config)} | {"out", "overrides", "seeds", "stacked"}
+    refused = sorted(settings - _MAY_CHANGE & args.given)
     if refused:
         options = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in refused)
         raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from icnn_rl._files import write_file, write_text
 from icnn_rl.experiment.config import revision, versions
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import claim_folder
+from icnn_rl.experiment.files import check_free, claim_folder
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.batches import Data
 from icnn_rl.supervised.fit import Metric
@@ -29,7 +29,7 @@ __all__ = ["Run", "new_figure", "save_figure", "user_errors"]
 
 _CONFIG, _MODEL = "config.yml", "model.safetensors"
 #: Options that are no setting of the run.
-_NOT_SETTINGS = {"run", "out", "resume", "progress_bar", "command", "epochs"}
+_NOT_SETTINGS = {"given", "out", "resume", "progress_bar", "command", "epochs"}
 
 
 @contextlib.contextmanager
@@ -60,8 +60,7 @@ class Run:
             self.folder = _resumed(args.out, settings, args.epochs)
         else:
             self.folder = args.out or claim_folder(Path("runs") / f"{args.command}-s{args.seed}")
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise UserError(f"--out {self.folder}: exists. Choose another folder, or go on with its run: --resume.")
+            check_free(self.folder)
             content = {"command": args.command, "epochs": args.epochs, **settings}
             content |= {"versions": versions(), "revision": revision()}
             write_text(self.folder / _CONFIG, yaml.safe_dump(content, sort_keys=False))

@@ -91,7 +91,7 @@ def _add_rl(rl: Parser) -> None:
         type=Path,
         default=None,
         metavar="RUN",
-        help="go on with a run from its last checkpoint; other settings are the run's own",
+        help="go on with a run from its last checkpoint; all settings are the run's own, but for --final-episodes",
     )
     rl.add_argument("--verbose", action=BooleanOptionalAction, default=False, help="print the training log")
     rl.add_argument(
