@@ -23,6 +23,8 @@ from icnn_rl.solution import Status
 
 __all__ = ["record"]
 
+_FREE_CAMERA = -1  # MuJoCo's number of the camera that is none of the model's
+
 
 def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: Any = None) -> float:
     """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
@@ -43,6 +45,7 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not in the possible render_modes")  # said better below
             env = make_single_env(env_id, constraint, render_mode="rgb_array")
+        follow(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise UserError(f"{env_id}: cannot be filmed, the environment draws no pictures (render mode rgb_array).")
         obs, _ = env.reset(seed=EVAL_SEED)
@@ -64,6 +67,18 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
         options["macro_block_size"] = 2
     write_file(out, lambda path: imageio.mimsave(path, frames, **options))
     return total
+
+
+def follow(env: gym.Env[Any, Any]) -> None:
+    """Let a MuJoCo environment draw from the camera that its model calls "track", if it has one: the default one
+    stands still, and what runs leaves the picture."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    model = getattr(env.unwrapped, "model", None)
+    if renderer is None or model is None or renderer.camera_id != _FREE_CAMERA:
+        return
+    names = [model.camera(i).name for i in range(model.ncam)]
+    if "track" in names:
+        renderer.camera_id = names.index("track")
 
 
 def annotate(frame: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
