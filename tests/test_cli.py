@@ -460,6 +460,20 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(("agent", "starts"), [("td3", 1000), ("sac", 1000), ("icnn", None), ("ppo", None)])
+def test_a_run_that_ends_before_the_first_update_is_told_so(agent, starts, tmp_path, capsys, monkeypatch):
+    from icnn_rl.experiment.commands import rl
+
+    monkeypatch.setattr(rl, "train_run", lambda *args, **options: None)
+    monkeypatch.setattr(rl, "report", lambda *args: None)
+    arguments = ["rl", "--agent", agent, "--timesteps", "600", "--out", tmp_path / "run"]
+    told = f"warning: {agent} learns nothing in 600 steps: its first update comes after {starts}, all random. "
+    hint = "For a trial so short: --set learning_starts=60.\n"
+    assert run(arguments, capsys)[2] == ("" if starts is None else told + hint)
+    if agent != "ppo":
+        assert run([*arguments, "--set", "learning_starts=599"], capsys)[2] == ""
+
+
 def test_an_occupied_folder_is_left_alone(finished, tmp_path, capsys):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = contents(folder)

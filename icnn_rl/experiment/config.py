@@ -22,6 +22,7 @@ import yaml
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
@@ -45,7 +46,9 @@ __all__ = [
     "Config",
     "build_agent",
     "constructor_defaults",
+    "default_episodes",
     "differences",
+    "learns_nothing",
     "merge_settings",
     "parse_overrides",
     "parse_seeds",
@@ -118,6 +121,24 @@ class Config:
     def of(cls, record: Mapping[str, Any]) -> Config:
         """The configuration in what :func:`read_record` has read."""
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
+
+
+def default_episodes(timesteps: int) -> tuple[int, int]:
+    """Episodes of an evaluation while training and of that at the end: 5 and 20, fewer where the run is so short that
+    evaluations would take most of its time."""
+    return max(1, min(5, timesteps // 2000)), max(2, min(20, timesteps // 500))
+
+
+def learns_nothing(config: Config) -> str | None:
+    """What to tell someone whose run ends before the agent's first update; None: there will be updates."""
+    algorithm = AGENTS[config.agent]
+    starts = config.settings.get("learning_starts", _defaults(algorithm).get("learning_starts"))
+    if not issubclass(algorithm, OffPolicyAlgorithm) or starts is None or starts < config.timesteps:
+        return None
+    return (
+        f"{config.agent} learns nothing in {config.timesteps} steps: its first update comes after {starts}, "
+        f"all random. For a trial so short: --set learning_starts={config.timesteps // 10}."
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:

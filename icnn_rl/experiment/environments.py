@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -111,8 +112,18 @@ def _projection(env: Any) -> ProjectAction | None:
     return None
 
 
+@functools.cache
+def _hear_mujoco_once() -> None:
+    """MuJoCo repeats a warning about a model for every copy; every text is told once."""
+    if importlib.util.find_spec("mujoco") is not None:
+        import mujoco
+
+        mujoco.set_mju_user_warning(functools.cache(lambda text: print(f"MuJoCo: {text}", file=sys.stderr)))
+
+
 def make_env(env_id: str, n_envs: int, seed: int, constraint: Any = None) -> VecEnv:
     """``n_envs`` monitored copies, see :func:`make_single_env`."""
+    _hear_mujoco_once()
     # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
     return make_vec_env(functools.partial(make_single_env, env_id, constraint), n_envs=n_envs, seed=seed)
 

@@ -12,7 +12,15 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from icnn_rl.experiment.config import AGENTS, Config, merge_settings, parse_overrides, parse_seeds, resolve_settings
+from icnn_rl.experiment.config import (
+    AGENTS,
+    Config,
+    default_episodes,
+    merge_settings,
+    parse_overrides,
+    parse_seeds,
+    resolve_settings,
+)
 from icnn_rl.experiment.environments import NO_CONSTRAINT, import_env, read_constraints
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.jobs import Job
@@ -22,6 +30,7 @@ __all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_swe
 
 _MAX_WARM_UP = 10_000  # as ICNNQ's
 _DEFAULT = "default"
+_COUNTED = ("n_envs", "eval_episodes", "final_episodes", "eval_freq", "checkpoint_freq")
 ALL = "all"  # key of the settings of every agent
 
 
@@ -33,7 +42,8 @@ class Sweep:
     others. warm_up: environment steps with random actions before an off-policy agent's first update: "tenth" of the
     run, at most 10 000 (ICNNQ's own rule) for all; "own": each agent's default; or a number. settings: constructor
     arguments by agent, "all" for every one; they win over warm_up. eval_freq, checkpoint_freq: steps between
-    evaluations and checkpoints; None: a tenth of the run. The rest as in :class:`icnn_rl.experiment.config.Config`.
+    evaluations and checkpoints; None: a tenth of the run. eval_episodes, final_episodes: None:
+    :func:`icnn_rl.experiment.config.default_episodes`. The rest as in :class:`icnn_rl.experiment.config.Config`.
     """
 
     agents: list[str]
@@ -46,9 +56,9 @@ class Sweep:
     device: str = "cpu"
     constraint: Any = None
     eval_freq: int | None = None
-    eval_episodes: int = 5
+    eval_episodes: int | None = None
     checkpoint_freq: int | None = None
-    final_episodes: int = 20
+    final_episodes: int | None = None
 
     def to_yaml(self) -> str:
         """As :func:`read_sweep_file` reads it."""
@@ -123,9 +133,8 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
     for env in sweep.timesteps:
         if env not in (_DEFAULT, *sweep.envs):  # a file may tell of more than is trained now
             _check_known("--timesteps", env)
-    counted = ["n_envs", "eval_episodes", "final_episodes"]
-    counted += [name for name in ("eval_freq", "checkpoint_freq") if getattr(sweep, name) is not None]
-    counts: dict[str, Any] = {name: _count(name, getattr(sweep, name)) for name in counted}
+    counted = {name: getattr(sweep, name) for name in _COUNTED}
+    counts: dict[str, Any] = {name: _count(name, given) for name, given in counted.items() if given is not None}
     return replace(sweep, **counts)
 
 
@@ -149,6 +158,7 @@ def _folder(agent: str, env: str, seed: int) -> str:
 
 def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
     timesteps = sweep.timesteps.get(env) or sweep.timesteps[_DEFAULT]
+    eval_episodes, final_episodes = default_episodes(timesteps)
     warm_up: dict[str, Any] = {}
     if sweep.warm_up != "own" and issubclass(AGENTS[agent], OffPolicyAlgorithm):
         steps = min(timesteps // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
@@ -162,11 +172,11 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
         n_envs=sweep.n_envs,
         device=sweep.device,
         eval_freq=sweep.eval_freq or max(timesteps // 10, 1),
-        eval_episodes=sweep.eval_episodes,
+        eval_episodes=sweep.eval_episodes or eval_episodes,
         checkpoint_freq=sweep.checkpoint_freq or max(timesteps // 10, 1),
         settings=resolve_settings(agent, env, warm_up, *given),
         constraint=sweep.constraint,
-        final_episodes=sweep.final_episodes,
+        final_episodes=sweep.final_episodes or final_episodes,
     )
 
 

@@ -169,8 +169,8 @@ def _learn(
     try:
         remaining = config.timesteps - model.num_timesteps
         if remaining > 0:
-            callbacks = CallbackList([*run_callbacks(config, folder), *further])
-            with quiet_progress_bar():
+            with run_callbacks(config, folder) as own, quiet_progress_bar():
+                callbacks = CallbackList([*own, *further])
                 try:
                     model.learn(remaining, callback=callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
                 except (ValueError, FloatingPointError) as error:
@@ -187,15 +187,20 @@ def open_log(model: BaseAlgorithm, folder: Path, verbose: int) -> None:
     model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
 
 
+@contextlib.contextmanager
 def run_callbacks(
     config: Config, folder: Path, save: Callable[[BaseAlgorithm, Path], object] = save_checkpoint
-) -> list[BaseCallback]:
+) -> Iterator[list[BaseCallback]]:
     """What a run does beside learning: evaluations, checkpoints written by ``save``, and the count of violations."""
-    return [
-        EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
-        CheckpointCallback(folder / "checkpoints", config.checkpoint_freq, save),
-        ConstraintCallback(folder, config.checkpoint_freq),
-    ]
+    evaluations = EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint)
+    try:
+        yield [
+            evaluations,
+            CheckpointCallback(folder / "checkpoints", config.checkpoint_freq, save),
+            ConstraintCallback(folder, config.checkpoint_freq),
+        ]
+    finally:
+        evaluations.close()
 
 
 def save_model(model: BaseAlgorithm, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from icnn_rl.experiment.evaluation import plural
 from icnn_rl.experiment.training import final_evaluation
 
 __all__ = ["report", "run"]
@@ -19,6 +20,6 @@ def report(folder: Path, which: str, episodes: int) -> None:
     found = final_evaluation(folder, which, episodes)
     print(
         f"{which} after {found['timesteps']} steps: return {found['mean']:.1f} ± {found['std']:.1f} over "
-        f"{episodes} episodes "
+        f"{plural(episodes, 'episode')} "
         f"(lowest {found['min']:.1f}, highest {found['max']:.1f}, length {found['mean_length']:.0f})"
     )

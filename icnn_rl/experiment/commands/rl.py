@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from icnn_rl.experiment.commands.eval import report
-from icnn_rl.experiment.config import Config, parse_overrides, parse_seeds, resolve_settings
+from icnn_rl.experiment.config import (
+    Config,
+    default_episodes,
+    learns_nothing,
+    parse_overrides,
+    parse_seeds,
+    resolve_settings,
+)
 from icnn_rl.experiment.environments import read_constraints
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.errors import UserError, warn
 from icnn_rl.experiment.files import claim_folder
 from icnn_rl.experiment.plotting import plot_runs
 from icnn_rl.experiment.stacking import train_stacked
@@ -29,36 +36,37 @@ def run(args: argparse.Namespace) -> None:
     if args.resume is not None:
         _refuse_settings(args)
         with _resumable(args.resume):
-            resume_run(args.resume, final_episodes=_given(args, "final_episodes"), **options)
-        folders = [args.resume]
+            resume_run(args.resume, final_episodes=args.final_episodes, **options)
+        folders, episodes = [args.resume], Config.load(args.resume / "config.yml").final_episodes
     else:
-        folders = _train_anew(args, options)
+        folders, episodes = _train_anew(args, options)
     for folder in folders:
-        report(folder, "model", Config.load(folder / "config.yml").final_episodes)
+        report(folder, "model", episodes)
         picture = folder / "learning_curve.png"
         if (folder / "eval.csv").is_file():
             plot_runs([folder], picture)
             print(f"learning curve: {picture}")
 
 
-def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> list[Path]:
-    """Train every seed that was asked for; the run folders."""
+def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> tuple[list[Path], int]:
+    """Train every seed that was asked for; the run folders, and the episodes of the evaluations at the end."""
     if args.seeds is None and args.stacked:
         raise UserError("--stacked: trains several seeds together; give them with --seeds, for instance --seeds 0-9.")
     if args.seeds is not None and args.seed != 0:
         raise UserError("--seed and --seeds: give one of them.")
     seeds = [args.seed] if args.seeds is None else parse_seeds(args.seeds)
     configs = [_config(args, seed) for seed in seeds]
+    warn(learns_nothing(configs[0]))
     if args.stacked:
         folders = [_folder(args, config) for config in configs]
         train_stacked(configs, folders, **options)
-        return folders
+        return folders, configs[0].final_episodes
     folders = []
     for config in configs:  # a folder is taken when its run begins: an error in the first one leaves no others behind
         folders.append(_folder(args, config))
         with _resumable(folders[-1]):
             train_run(config, folders[-1], **options)
-    return folders
+    return folders, configs[0].final_episodes
 
 
 @contextlib.contextmanager
@@ -71,6 +79,7 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 
 def _config(args: argparse.Namespace, seed: int) -> Config:
+    eval_episodes, final_episodes = default_episodes(args.timesteps)
     return Config(
         agent=args.agent,
         env=args.env,
@@ -79,11 +88,11 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
         n_envs=args.n_envs,
         device=args.device,
         eval_freq=args.eval_freq or max(args.timesteps // 10, 1),
-        eval_episodes=args.eval_episodes,
+        eval_episodes=args.eval_episodes or eval_episodes,
         checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
         settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
         constraint=read_constraints(args.constraint),
-        final_episodes=args.final_episodes,
+        final_episodes=args.final_episodes or final_episodes,
     )
 
 
@@ -96,11 +105,6 @@ def _folder(args: argparse.Namespace, config: Config) -> Path:
         folder = out if args.seeds is None else out.with_name(f"{out.name}-s{config.seed}")
     print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
     return folder
-
-
-def _given(args: argparse.Namespace, name: str) -> Any:
-    """An option's value; None where it was not given."""
-    return getattr(args, name) if name in args.given else None
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:

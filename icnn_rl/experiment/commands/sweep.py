@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rich.live import Live
 
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.config import learns_nothing
+from icnn_rl.experiment.errors import UserError, warn
 from icnn_rl.experiment.files import write_text
 from icnn_rl.experiment.jobs import Job, check_folder
 from icnn_rl.experiment.pools import Submit, local_pool, ray_pool
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
     jobs = make_jobs(sweep, args.out)
     for job in jobs:
         check_folder(job)
+    for text in dict.fromkeys(learns_nothing(job.config) for job in jobs):
+        warn(text)
     pool = open_pool(args)
     write_text(args.out / "sweep.yml", sweep.to_yaml())
     with pool as submit:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import yaml
 
 from icnn_rl.experiment.commands.sweep import open_pool, run_shown
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.config import learns_nothing
+from icnn_rl.experiment.errors import UserError, warn
 from icnn_rl.experiment.files import sole_user, write_text
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
@@ -36,8 +37,10 @@ def run(args: argparse.Namespace) -> None:
     if len(sweep.agents) > 1 or len(sweep.envs) > 1:
         raise UserError(f"--agent {args.agent} --env {args.env}: expected one of each.")
     space = integer_ranges(space, args.agent)
-    for settings in corners(space):  # names what the agent does not take, before all else
-        make_trial_jobs(sweep, settings, args.out)
+    # names what the agent does not take, before all else
+    tried = [job for settings in corners(space) for job in make_trial_jobs(sweep, settings, args.out)]
+    for text in dict.fromkeys(learns_nothing(job.config) for job in tried):
+        warn(text)
     pool = open_pool(args)
     with sole_user(args.out):
         study = open_study(args.out / "study.log", args.sampler_seed)

@@ -81,8 +81,18 @@ def _add_rl(rl: Parser) -> None:
     rl.add_argument(
         "--eval-freq", type=positive_int, default=None, help="steps between evaluations; None: a tenth of the run"
     )
-    rl.add_argument("--eval-episodes", type=positive_int, default=5, help="episodes of an evaluation while training")
-    rl.add_argument("--final-episodes", type=positive_int, default=20, help="episodes of the evaluation at the end")
+    rl.add_argument(
+        "--eval-episodes",
+        type=positive_int,
+        default=None,
+        help="episodes of an evaluation while training; None: 5, one for every 2000 steps of runs below 10000",
+    )
+    rl.add_argument(
+        "--final-episodes",
+        type=positive_int,
+        default=None,
+        help="episodes of the evaluation at the end; None: 20, one for every 500 steps of runs below 10000, at least 2",
+    )
     rl.add_argument(
         "--checkpoint-freq", type=positive_int, default=None, help="steps between checkpoints; None: a tenth of the run"
     )

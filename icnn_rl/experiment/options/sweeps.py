@@ -66,13 +66,15 @@ def _add_sweep(parser: Parser) -> None:
         "--eval-freq", type=positive_int, help="steps between evaluations (default: a tenth of the run)"
     )
     parser.add_argument(
-        "--eval-episodes", type=positive_int, help="episodes of an evaluation while training (default: 5)"
+        "--eval-episodes",
+        type=positive_int,
+        help="episodes of an evaluation while training (default: as of icnn-rl rl)",
     )
     parser.add_argument(
         "--checkpoint-freq", type=positive_int, help="steps between checkpoints (default: a tenth of the run)"
     )
     parser.add_argument(
-        "--final-episodes", type=positive_int, help="episodes of the evaluation at the end (default: 20)"
+        "--final-episodes", type=positive_int, help="episodes of the evaluation at the end (default: as of icnn-rl rl)"
     )
     _add_retries(parser)
     _add_backend(parser)
@@ -108,7 +110,12 @@ def _add_tune(parser: Parser) -> None:
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="in all trials"
     )
     parser.add_argument("--warm-up", default="tenth", help="as of icnn-rl sweep")
-    parser.add_argument("--final-episodes", type=positive_int, default=20, help="episodes that give a run's return")
+    parser.add_argument(
+        "--final-episodes",
+        type=positive_int,
+        default=None,
+        help="episodes that give a run's return; None: as of icnn-rl rl",
+    )
     _add_retries(parser)
     parser.add_argument("--sampler-seed", type=non_negative_int, default=0, help="seed of the search")
     _add_backend(parser)
