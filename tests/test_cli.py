@@ -521,11 +521,22 @@ def test_a_truncated_checkpoint_is_named(finished, tmp_path, capsys):
 
 
 def test_settings_beside_resume_are_not_ignored_in_silence(finished, capsys):
-    given = ["--timesteps", 5000, "--set", "gamma=0.9", "--n-envs", 2]
+    given = ["--eval-freq", 5000, "--set", "gamma=0.9", "--n-envs", 2]
     err = fails(["rl", "--resume", finished[0], *given], capsys)
-    assert "goes on with the settings in its config.yml. Leave out --n-envs, --set, --timesteps." in err
-    err = fails(["rl", "--resume", finished[0], "--time", 10_000, "--agent=icnn", "--seed", 0], capsys)  # the defaults
-    assert "Leave out --agent, --seed, --timesteps." in err
+    assert "goes on with the settings in its config.yml. Leave out --eval-freq, --n-envs, --set." in err
+    err = fails(["rl", "--resume", finished[0], "--dev", "auto", "--agent=icnn", "--seed", 0], capsys)  # the defaults
+    assert "Leave out --agent, --device, --seed." in err
+
+
+def test_a_finished_run_is_made_longer(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    assert "--timesteps 99: the run in" in fails(["rl", "--resume", folder, "--timesteps", 99], capsys)
+    code, out, err = run(["rl", "--resume", folder, "--timesteps", 150], capsys)
+    assert (code, err) == (0, "")
+    assert f"{folder}: 100 steps become 150; what falls over the run" in out
+    assert f"{folder}: going on from step 100 of 150" in out
+    assert "model after 150 steps: return " in out
+    assert evaluation_steps(folder) == list(range(10, 151, 10))
 
 
 @pytest.mark.parametrize("stacked", [[], ["--stacked"]])

@@ -23,6 +23,7 @@ from icnn_rl.experiment.files import read_manifest, write_file, write_folder
 __all__ = [
     "CheckpointCallback",
     "discard_unfinished",
+    "grow_buffer",
     "latest_checkpoint",
     "list_checkpoints",
     "load_agent",
@@ -100,6 +101,32 @@ def restore(algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: str
     states = pickle.loads((path / "random.pkl").read_bytes())
     _restore_random_states(states, model, env)
     return model
+
+
+def grow_buffer(model: BaseAlgorithm, size: int) -> None:
+    """Room for ``size`` transitions in the replay buffer, if it has one; what it holds stays, the oldest first."""
+    buffer = model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
+    if buffer is None or (rows := max(size // buffer.n_envs, 1)) <= buffer.buffer_size:
+        return
+    old = buffer.buffer_size
+    # a full buffer that stores no next observations has that of the newest transition in the place of the oldest
+    dropped = int(buffer.optimize_memory_usage)
+    order = (np.arange(old) + (buffer.pos + dropped if buffer.full else 0)) % old
+
+    def grown(part: np.ndarray) -> np.ndarray:
+        new = np.zeros((rows, *part.shape[1:]), part.dtype)
+        new[:old] = part[order]
+        return new
+
+    for name, value in list(vars(buffer).items()):
+        if isinstance(value, np.ndarray):
+            setattr(buffer, name, grown(value))
+        elif isinstance(value, dict) and all(isinstance(part, np.ndarray) for part in value.values()):
+            setattr(buffer, name, {key: grown(part) for key, part in value.items()})
+    if buffer.full:
+        buffer.pos, buffer.full = old - dropped, False
+    buffer.buffer_size = rows
+    model.buffer_size = size  # type: ignore[attr-defined]
 
 
 def _end_last_episode(model: OffPolicyAlgorithm) -> None:

@@ -44,10 +44,12 @@ from icnn_rl.nn import PICNN
 __all__ = [
     "AGENTS",
     "Config",
+    "buffer_size",
     "build_agent",
     "constructor_defaults",
     "default_episodes",
     "differences",
+    "first_length",
     "learns_nothing",
     "merge_settings",
     "parse_overrides",
@@ -164,6 +166,15 @@ def read_record(path: Path) -> dict[str, Any]:
     if data["agent"] not in AGENTS:
         raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
     return dict(data)
+
+
+def first_length(folder: Path) -> int | None:
+    """The steps that the run in a folder had before it was made longer; None: there is no run, or none to read."""
+    try:
+        record = read_record(folder / "config.yml")
+    except UserError:
+        return None
+    return int(record.get("lengths", [record["timesteps"]])[0])
 
 
 def supervised_command(path: Path) -> str | None:
@@ -451,15 +462,20 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         policy = _constrained_policy(config, policy)
         if config.agent in ("ddpg", "td3", "sac"):
             settings["replay_buffer_class"] = ExecutedActionReplayBuffer
-    if "buffer_size" in _arguments(algorithm):
-        wanted = settings.get("buffer_size", _defaults(algorithm)["buffer_size"])
-        settings["buffer_size"] = min(wanted, config.timesteps + config.n_envs)  # no larger than the run
+    if (size := buffer_size(config)) is not None:
+        settings["buffer_size"] = size
     try:
         return algorithm(
             policy, env, seed=config.seed, device=config.device, tensorboard_log=tensorboard_log, **settings
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"agent {config.agent!r} on {config.env}: {error}") from error
+
+
+def buffer_size(config: Config) -> int | None:
+    """Transitions that the replay buffer has room for, no more than the run has; None: an agent without one."""
+    wanted = config.settings.get("buffer_size", _defaults(AGENTS[config.agent]).get("buffer_size"))
+    return None if wanted is None else min(int(wanted), config.timesteps + config.n_envs)
 
 
 def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:

@@ -66,17 +66,18 @@ class Progress(NamedTuple):
 
 
 def is_finished(job: Job) -> bool:
-    """Whether its last model has been evaluated, over as many episodes as are wanted; nothing is left to do then."""
+    """Whether its last model has been evaluated, after as many steps and over as many episodes as are wanted; nothing
+    is left to do then."""
     try:
-        return bool(
-            json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == job.config.final_episodes
-        )
+        done = json.loads((job.folder / "evaluation_model.json").read_text())
+        return bool(done["episodes"] == job.config.final_episodes and done["timesteps"] >= job.config.timesteps)
     except (OSError, ValueError, KeyError):
         return False
 
 
 def check_folder(job: Job) -> None:
-    """A folder that exists must hold a run with the settings of the job, and the defaults of this version.
+    """A folder that exists must hold a run with the settings of the job, and the defaults of this version; it may be
+    shorter.
 
     Raises:
         UserError: it does not; names the settings that differ.
@@ -87,9 +88,12 @@ def check_folder(job: Job) -> None:
     wanted = yaml.safe_load(job.config.to_yaml({"defaults": constructor_defaults(job.config.agent)}))
     # the final evaluation is done again where other episodes are wanted
     names = [field.name for field in fields(Config) if field.name not in ("settings", "final_episodes")]
+    there_now = read_record(path)
+    if there_now["timesteps"] < job.config.timesteps:  # it will be made longer
+        names.remove("timesteps")
     differ = [
         f"{key} {there!r} there, {here!r} wanted"
-        for key, (there, here) in differences(read_record(path), wanted, names).items()
+        for key, (there, here) in differences(there_now, wanted, names).items()
     ]
     if differ:
         raise UserError(
@@ -138,10 +142,11 @@ def _take_up(job: Job) -> None:
     if is_finished(job):
         return
     callbacks = [_Heartbeat(job.beside("json"))]
-    if not (job.folder / "config.yml").is_file():
+    path = job.folder / "config.yml"
+    if not path.is_file():
         train_run(job.config, job.folder, callbacks=callbacks)
-    elif not (job.folder / "model.zip").is_file():
-        resume_run(job.folder, callbacks=callbacks)
+    elif not (job.folder / "model.zip").is_file() or Config.load(path).timesteps < job.config.timesteps:
+        resume_run(job.folder, timesteps=job.config.timesteps, callbacks=callbacks)
     final_evaluation(job.folder, "model", job.config.final_episodes)
 
 

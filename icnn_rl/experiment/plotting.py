@@ -74,7 +74,7 @@ class _Line(NamedTuple):
 
     def takes(self, run: _Run) -> bool:
         return run.record["seed"] not in {one.record["seed"] for one in self.runs} and not differences(
-            run.record, self.runs[0].record, ("agent", "timesteps", "constraint", "n_envs")
+            run.record, self.runs[0].record, ("agent", "timesteps", "lengths", "constraint", "n_envs")
         )
 
 

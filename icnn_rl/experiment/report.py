@@ -292,7 +292,7 @@ def _grouped(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], Key]) -> 
 
 
 def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
-    differ = differences(run.record, first.record, ("constraint", "n_envs"))
+    differ = differences(run.record, first.record, ("constraint", "n_envs", "lengths"))
     if differ:
         listed = "; ".join(f"{key} {here!r}, there {there!r}" for key, (here, there) in differ.items())
         raise UserError(

@@ -16,6 +16,7 @@ from icnn_rl.experiment.config import (
     AGENTS,
     Config,
     default_episodes,
+    first_length,
     merge_settings,
     parse_overrides,
     parse_seeds,
@@ -145,10 +146,11 @@ def make_jobs(sweep: Sweep, out: Path) -> list[Job]:
         UserError: a setting is not one of the agent's.
     """
     return [
-        Job(_config(sweep, agent, env, seed), out.resolve() / _folder(agent, env, seed))
+        Job(_config(sweep, agent, env, seed, folder), folder)
         for seed in sweep.seeds
         for env in sweep.envs
         for agent in sweep.agents
+        for folder in [out.resolve() / _folder(agent, env, seed)]
     ]
 
 
@@ -156,12 +158,13 @@ def _folder(agent: str, env: str, seed: int) -> str:
     return f"{env.replace('/', '_').replace(':', '_')}-{agent}-s{seed}"
 
 
-def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
+def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Config:
     timesteps = sweep.timesteps.get(env) or sweep.timesteps[_DEFAULT]
-    eval_episodes, final_episodes = default_episodes(timesteps)
+    planned = min(first_length(folder) or timesteps, timesteps)  # a run made longer keeps what its length has set
+    eval_episodes, _ = default_episodes(planned)
     warm_up: dict[str, Any] = {}
     if sweep.warm_up != "own" and issubclass(AGENTS[agent], OffPolicyAlgorithm):
-        steps = min(timesteps // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
+        steps = min(planned // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
         warm_up = {"learning_starts": steps}
     given = [sweep.settings.get(name, {}) for name in (ALL, agent)]
     return Config(
@@ -171,12 +174,12 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
         seed=seed,
         n_envs=sweep.n_envs,
         device=sweep.device,
-        eval_freq=sweep.eval_freq or max(timesteps // 10, 1),
+        eval_freq=sweep.eval_freq or max(planned // 10, 1),
         eval_episodes=sweep.eval_episodes or eval_episodes,
-        checkpoint_freq=sweep.checkpoint_freq or max(timesteps // 10, 1),
+        checkpoint_freq=sweep.checkpoint_freq or max(planned // 10, 1),
         settings=resolve_settings(agent, env, warm_up, *given),
         constraint=sweep.constraint,
-        final_episodes=sweep.final_episodes or final_episodes,
+        final_episodes=sweep.final_episodes or default_episodes(timesteps)[1],
     )
 
 

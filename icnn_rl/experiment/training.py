@@ -27,6 +27,7 @@ from stable_baselines3.common.logger import (
 from icnn_rl.experiment.checkpoint import (
     CheckpointCallback,
     discard_unfinished,
+    grow_buffer,
     latest_checkpoint,
     list_checkpoints,
     load_agent,
@@ -34,7 +35,16 @@ from icnn_rl.experiment.checkpoint import (
     restore_best,
     save_checkpoint,
 )
-from icnn_rl.experiment.config import AGENTS, Config, build_agent, constructor_defaults, read_record, revision, versions
+from icnn_rl.experiment.config import (
+    AGENTS,
+    Config,
+    buffer_size,
+    build_agent,
+    constructor_defaults,
+    read_record,
+    revision,
+    versions,
+)
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
@@ -96,16 +106,27 @@ def write_config(config: Config, folder: Path, **more: Any) -> None:
     write_text(folder / "config.yml", config.to_yaml(extra))
 
 
-def _change(config: Config, folder: Path, **fields: Any) -> Config:
-    """Another value for some fields, in config.yml too."""
+def _change(config: Config, folder: Path, timesteps: int, final_episodes: int) -> Config:
+    """Another length and another end, in config.yml too."""
+    if (timesteps, final_episodes) == (config.timesteps, config.final_episodes):
+        return config
     path = folder / "config.yml"
-    write_text(path, yaml.safe_dump({**read_record(path), **fields}, sort_keys=False))
-    return dataclasses.replace(config, **fields)
+    record = read_record(path)
+    if timesteps != config.timesteps:
+        record["lengths"] = [*record.get("lengths", [config.timesteps]), timesteps]
+        print(
+            f"{folder}: {config.timesteps} steps become {timesteps}; what falls over the run, such as "
+            "learning_rate=lin_3e-4, falls over all of them"
+        )
+    changed = {"timesteps": timesteps, "final_episodes": final_episodes}
+    write_text(path, yaml.safe_dump({**record, **changed}, sort_keys=False))
+    return dataclasses.replace(config, timesteps=timesteps, final_episodes=final_episodes)
 
 
 def resume_run(
     folder: Path,
     *,
+    timesteps: int | None = None,
     final_episodes: int | None = None,
     verbose: int = 0,
     progress_bar: bool = False,
@@ -113,24 +134,43 @@ def resume_run(
 ) -> BaseAlgorithm:
     """Go on from the last checkpoint up to the run's number of steps; from the start if there is none yet.
 
+    A run that is made longer keeps its settings, the steps between its evaluations among them. Schedules (lin_3e-4)
+    are told the new length: a learning rate that had fallen to 0 is half its start again where the length doubles. The
+    replay buffer grows with the run. config.yml lists all lengths in ``lengths``.
+
     Args:
         folder: of the run.
+        timesteps: the run's length from now on, not below that so far; None: as before.
         final_episodes: of the evaluation at the end from now on; None: as before.
         verbose, progress_bar, callbacks: as for :func:`train_run`.
 
     Raises:
-        UserError: no run, a damaged checkpoint, or a finished run without its checkpoints.
+        UserError: no run, a damaged checkpoint, a finished run without its checkpoints, or fewer ``timesteps``.
         FolderBusyError: another process is at work in the folder.
     """
     config = Config.load(folder / "config.yml")
+    if timesteps is not None and timesteps < config.timesteps:
+        raise UserError(f"--timesteps {timesteps}: the run in {folder} has {config.timesteps}. Give as many, or more.")
     with sole_user(folder):
-        if final_episodes is not None:
-            config = _change(config, folder, final_episodes=final_episodes)
-        return _resume(config, folder, verbose, progress_bar, callbacks)
+        return _resume(
+            config,
+            config.timesteps if timesteps is None else timesteps,
+            config.final_episodes if final_episodes is None else final_episodes,
+            folder,
+            verbose,
+            progress_bar,
+            callbacks,
+        )
 
 
 def _resume(
-    config: Config, folder: Path, verbose: int, progress_bar: bool, callbacks: Sequence[BaseCallback]
+    config: Config,
+    timesteps: int,
+    final_episodes: int,
+    folder: Path,
+    verbose: int,
+    progress_bar: bool,
+    callbacks: Sequence[BaseCallback],
 ) -> BaseAlgorithm:
     discard_unfinished(folder / "checkpoints")
     if not list_checkpoints(folder / "checkpoints") and (folder / "model.zip").exists():
@@ -143,12 +183,15 @@ def _resume(
         if list_checkpoints(folder / "checkpoints"):
             checkpoint = latest_checkpoint(folder / "checkpoints")
             model = restore(AGENTS[config.agent], checkpoint, env, config.device)
+            config = _change(config, folder, timesteps, final_episodes)
+            grow_buffer(model, buffer_size(config) or 0)
             if model.num_timesteps >= config.timesteps and (folder / "model.zip").is_file():
                 print(f"{folder}: nothing to do, all {config.timesteps} steps are done")
                 return model
             restore_best(checkpoint, folder)
             print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
         else:
+            config = dataclasses.replace(config, timesteps=timesteps, final_episodes=final_episodes)
             model = build_agent(config, env, None)
             write_config(config, folder)  # by today's versions and defaults
             print(f"{folder}: stopped before its first checkpoint, starting again from step 0")

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from icnn_rl.cli import main
 from icnn_rl.experiment.commands.sweep import _cpus
-from icnn_rl.experiment.config import constructor_defaults, resolve_settings
+from icnn_rl.experiment.config import constructor_defaults, read_record, resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
@@ -305,8 +305,8 @@ def test_a_folder_with_other_settings_is_refused_before_anything_starts(tmp_path
     job.folder.mkdir(parents=True)
     (job.folder / "config.yml").write_text(job.config.to_yaml({"started": "now"}))
     check_folder(job)
-    other = dataclasses.replace(job, config=dataclasses.replace(job.config, timesteps=400))
-    with pytest.raises(UserError, match="holds a run with other settings: timesteps 300 there, 400 wanted"):
+    other = dataclasses.replace(job, config=dataclasses.replace(job.config, timesteps=200))
+    with pytest.raises(UserError, match="holds a run with other settings: timesteps 300 there, 200 wanted"):
         run_jobs([other], _never, 0, lambda states: None)
     defaults = constructor_defaults(job.config.agent) | {"tau": 0.5}  # as a version with another default leaves it
     (job.folder / "config.yml").write_text(job.config.to_yaml({"defaults": defaults}))
@@ -338,6 +338,30 @@ def test_two_processes_never_train_into_one_folder(tmp_path, monkeypatch):
     with FileLock(job.folder / ".lock"), pytest.raises(JobError, match="another process is at work in it"):
         run_job(job)
     assert [path.name for path in job.folder.iterdir()] == [".lock"]
+
+
+def test_a_sweep_of_more_steps_makes_its_runs_longer(tmp_path, monkeypatch):
+    from icnn_rl.experiment import jobs
+
+    given = {"envs": "Pendulum-v1", "agents": "td3,ppo", "seeds": 0, "eval_episodes": 1, "final_episodes": 1}
+    given["settings"] = {"td3": {"batch_size": 8}, "ppo": {"n_steps": 50, "batch_size": 10}}
+    for timesteps in (100, 200, 400):
+        for job in make_jobs(read_sweep({**given, "timesteps": timesteps}), tmp_path):
+            assert not is_finished(job)
+            run_job(job)
+            assert is_finished(job)
+    again = make_jobs(read_sweep({**given, "timesteps": 400}), tmp_path)
+    assert all(is_finished(job) for job in again)
+    for job in again:
+        check_folder(job)
+        assert _steps(job) == list(range(10, 401, 10)) if job.config.agent == "td3" else _steps(job)[-1] == 400
+        assert read_record(job.folder / "config.yml")["lengths"] == [100, 200, 400]
+    (td3,) = (job for job in again if job.config.agent == "td3")
+    assert td3.config.settings["learning_starts"] == 10
+    monkeypatch.setattr(jobs, "train_run", None)
+    shorter = make_jobs(read_sweep({**given, "timesteps": 200}), tmp_path)[0]
+    with pytest.raises(UserError, match="timesteps 400 there, 200 wanted"):
+        check_folder(shorter)
 
 
 def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypatch):

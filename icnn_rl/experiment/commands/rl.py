@@ -28,7 +28,7 @@ from icnn_rl.experiment.training import resume_run, train_run
 __all__ = ["run"]
 
 #: Settings that may be given beside --resume.
-_MAY_CHANGE = {"final_episodes"}
+_MAY_CHANGE = {"timesteps", "final_episodes"}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,7 +36,12 @@ def run(args: argparse.Namespace) -> None:
     if args.resume is not None:
         _refuse_settings(args)
         with _resumable(args.resume):
-            resume_run(args.resume, final_episodes=args.final_episodes, **options)
+            resume_run(
+                args.resume,
+                timesteps=args.timesteps if "timesteps" in args.given else None,
+                final_episodes=args.final_episodes,
+                **options,
+            )
         folders, episodes = [args.resume], Config.load(args.resume / "config.yml").final_episodes
     else:
         folders, episodes = _train_anew(args, options)

@@ -101,7 +101,8 @@ def _add_rl(rl: Parser) -> None:
         type=Path,
         default=None,
         metavar="RUN",
-        help="go on with a run from its last checkpoint; all settings are the run's own, but for --final-episodes",
+        help="go on with a run from its last checkpoint; its settings are its own, but for --final-episodes, and for "
+        "--timesteps, which may make it longer",
     )
     rl.add_argument("--verbose", action=BooleanOptionalAction, default=False, help="print the training log")
     rl.add_argument(
