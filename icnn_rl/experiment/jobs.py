@@ -27,7 +27,17 @@ from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.files import FolderBusyError, sole_user, write_text
 from icnn_rl.experiment.training import final_evaluation, resume_run, train_run
 
-__all__ = ["Job", "JobError", "Progress", "check_folder", "is_finished", "read_progress", "run_apart", "run_job"]
+__all__ = [
+    "Job",
+    "JobError",
+    "Progress",
+    "check_folder",
+    "is_finished",
+    "read_final",
+    "read_progress",
+    "run_apart",
+    "run_job",
+]
 
 _HEARTBEAT = 2.0  # seconds
 _LOCK_PATIENCE = 60.0  # seconds: given to a process whose machine was thought dead
@@ -58,11 +68,12 @@ class Job:
 
 
 class Progress(NamedTuple):
-    """How far a job is: environment steps, steps per second lately, return of the last evaluation (None: none yet)."""
+    """How far a job is: environment steps, steps per second lately, return of the last evaluation while training (None:
+    none yet); that of the last model is :func:`read_final`'s."""
 
     timesteps: int
     steps_per_second: float
-    last_return: float | None
+    return_so_far: float | None
 
 
 def is_finished(job: Job) -> bool:
@@ -112,6 +123,13 @@ def read_progress(job: Job) -> Progress:
     with contextlib.suppress(UserError, IndexError):
         last = read_evaluations(job.folder / "eval.csv")[-1].mean
     return Progress(int(beat["timesteps"]), float(beat["steps_per_second"]), last)
+
+
+def read_final(job: Job) -> float | None:
+    """Mean return of the last model's evaluation: what reports and searches go by; None: the job is not finished."""
+    if not is_finished(job):
+        return None
+    return float(json.loads((job.folder / "evaluation_model.json").read_text())["mean"])
 
 
 def run_job(job: Job) -> None:

@@ -238,16 +238,33 @@ def _never(job):
 def test_the_table_shows_those_at_work_first_and_the_time_left(tmp_path):
     jobs = [_job(tmp_path, agent, timesteps=1000) for agent in ("td3", "sac", "ddpg")]
     states = [
-        JobState(jobs[0], "done", Progress(1000, 0.0, 5.0)),
-        JobState(jobs[1], "running", Progress(400, 10.0, None), attempts=1),
+        JobState(jobs[0], "done", Progress(1000, 0.0, 5.0), final=6.0),
+        JobState(jobs[1], "running", Progress(400, 10.0, 5.0), attempts=1),
         JobState(jobs[2], "waiting", Progress(0, 0.0, None)),
     ]
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(draw(states, rows=2))
     _, running, waiting, counts = (line.split() for line in console.export_text().splitlines())
-    assert running == ["Pendulum-v1-sac-s0", "running", "(try", "2)", "400", "/", "1000", "10", "0:01:00"]
+    assert running == [
+        *["Pendulum-v1-sac-s0", "running", "(try", "2)", "400", "/", "1000", "10", "5.0", "so", "far", "0:01:00"]
+    ]
     assert waiting == ["Pendulum-v1-ddpg-s0", "waiting", "0", "/", "1000"]
     assert counts == ["3", "jobs:", "1", "running,", "0", "failed,", "1", "waiting,", "1", "done;", "0:02:40", "left"]
+
+
+def test_a_finished_job_tells_the_return_that_reports_have(tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--agents", "ppo", "--envs", "Pendulum-v1", "--seeds", "0", "--timesteps", "100", "--workers", "1"]
+    small = ["--set", "n_steps=50", "--set", "batch_size=10", "--eval-episodes", "1", "--final-episodes", "3"]
+    assert main(["sweep", *options, *small, "--out", str(out)]) == 0
+    folder = out / "Pendulum-v1-ppo-s0"
+    final = json.loads((folder / "evaluation_model.json").read_text())["mean"]
+    assert f"done, final return {final:.1f} over 3 episodes" in capsys.readouterr().out
+    assert f"{final:.1f}" != f"{read_evaluations(folder / 'eval.csv')[-1].mean:.1f}"
+    state = JobState(_job(tmp_path, timesteps=100), "done", Progress(100, 0.0, 5.0), final=final)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(draw([state]))
+    assert f"{final:.1f} final" in console.export_text()
 
 
 def test_a_job_that_breaks_off_is_tried_again_so_often_and_no_more(tmp_path):

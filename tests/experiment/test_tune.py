@@ -48,7 +48,8 @@ def _train(jobs):
         if not failed:
             job.folder.mkdir(parents=True, exist_ok=True)
             mean = _score(job.config.settings, job.config.seed)
-            (job.folder / "evaluation_model.json").write_text(json.dumps({"mean": mean}))
+            written = {"mean": mean, "episodes": job.config.final_episodes, "timesteps": 100}
+            (job.folder / "evaluation_model.json").write_text(json.dumps(written))
     return states
 
 

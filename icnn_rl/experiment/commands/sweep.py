@@ -13,6 +13,7 @@ from rich.live import Live
 
 from icnn_rl.experiment.config import learns_nothing
 from icnn_rl.experiment.errors import UserError, warn
+from icnn_rl.experiment.evaluation import plural
 from icnn_rl.experiment.files import write_text
 from icnn_rl.experiment.jobs import Job, check_folder
 from icnn_rl.experiment.pools import Submit, local_pool, ray_pool
@@ -108,8 +109,9 @@ class _Screen:
 
 def _line(state: JobState) -> str:
     if state.state == "done":
-        last = state.progress.last_return
-        return "done" if last is None else f"done, last return {last:.1f}"
+        if state.final is None:  # not to be seen yet on a shared disk
+            return "done"
+        return f"done, final return {state.final:.1f} over {plural(state.job.config.final_episodes, 'episode')}"
     return f"failed: {state.reason}" if state.state == "failed" else f"broke off, starts again: {state.reason}"
 
 

@@ -65,4 +65,6 @@ def run(args: argparse.Namespace) -> None:
 
     settings = suggest(FixedTrial(study.best_params), space)
     write_text(args.out / "best.yml", yaml.safe_dump(sweep_of(sweep, settings)))
-    print(f"best of {len(good)} trials: return {study.best_value:.1f} with {settings}, in {args.out / 'best.yml'}")
+    print(
+        f"best of {len(good)} trials: final return {study.best_value:.1f} with {settings}, in {args.out / 'best.yml'}"
+    )
