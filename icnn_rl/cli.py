@@ -10,7 +10,7 @@ from typing import Any
 
 import icnn_rl
 from icnn_rl.experiment import options
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.errors import UserError, how_to_install
 from icnn_rl.experiment.options.runs import DEMO_ENV, DEMO_TIMESTEPS
 
 __all__ = ["main"]
@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(
-            f'error: {error.name} is not installed. Install it with: pip install "icnn-rl[{extra}]".', file=sys.stderr
-        )
+        print(f"error: {error.name} is not installed. It comes with: {how_to_install(extra)}.", file=sys.stderr)
         return 1
     except OSError as error:  # no space, no permission: the text names the file
         print(f"error: {error}. What was saved before is untouched.", file=sys.stderr)

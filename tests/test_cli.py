@@ -539,6 +539,15 @@ def test_a_finished_run_is_made_longer(finished, tmp_path, capsys):
     assert evaluation_steps(folder) == list(range(10, 151, 10))
 
 
+def test_a_default_run_folder_has_a_name_for_every_system(odd_env, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = rl("td3", "x", env=f"{odd_env}:Plain-v0", timesteps=30)
+    at = arguments.index("--out")
+    del arguments[at : at + 2]
+    assert run(arguments, capsys)[0] == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["td3-odd_envs_Plain-v0-s0"]
+
+
 @pytest.mark.parametrize("stacked", [[], ["--stacked"]])
 def test_a_run_that_cannot_begin_leaves_no_folders_of_the_others(stacked, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -921,4 +930,4 @@ def test_a_missing_extra_is_named(module, extra, command, tmp_path, capsys, monk
     Path("space.yml").write_text("tau: {low: 0.001, high: 0.01}\n")
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     err = fails([*command, "--out", "run"], capsys)
-    assert f'error: {module} is not installed. Install it with: pip install "icnn-rl[{extra}]".' in err
+    assert f"error: {module} is not installed. It comes with: pip install -e '.[{extra}]' (in a checkout" in err

@@ -128,3 +128,11 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     assert Path(own) == site / "icnn_rl" / "__init__.py"
     assert Path(agents) == site / "icnn_rl" / "agents" / "__init__.py"
     assert "exploration_noise" in settings  # read from configs/td3.yml
+
+
+def test_commands_that_install_work_from_a_checkout():
+    """There is no such name in a public index: "pip install icnn-rl[x]" would fetch nothing, or something else."""
+    told = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    told += [path for top in ("icnn_rl", "agents", "envs") for path in (ROOT / top).rglob("*.py")]
+    wrong = [str(path) for path in told if re.search(r"pip\s+install[^`\n]*\s['\"]?icnn-rl\b", path.read_text())]
+    assert wrong == []

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["UserError", "warn"]
+__all__ = ["UserError", "how_to_install", "warn"]
 
 
 class UserError(Exception):
     """Something that the user can put right; the text says what and how."""
+
+
+def how_to_install(extra: str) -> str:
+    """The command that brings an extra."""
+    return f"pip install -e '.[{extra}]' (in a checkout of icnn_rl)"
 
 
 def warn(text: str | None) -> None:

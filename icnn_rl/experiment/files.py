@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ __all__ = [
     "FolderBusyError",
     "check_free",
     "claim_folder",
+    "name_of",
     "read_manifest",
     "sole_user",
     "write_file",
@@ -33,6 +35,11 @@ _LOCK = ".lock"
 
 class FolderBusyError(UserError):
     """Another process is at work in a folder."""
+
+
+def name_of(env_id: str) -> str:
+    """An environment's id as a part of file names on any system: my_module:Task-v0 becomes my_module_Task-v0."""
+    return re.sub(r"[^\w.-]", "_", env_id)
 
 
 def claim_folder(wanted: Path) -> Path:

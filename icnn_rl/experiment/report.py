@@ -25,7 +25,7 @@ from icnn_rl.experiment.config import Config, differences, read_record, supervis
 from icnn_rl.experiment.environments import NO_CONSTRAINT
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
-from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.files import name_of, write_file, write_text
 from icnn_rl.experiment.plotting import label_curves, shared_steps
 
 __all__ = [
@@ -436,7 +436,7 @@ def _curves(runs: Sequence[FinishedRun], folder: Path, beside: Path, resamples: 
     for task, agents in _grouped(runs, lambda run: run.task._replace(episodes=0)).items():
         figure = _figure(task.place, agents, resamples)
         limited = f"-{hashlib.sha256(task.constraint.encode()).hexdigest()[:8]}" if task.constraint else ""
-        name = f"curves-{task.env.replace('/', '_').replace(':', '_')}{limited}-{task.steps}"
+        name = f"curves-{name_of(task.env)}{limited}-{task.steps}"
         for ending in ("png", "svg"):
             _save(figure, folder / f"{name}.{ending}")
         lines.append(f"![{task.place}]({quote((folder / name).relative_to(beside).as_posix())}.png)\n")

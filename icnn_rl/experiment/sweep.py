@@ -24,6 +24,7 @@ from icnn_rl.experiment.config import (
 )
 from icnn_rl.experiment.environments import NO_CONSTRAINT, import_env, read_constraints
 from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.files import name_of
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.options.values import whole_number
 
@@ -150,12 +151,8 @@ def make_jobs(sweep: Sweep, out: Path) -> list[Job]:
         for seed in sweep.seeds
         for env in sweep.envs
         for agent in sweep.agents
-        for folder in [out.resolve() / _folder(agent, env, seed)]
+        for folder in [out.resolve() / f"{name_of(env)}-{agent}-s{seed}"]
     ]
-
-
-def _folder(agent: str, env: str, seed: int) -> str:
-    return f"{env.replace('/', '_').replace(':', '_')}-{agent}-s{seed}"
 
 
 def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Config:

@@ -1,6 +1,6 @@
 """Multi-label classification with a convex energy over all labels at once, as a scikit-learn estimator.
 
-See :mod:`icnn_rl.supervised.multilabel_module` for the energy. Needs scikit-learn: ``pip install icnn-rl[supervised]``.
+See :mod:`icnn_rl.supervised.multilabel_module` for the energy. Needs scikit-learn: ``pip install -e '.[supervised]'``.
 """
 
 from __future__ import annotations

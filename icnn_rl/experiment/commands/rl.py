@@ -20,7 +20,7 @@ from icnn_rl.experiment.config import (
 )
 from icnn_rl.experiment.environments import read_constraints
 from icnn_rl.experiment.errors import UserError, warn
-from icnn_rl.experiment.files import claim_folder
+from icnn_rl.experiment.files import claim_folder, name_of
 from icnn_rl.experiment.plotting import plot_runs
 from icnn_rl.experiment.stacking import train_stacked
 from icnn_rl.experiment.training import resume_run, train_run
@@ -104,7 +104,7 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
 def _folder(args: argparse.Namespace, config: Config) -> Path:
     """--out, with the seed where there are several; a free one where it is not given. Told to the user."""
     if args.out is None:
-        folder = claim_folder(Path("runs") / f"{args.agent}-{args.env.replace('/', '_')}-s{config.seed}")
+        folder = claim_folder(Path("runs") / f"{args.agent}-{name_of(args.env)}-s{config.seed}")
     else:
         out: Path = args.out
         folder = out if args.seeds is None else out.with_name(f"{out.name}-s{config.seed}")
