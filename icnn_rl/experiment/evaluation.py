@@ -13,13 +13,13 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 from tqdm import tqdm
 
-from icnn_rl.experiment.checkpoint import BEST
+from icnn_rl.experiment.checkpoint import BEST, save_agent
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.files import write_text
 
 __all__ = [
     "EvalRow",
@@ -47,18 +47,31 @@ class EvalRow(NamedTuple):
     mean_length: float
 
 
-def evaluate(model: BaseAlgorithm, env_id: str, episodes: int, constraint: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all."""
-    env = make_evaluation_env(env_id, episodes, constraint)
+def evaluate(
+    model: BaseAlgorithm, env_id: str, episodes: int, statistics: Path | None = None, **surroundings: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all.
+
+    Args:
+        model: the agent.
+        env_id, surroundings: as for :func:`make_env`.
+        episodes: how many.
+        statistics: file of those that the agent's observations are normalised with.
+    """
+    env = make_evaluation_env(env_id, episodes, statistics, **surroundings)
     try:
         return run_episodes(model, env, episodes)
     finally:
         env.close()
 
 
-def make_evaluation_env(env_id: str, episodes: int, constraint: Any = None) -> VecEnv:
-    """As many copies as :func:`run_episodes` wants for ``episodes``."""
-    return make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, constraint)
+def make_evaluation_env(env_id: str, episodes: int, statistics: Path | None = None, **surroundings: Any) -> VecEnv:
+    """As many copies as :func:`run_episodes` wants for ``episodes``; rewards as they are."""
+    env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, **surroundings)
+    if isinstance(env, VecNormalize):
+        env = env if statistics is None else VecNormalize.load(str(statistics), env.venv)
+        env.training = env.norm_reward = False
+    return env
 
 
 def run_episodes(model: BaseAlgorithm, env: VecEnv, episodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,10 +122,10 @@ class EvaluationCallback(BaseCallback):
     """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder, and say what
     share of the time it took."""
 
-    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, constraint: Any = None) -> None:
+    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, **surroundings: Any) -> None:
         super().__init__()
         self.folder, self.env_id, self.every, self.episodes = folder, env_id, every, episodes
-        self.constraint = constraint
+        self.surroundings = surroundings
         self.rows: list[EvalRow] = []
         self.env: VecEnv | None = None  # one for all evaluations: some simulators are slow to start, and talk then
         self.seconds = 0.0
@@ -132,7 +145,9 @@ class EvaluationCallback(BaseCallback):
 
     def _evaluate(self) -> None:
         start = time.monotonic()
-        self.env = self.env or make_evaluation_env(self.env_id, self.episodes, self.constraint)
+        self.env = self.env or make_evaluation_env(self.env_id, self.episodes, **self.surroundings)
+        if isinstance(self.env, VecNormalize):
+            sync_envs_normalization(self.training_env, self.env)
         returns, lengths = run_episodes(self.model, self.env, self.episodes)
         seconds = time.monotonic() - start
         self.seconds += seconds
@@ -141,7 +156,7 @@ class EvaluationCallback(BaseCallback):
         )
         best = max((r.mean for r in self.rows), default=-np.inf)
         if row.mean > best:  # first, so that a run killed here has no row whose model is missing
-            write_file(self.folder / BEST, self.model.save)
+            save_agent(self.model, self.folder / BEST)
         self.rows.append(row)
         write_evaluations(self.folder / "eval.csv", self.rows)
         self.logger.record("eval/mean_reward", row.mean)

@@ -75,7 +75,7 @@ class FinishedRun:
     @property
     def task(self) -> Task:
         config = self.config
-        return Task(config.env, _constraint(config.constraint), config.timesteps, self.final.episodes)
+        return Task(config.task, _constraint(config.constraint), config.timesteps, self.final.episodes)
 
 
 def _constraint(given: Any) -> str:
@@ -292,7 +292,7 @@ def _grouped(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], Key]) -> 
 
 
 def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
-    differ = differences(run.record, first.record, ("constraint", "n_envs", "lengths"))
+    differ = differences(run.record, first.record, ("constraint", "vec_normalize", "n_envs", "lengths"))
     if differ:
         listed = "; ".join(f"{key} {here!r}, there {there!r}" for key, (here, there) in differ.items())
         raise UserError(
@@ -417,7 +417,7 @@ def _evaluations(runs: Sequence[FinishedRun]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for run in sorted(runs, key=lambda run: (run.config.env, run.config.agent, run.config.seed)):
-        who = (run.config.env, run.task.constraint, run.config.agent, run.config.seed)
+        who = (run.task.env, run.task.constraint, run.config.agent, run.config.seed)
         writer.writerows((*who, "training", *row) for row in run.evaluations)
         writer.writerow((*who, "final", *run.final))
     return text.getvalue()

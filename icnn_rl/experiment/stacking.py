@@ -64,7 +64,7 @@ def _build(configs: Sequence[Config], cleanup: contextlib.ExitStack) -> StackedI
     """The stack, whose environments are closed by ``cleanup``."""
 
     def make(config: Config) -> ICNNQ:
-        env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+        env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
         cleanup.callback(env.close)
         agent = build_agent(config, env, None)
         if not isinstance(agent, ICNNQ):

@@ -22,11 +22,12 @@ from icnn_rl.experiment.config import (
     parse_seeds,
     resolve_settings,
 )
-from icnn_rl.experiment.environments import NO_CONSTRAINT, import_env, read_constraints
+from icnn_rl.experiment.environments import NO_CONSTRAINT, import_env, read_constraints, read_vec_normalize
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import name_of
 from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.options.values import whole_number
+from icnn_rl.experiment.wrappers import read_wrappers
 
 __all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_sweep_file"]
 
@@ -57,6 +58,9 @@ class Sweep:
     n_envs: int = 1
     device: str = "cpu"
     constraint: Any = None
+    env_kwargs: dict[str, Any] | None = None
+    wrappers: list[Any] | None = None
+    vec_normalize: dict[str, Any] | None = None
     eval_freq: int | None = None
     eval_episodes: int | None = None
     checkpoint_freq: int | None = None
@@ -104,8 +108,8 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
     Args:
         options: the fields of :class:`Sweep`. agents, envs and seeds may be lists or texts, "icnn,td3" and "0-9,12";
             timesteps a number, a mapping, or texts such as "100000" and "Walker2d-v5=200000"; settings a mapping or
-            texts such as "tau=0.01" and "td3:learning_rate=3e-4"; constraint also texts and names of YAML files, as
-            of ``icnn-rl rl --constraint``.
+            texts such as "tau=0.01" and "td3:learning_rate=3e-4"; constraint also texts and names of YAML files,
+            env_kwargs, wrappers and vec_normalize also texts, as of ``icnn-rl rl``.
 
     Raises:
         UserError: something is missing, unknown or of the wrong kind; names it.
@@ -123,6 +127,9 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
             "settings": _settings(options.get("settings") or {}),
             "warm_up": _warm_up(options.get("warm_up", "tenth")),
             "constraint": _constraint(options.get("constraint")),
+            "env_kwargs": _env_kwargs(options.get("env_kwargs")),
+            "wrappers": read_wrappers(_as_list(options.get("wrappers"))),
+            "vec_normalize": read_vec_normalize(options.get("vec_normalize")),
         }
     )
     for agent in [*sweep.agents, *(name for name in sweep.settings if name != ALL)]:
@@ -176,6 +183,9 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Conf
         checkpoint_freq=sweep.checkpoint_freq or max(planned // 10, 1),
         settings=resolve_settings(agent, env, warm_up, *given),
         constraint=sweep.constraint,
+        env_kwargs=sweep.env_kwargs,
+        wrappers=sweep.wrappers,
+        vec_normalize=sweep.vec_normalize,
         final_episodes=sweep.final_episodes or default_episodes(timesteps)[1],
     )
 
@@ -233,6 +243,17 @@ def _constraint(given: Any) -> Any:
     if isinstance(texts, list) and all(isinstance(item, str) for item in texts):
         return read_constraints(texts)
     return given
+
+
+def _env_kwargs(given: Any) -> dict[str, Any] | None:
+    options = parse_overrides(given, "--env-kwargs") if isinstance(given, list) else given or {}
+    if not isinstance(options, Mapping):
+        raise UserError(f"--env-kwargs: expected KEY: VALUE pairs, got {given!r}.")
+    return dict(options) or None
+
+
+def _as_list(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def _warm_up(given: Any) -> str | int:

@@ -33,7 +33,9 @@ from icnn_rl.experiment.checkpoint import (
     load_agent,
     restore,
     restore_best,
+    save_agent,
     save_checkpoint,
+    statistics_of,
 )
 from icnn_rl.experiment.config import (
     AGENTS,
@@ -48,7 +50,7 @@ from icnn_rl.experiment.config import (
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
-from icnn_rl.experiment.files import check_free, sole_user, write_file, write_text
+from icnn_rl.experiment.files import check_free, sole_user, write_text
 from icnn_rl.experiment.safety import ConstraintCallback
 
 __all__ = ["final_evaluation", "load_model", "resume_run", "train_run"]
@@ -71,7 +73,7 @@ def train_run(
         FolderBusyError: another process is at work in the folder.
     """
     with fresh_folder(folder):
-        env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+        env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
         try:
             model = build_agent(config, env, None)
             write_config(config, folder)
@@ -178,7 +180,7 @@ def _resume(
             f"{folder / 'checkpoints'}: no checkpoint, but {folder / 'model.zip'} exists and would be overwritten. "
             "Train anew into another folder."
         )
-    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+    env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
     try:
         if list_checkpoints(folder / "checkpoints"):
             checkpoint = latest_checkpoint(folder / "checkpoints")
@@ -235,7 +237,7 @@ def run_callbacks(
     config: Config, folder: Path, save: Callable[[BaseAlgorithm, Path], object] = save_checkpoint
 ) -> Iterator[list[BaseCallback]]:
     """What a run does beside learning: evaluations, checkpoints written by ``save``, and the count of violations."""
-    evaluations = EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint)
+    evaluations = EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, **config.surroundings)
     try:
         yield [
             evaluations,
@@ -248,7 +250,7 @@ def run_callbacks(
 
 def save_model(model: BaseAlgorithm, folder: Path) -> None:
     """model.zip, and the last row of the log."""
-    write_file(folder / "model.zip", model.save)
+    save_agent(model, folder / "model.zip")
     model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
     model.logger.dump(model.num_timesteps)
 
@@ -328,7 +330,9 @@ def final_evaluation(folder: Path, which: str, episodes: int) -> dict[str, Any]:
         UserError: as :func:`load_model`.
     """
     config, model = load_model(folder, which)
-    returns, lengths = evaluate(model, config.env, episodes, config.constraint)
+    returns, lengths = evaluate(
+        model, config.env, episodes, statistics_of(folder / f"{which}.zip"), **config.surroundings
+    )
     summary = {
         "agent": config.agent,
         "env": config.env,

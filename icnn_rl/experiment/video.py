@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,20 @@ __all__ = ["record"]
 _FREE_CAMERA = -1  # MuJoCo's number of the camera that is none of the model's
 
 
-def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: Any = None) -> float:
+def record(
+    model: BaseAlgorithm,
+    env_id: str,
+    out: Path,
+    steps: int,
+    constraint: Any = None,
+    normalize: Callable[[Any], Any] = lambda obs: obs,
+    **surroundings: Any,
+) -> float:
     """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
 
     Under a constraint every picture tells its state: a green frame inside the set, orange on its border, red where no
-    action was allowed; and how far the action was moved.
+    action was allowed; and how far the action was moved. ``normalize`` turns observations into what the model knows;
+    ``surroundings`` are for :func:`icnn_rl.experiment.environments.make_single_env`.
 
     Raises:
         UserError: another ending than .mp4 or .gif, or the environment cannot draw.
@@ -44,7 +53,7 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not in the possible render_modes")  # said better below
-            env = make_single_env(env_id, constraint, render_mode="rgb_array")
+            env = make_single_env(env_id, constraint, render_mode="rgb_array", **surroundings)
         follow(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise UserError(f"{env_id}: cannot be filmed, the environment draws no pictures (render mode rgb_array).")
@@ -54,7 +63,7 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
         raise UserError(f"{env_id}: cannot be filmed. {error}") from error
     for _ in range(steps):
         frame: Any = env.render()
-        action, _ = model.predict(obs, deterministic=True)
+        action, _ = model.predict(normalize(obs), deterministic=True)
         obs, reward, terminated, truncated, info = env.step(action)
         frames.append(annotate(frame, info) if "constraint/status" in info else frame)
         total += float(reward)

@@ -18,14 +18,18 @@ from icnn_rl.experiment.config import (
     parse_seeds,
     resolve_settings,
 )
-from icnn_rl.experiment.environments import read_constraints
+from icnn_rl.experiment.environments import read_constraints, read_vec_normalize
 from icnn_rl.experiment.errors import UserError, warn
 from icnn_rl.experiment.files import claim_folder, name_of
 from icnn_rl.experiment.plotting import plot_runs
 from icnn_rl.experiment.stacking import train_stacked
 from icnn_rl.experiment.training import resume_run, train_run
+from icnn_rl.experiment.wrappers import read_wrappers
 
 __all__ = ["run"]
+
+#: Options that have another name than what they set.
+_AS_OPTION = {"overrides": "--set", "wrappers": "--wrapper"}
 
 #: Settings that may be given beside --resume.
 _MAY_CHANGE = {"timesteps", "final_episodes"}
@@ -97,6 +101,9 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
         checkpoint_freq=args.checkpoint_freq or max(args.timesteps // 10, 1),
         settings=resolve_settings(args.agent, args.env, parse_overrides(args.overrides)),
         constraint=read_constraints(args.constraint),
+        env_kwargs=parse_overrides(args.env_kwargs or [], "--env-kwargs") or None,
+        wrappers=read_wrappers(args.wrappers or []),
+        vec_normalize=read_vec_normalize(args.vec_normalize),
         final_episodes=args.final_episodes or final_episodes,
     )
 
@@ -117,5 +124,5 @@ def _refuse_settings(args: argparse.Namespace) -> None:
     settings = {f.name for f in dataclasses.fields(Config)} | {"out", "overrides", "seeds", "stacked"}
     refused = sorted(settings - _MAY_CHANGE & args.given)
     if refused:
-        options = ", ".join("--set" if name == "overrides" else "--" + name.replace("_", "-") for name in refused)
+        options = ", ".join(_AS_OPTION.get(name, "--" + name.replace("_", "-")) for name in refused)
         raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from icnn_rl.experiment.options.parser import Parser, SubParsers
 from icnn_rl.experiment.options.values import non_negative_int, positive_int
 
-__all__ = ["AGENT_NAMES", "DEMO_ENV", "DEMO_TIMESTEPS", "register"]
+__all__ = ["AGENT_NAMES", "DEMO_ENV", "DEMO_TIMESTEPS", "add_surroundings", "register"]
 
 DEMO_ENV, DEMO_TIMESTEPS = "InvertedPendulum-v5", 10_000
 
@@ -37,6 +37,35 @@ def register(commands: SubParsers) -> None:
     plot.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture")
 
 
+def add_surroundings(parser: Parser) -> None:
+    """What is done to the environment."""
+    parser.add_argument(
+        "--env-kwargs",
+        nargs="+",
+        action="extend",
+        default=None,
+        metavar="KEY=VALUE",
+        help="arguments of the environment's constructor, e.g. max_power=20; None: its defaults",
+    )
+    parser.add_argument(
+        "--wrapper",
+        dest="wrappers",
+        action="append",
+        default=None,
+        metavar="NAME:KEY=VALUE,...",
+        help="wrapper around the environment, of gymnasium.wrappers or module.Class, e.g. "
+        "TimeLimit:max_episode_steps=100; may be repeated, the innermost first; None: no other than its own",
+    )
+    parser.add_argument(
+        "--vec-normalize",
+        nargs="*",
+        default=None,
+        metavar="KEY=VALUE",
+        help="normalise observations and rewards with Stable-Baselines3's VecNormalize, whose arguments follow, e.g. "
+        "norm_reward=false; None: do not",
+    )
+
+
 def _add_model(parser: Parser) -> None:
     parser.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
 
@@ -52,6 +81,7 @@ def _add_rl(rl: Parser) -> None:
         help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, or a YAML file with some; "
         "several hold together; none: do not tell the agent of the environment's own",
     )
+    add_surroundings(rl)
     rl.add_argument(
         "--timesteps", type=positive_int, default=DEMO_TIMESTEPS, help="environment steps, all copies together"
     )

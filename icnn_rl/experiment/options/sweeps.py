@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from icnn_rl.experiment.options.parser import Parser, SubParsers
+from icnn_rl.experiment.options.runs import add_surroundings
 from icnn_rl.experiment.options.values import non_negative_int, positive_int
 
 __all__ = ["ZOO_SCRIPTS", "register"]
@@ -62,6 +63,7 @@ def _add_sweep(parser: Parser) -> None:
     parser.add_argument("--n-envs", type=positive_int, help="copies of the environment in a job (default: 1)")
     parser.add_argument("--device", help="cpu, cuda, auto (default: cpu)")
     parser.add_argument("--constraint", action="append", metavar="NAME:KEY=VALUE,...", help="as of icnn-rl rl")
+    add_surroundings(parser)
     parser.add_argument(
         "--eval-freq", type=positive_int, help="steps between evaluations (default: a tenth of the run)"
     )
