@@ -23,7 +23,12 @@ evaluates it and leaves a picture of the learning curve in runs/.
 """
 
 #: Packages that only some commands need, and the extra that brings each.
-_EXTRAS = {"optuna": "tune", "ray": "ray", "rliable": "report", "scipy": "report", "sklearn": "supervised"}
+_EXTRAS = {
+    **dict.fromkeys(
+        ("filelock", "imageio", "matplotlib", "mujoco", "PIL", "rich", "safetensors", "tqdm", "yaml"), "train"
+    ),
+    **{"optuna": "tune", "ray": "ray", "rliable": "report", "scipy": "report", "sklearn": "supervised"},
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
