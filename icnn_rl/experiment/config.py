@@ -44,6 +44,7 @@ __all__ = [
     "Config",
     "buffer_size",
     "build_agent",
+    "check_device",
     "constructor_defaults",
     "default_episodes",
     "differences",
@@ -403,7 +404,7 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         UserError: a setting has a value that the constructor refuses.
     """
     algorithm = AGENTS[config.agent]
-    _check_device(config.device)
+    check_device(config.device)
     _check_action_space(config.env, env.action_space)
     settings = deepcopy(config.settings)
     policy = settings.pop("policy", None) or default_policy(env)
@@ -449,7 +450,12 @@ def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
     return _CONSTRAINED[config.agent]
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Whether torch has a device of this name.
+
+    Raises:
+        UserError: it has not.
+    """
     if device == "auto":
         return
     try:

@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import nn
 
-from icnn_rl.experiment.commands.run import Run, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.supervised import SavedModule, evaluate
 from icnn_rl.supervised.denoising import (
     DenoisingDataset,
@@ -25,9 +25,10 @@ _FEW = 1000
 
 
 def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
         data = DenoisingDataset.generate(args.signals, args.length, noise=args.noise, seed=args.seed)
-        train, test = data.split(0.9)
+        train, test = (part.first(args.limit) for part in data.split(0.9))
         run = Run(args)
         few = DenoisingDataset(train.noisy[:_FEW], train.clean[:_FEW])
         lam, _ = best_penalty(few, torch.arange(2.0, 42.0))

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from icnn_rl.experiment.commands.run import Run, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
 from icnn_rl.supervised.fit import falling
 
@@ -14,8 +14,9 @@ __all__ = ["run"]
 
 
 def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
-        train, test = (DigitsDataset.load(part, args.data) for part in ("train", "test"))
+        train, test = (DigitsDataset.load(part, args.data).first(args.limit) for part in ("train", "test"))
         run = Run(args)
         model = DigitsModule(args.head, args.hidden, args.inequalities)
         rate = falling(args.lr) if args.lr_decay else args.lr

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from icnn_rl.experiment.commands.run import Run, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, Solver
 from icnn_rl.supervised.faces import TEST_FACES, AugmentedFaces, load_faces
 from icnn_rl.supervised.fit import falling
@@ -27,10 +27,11 @@ Model = ImputationModule | ConvRegression
 
 
 def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
         faces = load_faces(args.data)
         run = Run(args)
-        train, test = faces[:350], faces[TEST_FACES]
+        train, test = faces[:350][: args.limit], faces[TEST_FACES][: args.limit]
         left = mask_left(train[0])
         masks = left.expand(test.shape) if args.mask == "left" else mask_random(test, args.fraction, seed=12345)
         hidden = float((~masks).double().sum()) / len(masks)  # pixels a face

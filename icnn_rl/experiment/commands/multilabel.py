@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icnn_rl.experiment.commands.run import Run, user_errors
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.commands.run import Run, device_of, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy
 from icnn_rl.supervised.bibtex import MultiLabelData, load_bibtex
 
@@ -20,12 +19,11 @@ AVERAGES = ("samples", "macro")
 
 
 def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     import sklearn  # noqa: F401  # an extra, first of all: before the data are read
 
-    if args.resume:
-        raise UserError("--resume: not for this command; an estimator is fitted in one go.")
     with user_errors():
-        data = load_bibtex(args.data)
+        data = MultiLabelData(*(part[: args.limit] for part in load_bibtex(args.data)))
         run = Run(args)
         start = time.perf_counter(), time.process_time()
         found, thresholds = _logistic(data, args) if args.model == "logistic" else _network(data, args, run)
@@ -55,11 +53,12 @@ def _network(data: MultiLabelData, args: argparse.Namespace, run: Run) -> tuple[
         dropout=args.dropout,
         input_dropout=args.input_dropout,
         seed=args.seed,
+        device=str(device_of(args.device)),
         progress_bar=args.progress_bar,
-    ).fit(data.X_train, data.Y_train)
-    run._write_history(clf.history_)
+    ).fit(data.X_train, data.Y_train, **run.keeping())
+    run.write_table("history", clf.history_)
     run.plot_history(clf.history_)
-    clf.module_.save(run.folder / "model.safetensors")
+    run.save_model(clf.module_)
     return clf.predict_proba(data.X_test), clf.thresholds_
 
 

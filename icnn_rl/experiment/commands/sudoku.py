@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from icnn_rl.experiment.commands.run import Run, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.supervised.datafiles import find_file
 from icnn_rl.supervised.fit import falling
@@ -25,6 +25,7 @@ __all__ = ["run"]
 
 
 def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     if args.model == "conv" and args.resolves:
         raise UserError(f"--resolves {args.resolves}: --model conv cannot solve again; leave it out or give 0.")
     with user_errors():
@@ -87,7 +88,8 @@ def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
         data = SudokuDataset.load(find_file(str(args.data), args.data))
         if data.box != args.box:
             raise ValueError(f"--data {args.data}: holds boards of box size {data.box}; give --box {data.box}.")
-    return data.split(args.split)
+    train, test = data.split(args.split)
+    return train.first(args.limit), test.first(args.limit)
 
 
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:

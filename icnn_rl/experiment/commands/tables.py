@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from icnn_rl.experiment.commands.run import Run, user_errors
+from icnn_rl.experiment.commands.run import Run, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy
 from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.imputation import ImputationModule, mask_random
@@ -20,8 +20,9 @@ __all__ = ["run"]
 
 
 def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
-        train, test = split_table(args.table, args.seed, args.data)
+        train, test = (part[: args.limit] for part in split_table(args.table, args.seed, args.data))
         run = Run(args)
         mask = mask_random(test, args.fraction, seed=args.seed + 1)
         inside = test.clamp(0.0, 1.0)  # the box of the network: it does not know of rows beyond those it has seen

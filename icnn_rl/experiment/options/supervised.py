@@ -40,7 +40,20 @@ def _add_command(commands: SubParsers, name: str, summary: str, *, epochs: int, 
     parser.add_argument(
         "--out", type=Path, default=None, help=f"run folder; None: runs/{name}-sSEED, numbered if taken"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last epoch")
+    parser.add_argument("--device", default="cpu", help="to train on: cpu, cuda, cuda:1, auto")
+    parser.add_argument(
+        "--limit",
+        type=positive_int,
+        default=None,
+        help="take the first so many samples to train on, and no more to test, for a trial; None: all",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="RUN",
+        help="go on with a run from its last epoch; its settings are its own, but for --epochs, which may be more",
+    )
     parser.add_argument(
         "--progress-bar", action=BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
     )
