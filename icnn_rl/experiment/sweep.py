@@ -143,7 +143,9 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
         if env not in (_DEFAULT, *sweep.envs):  # a file may tell of more than is trained now
             _check_known("--timesteps", env)
     counted = {name: getattr(sweep, name) for name in _COUNTED}
-    counts: dict[str, Any] = {name: _count(name, given) for name, given in counted.items() if given is not None}
+    counts: dict[str, Any] = {
+        name: _count(name, given) for name, given in counted.items() if given is not None or name == "n_envs"
+    }
     return replace(sweep, **counts)
 
 

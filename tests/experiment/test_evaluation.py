@@ -91,7 +91,7 @@ def test_evaluating_again_gives_the_same_numbers(make_config, tmp_path):
 def test_one_environment_serves_all_evaluations_of_a_run(make_config, tmp_path, monkeypatch):
     made = []
     original = evaluation.make_env
-    monkeypatch.setattr(evaluation, "make_env", lambda *args: made.append(original(*args)) or made[-1])
+    monkeypatch.setattr(evaluation, "make_env", lambda *args, **more: made.append(original(*args, **more)) or made[-1])
     model = train_run(make_config(timesteps=80, eval_freq=20, eval_episodes=2, learning_starts=79), tmp_path)
     assert len(made) == 1
     rows = read_evaluations(tmp_path / "eval.csv")
