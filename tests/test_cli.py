@@ -398,6 +398,7 @@ def test_stacked_seeds_leave_the_folders_of_lone_runs_and_are_resumed_alone(tmp_
     [
         (["--stacked"], "--stacked: trains several seeds together; give them with --seeds"),
         (["--seeds", "3-1"], "--seeds 3-1: expected integers >= 0 and ranges such as 0-9, got '3-1'."),
+        (["--seeds", "0-1", "--out", "."], "--out .: has no name that the seeds could be added to."),
         (["--seeds", "0-1", "--seed", "3"], "--seed and --seeds: give one of them."),
         (["--seeds", "0-1", "--stacked", "--agent", "td3"], "--stacked: agent 'td3' cannot be stacked; only icnn can."),
         (["--seeds", "0-1", "--stacked"], "--stacked: n_steps: stacked learning needs 1-step returns, agent 0 has 3."),

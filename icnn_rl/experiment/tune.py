@@ -20,6 +20,7 @@ from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import ALL, Sweep, make_jobs
 
 __all__ = [
+    "SURROUNDINGS",
     "check_study",
     "corners",
     "integer_ranges",
@@ -30,6 +31,9 @@ __all__ = [
     "suggest",
     "sweep_of",
 ]
+
+#: What a search, as a sweep, may do to the environment.
+SURROUNDINGS = ("env_kwargs", "wrappers", "vec_normalize")
 
 _AGAIN = "again"  # marks a trial that was broken off before, which has failed there
 _REASON, _TASK = "reason", "task"
@@ -169,7 +173,8 @@ def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a sweep of one agent with these settings needs to be told beside agents, environments, seeds and steps."""
     (agent,) = sweep.agents
     fixed = merge_settings(sweep.settings.get(ALL, {}), sweep.settings.get(agent, {}))
-    return {"warm_up": sweep.warm_up, "settings": {agent: merge_settings(fixed, settings)}}
+    around = {name: getattr(sweep, name) for name in SURROUNDINGS if getattr(sweep, name) is not None}
+    return {"warm_up": sweep.warm_up, "settings": {agent: merge_settings(fixed, settings)}, **around}
 
 
 def make_trial_jobs(sweep: Sweep, settings: Mapping[str, Any], out: Path) -> list[Job]:

@@ -114,6 +114,8 @@ def _folder(args: argparse.Namespace, config: Config) -> Path:
         folder = claim_folder(Path("runs") / f"{args.agent}-{name_of(args.env)}-s{config.seed}")
     else:
         out: Path = args.out
+        if args.seeds is not None and not out.name:
+            raise UserError(f"--out {out}: has no name that the seeds could be added to. Give another folder.")
         folder = out if args.seeds is None else out.with_name(f"{out.name}-s{config.seed}")
     print(f"{config.agent} on {config.env}: {config.timesteps} steps, seed {config.seed}, into {folder}")
     return folder

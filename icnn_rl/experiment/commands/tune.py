@@ -15,6 +15,7 @@ from icnn_rl.experiment.jobs import Job
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import read_sweep
 from icnn_rl.experiment.tune import (
+    SURROUNDINGS,
     check_study,
     corners,
     integer_ranges,
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     space = read_space(args.space)
     options = {"agents": args.agent, "envs": args.env, "seeds": args.seeds, "timesteps": args.timesteps}
     options |= {"settings": args.settings, "warm_up": args.warm_up, "final_episodes": args.final_episodes}
+    options |= {name: getattr(args, name) for name in SURROUNDINGS}
     sweep = read_sweep(options)
     if len(sweep.agents) > 1 or len(sweep.envs) > 1:
         raise UserError(f"--agent {args.agent} --env {args.env}: expected one of each.")

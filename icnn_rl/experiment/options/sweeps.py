@@ -112,6 +112,7 @@ def _add_tune(parser: Parser) -> None:
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="in all trials"
     )
     parser.add_argument("--warm-up", default="tenth", help="as of icnn-rl sweep")
+    add_surroundings(parser)
     parser.add_argument(
         "--final-episodes",
         type=positive_int,
