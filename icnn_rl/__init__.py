@@ -1,10 +1,15 @@
 """Convex optimisation as a building block for learning agents: input-convex networks, their solvers, and agents that
 use them."""
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-from icnn_rl.solution import Solution, SolveError, Status
-from icnn_rl.solvers import Ball, Box, Polytope, Simplex, Unconstrained, minimize
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icnn_rl.solution import Solution, SolveError, Status
+    from icnn_rl.solvers import Ball, Box, Polytope, Simplex, Unconstrained, minimize
 
 try:
     __version__ = version("icnn-rl")
@@ -23,3 +28,18 @@ __all__ = [
     "__version__",
     "minimize",
 ]
+
+_OF_SOLUTION = ("Solution", "SolveError", "Status")
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, at first use: the command line tells of itself without waiting for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module("icnn_rl.solution" if name in _OF_SOLUTION else "icnn_rl.solvers")
+    globals()[name] = getattr(module, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -33,7 +33,8 @@ def check_last_dim(name: str, value: Tensor, size: int) -> None:
 def check_same_kind(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """``value`` and ``other`` must share dtype and device."""
     if value.dtype != other.dtype:
-        raise ValueError(f"{name}: dtype {value.dtype} differs from {other_name}'s {other.dtype}. Convert one of them.")
+        whose = f"{other_name}'" if other_name.endswith("s") else f"{other_name}'s"
+        raise ValueError(f"{name}: dtype {value.dtype} differs from {whose} {other.dtype}. Convert one of them.")
     if value.device != other.device:
         raise ValueError(
             f"{name}: on {value.device}, but {other_name} is on {other.device}. Move one with .to(device)."

@@ -186,12 +186,13 @@ def test_the_configuration_names_versions_seed_and_settings(finished):
 
 def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
     from icnn_rl import cli
+    from icnn_rl.experiment.commands import rl
 
     seen = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icnn-rl"])
-    monkeypatch.setattr(cli, "train_run", lambda config, folder, **options: seen.append((config, folder)))
-    monkeypatch.setattr(cli, "_report", lambda folder, which, episodes: seen.append((folder, which)))
+    monkeypatch.setattr(rl, "train_run", lambda config, folder, **options: seen.append((config, folder)))
+    monkeypatch.setattr(rl, "report", lambda folder, which, episodes: seen.append((folder, which)))
     assert cli.main() == 0
     (config, folder), report = seen
     assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
@@ -287,6 +288,25 @@ def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, capsys):
         assert after[path] == before[path], path
 
 
+def test_resuming_keeps_the_episodes_of_the_final_evaluation(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(rl("td3", folder, "--final-episodes", "3"), capsys)[0] == 0
+    (folder / "model.zip").unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_000000060")
+    code, out, _ = run(["rl", "--resume", folder], capsys)
+    assert (code, "over 3 episodes" in out) == (0, True)
+    code, out, _ = run(["rl", "--resume", folder, "--final-episodes", "1"], capsys)
+    assert (code, "over 1 episode" in out) == (0, True)
+    assert yaml.safe_load((folder / "config.yml").read_text())["final_episodes"] == 1
+
+
+def test_an_empty_folder_may_be_the_run_folder(tmp_path, capsys):
+    for name in ("run", "report"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / ".model-abc.zip").touch()  # left by a kill
+    assert run(rl("td3", tmp_path / "run"), capsys)[0] == 0
+
+
 # eval, video, plot
 
 
@@ -378,6 +398,7 @@ def test_stacked_seeds_leave_the_folders_of_lone_runs_and_are_resumed_alone(tmp_
     [
         (["--stacked"], "--stacked: trains several seeds together; give them with --seeds"),
         (["--seeds", "3-1"], "--seeds 3-1: expected integers >= 0 and ranges such as 0-9, got '3-1'."),
+        (["--seeds", "0-1", "--out", "."], "--out .: has no name that the seeds could be added to."),
         (["--seeds", "0-1", "--seed", "3"], "--seed and --seeds: give one of them."),
         (["--seeds", "0-1", "--stacked", "--agent", "td3"], "--stacked: agent 'td3' cannot be stacked; only icnn can."),
         (["--seeds", "0-1", "--stacked"], "--stacked: n_steps: stacked learning needs 1-step returns, agent 0 has 3."),
@@ -440,6 +461,20 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(("agent", "starts"), [("td3", 1000), ("sac", 1000), ("icnn", None), ("ppo", None)])
+def test_a_run_that_ends_before_the_first_update_is_told_so(agent, starts, tmp_path, capsys, monkeypatch):
+    from icnn_rl.experiment.commands import rl
+
+    monkeypatch.setattr(rl, "train_run", lambda *args, **options: None)
+    monkeypatch.setattr(rl, "report", lambda *args: None)
+    arguments = ["rl", "--agent", agent, "--timesteps", "600", "--out", tmp_path / "run"]
+    told = f"warning: {agent} learns nothing in 600 steps: its first update comes after {starts}, all random. "
+    hint = "For a trial so short: --set learning_starts=60.\n"
+    assert run(arguments, capsys)[2] == ("" if starts is None else told + hint)
+    if agent != "ppo":
+        assert run([*arguments, "--set", "learning_starts=599"], capsys)[2] == ""
+
+
 def test_an_occupied_folder_is_left_alone(finished, tmp_path, capsys):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = contents(folder)
@@ -487,11 +522,31 @@ def test_a_truncated_checkpoint_is_named(finished, tmp_path, capsys):
 
 
 def test_settings_beside_resume_are_not_ignored_in_silence(finished, capsys):
-    given = ["--timesteps", 5000, "--set", "gamma=0.9", "--n-envs", 2]
+    given = ["--eval-freq", 5000, "--set", "gamma=0.9", "--n-envs", 2]
     err = fails(["rl", "--resume", finished[0], *given], capsys)
-    assert "goes on with the settings in its config.yml. Leave out --n-envs, --set, --timesteps." in err
-    err = fails(["rl", "--resume", finished[0], "--time", 10_000, "--agent=icnn", "--seed", 0], capsys)  # the defaults
-    assert "Leave out --agent, --seed, --timesteps." in err
+    assert "goes on with the settings in its config.yml. Leave out --eval-freq, --n-envs, --set." in err
+    err = fails(["rl", "--resume", finished[0], "--dev", "auto", "--agent=icnn", "--seed", 0], capsys)  # the defaults
+    assert "Leave out --agent, --device, --seed." in err
+
+
+def test_a_finished_run_is_made_longer(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    assert "--timesteps 99: the run in" in fails(["rl", "--resume", folder, "--timesteps", 99], capsys)
+    code, out, err = run(["rl", "--resume", folder, "--timesteps", 150], capsys)
+    assert (code, err) == (0, "")
+    assert f"{folder}: 100 steps become 150; what falls over the run" in out
+    assert f"{folder}: going on from step 100 of 150" in out
+    assert "model after 150 steps: return " in out
+    assert evaluation_steps(folder) == list(range(10, 151, 10))
+
+
+def test_a_default_run_folder_has_a_name_for_every_system(odd_env, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = rl("td3", "x", env=f"{odd_env}:Plain-v0", timesteps=30)
+    at = arguments.index("--out")
+    del arguments[at : at + 2]
+    assert run(arguments, capsys)[0] == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["td3-odd_envs_Plain-v0-s0"]
 
 
 @pytest.mark.parametrize("stacked", [[], ["--stacked"]])
@@ -530,12 +585,12 @@ def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, 
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
-    from icnn_rl import cli
+    from icnn_rl.experiment.commands import plot
 
     def full(folders, out):
         raise OSError(28, "No space left on device", str(out))
 
-    monkeypatch.setattr(cli, "plot_runs", full)
+    monkeypatch.setattr(plot, "plot_runs", full)
     err = fails(["plot", finished[0], "--out", tmp_path / "curve.png"], capsys)
     assert f"No space left on device: '{tmp_path / 'curve.png'}'" in err
 
@@ -548,7 +603,12 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
         (["rl", "--seed", "-1"], "argument --seed: expected an integer >= 0, got -1"),
         (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
         (["sudoku", "--box", "5"], "argument --box: invalid choice: 5 (choose from"),
-        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn"),
+        (["rl", "--timesteps", "1.5"], "argument --timesteps: expected an integer >= 1, got 1.5"),
+        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn. Did you mean --agent?"),
+        (["rl", "--total-timesteps", "9"], "unrecognized arguments: --total-timesteps 9. Did you mean --timesteps?"),
+        (["rl", "--total_timesteps=9"], "unrecognized arguments: --total_timesteps=9. Did you mean --timesteps?"),
+        (["rl", "--algo", "td3"], "unrecognized arguments: --algo td3. Did you mean --agent?"),
+        (["sudoku", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3. Did you mean --epochs?"),
         (["plot"], "the following arguments are required: RUN"),
     ],
 )
@@ -559,6 +619,104 @@ def test_wrong_usage_is_argparses_business(arguments, message, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def commands():
+    from icnn_rl.cli import _build_parser
+
+    return _build_parser()[1].choices
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_option_is_explained_with_its_default(command):
+    for action in commands()[command]._actions:
+        assert action.help, action.dest
+        text = commands()[command]._get_formatter()._expand_help(action)
+        if action.option_strings and action.default not in (None, [], "==SUPPRESS=="):
+            assert f"(default: {action.default})" in text
+        elif action.option_strings and action.default is None and not action.required and "-h" not in text:
+            assert "default: " in text or "such as" in text or action.dest in NO_DEFAULT, text
+
+
+#: Options that are off unless they are given.
+NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
+
+
+def test_the_options_know_what_the_package_has():
+    from icnn_rl.experiment import commands as bodies
+    from icnn_rl.experiment.config import AGENTS
+    from icnn_rl.experiment.options import runs, supervised, sweeps
+    from icnn_rl.experiment.zoo import SCRIPTS
+    from icnn_rl.supervised.multilabel_module import LOSSES
+    from icnn_rl.supervised.tables import TABLES
+
+    assert sorted(AGENTS) == sorted(runs.AGENT_NAMES)
+    assert (tuple(SCRIPTS), LOSSES, TABLES) == (
+        sweeps.ZOO_SCRIPTS,
+        supervised.MULTILABEL_LOSSES,
+        supervised.TABLE_NAMES,
+    )
+    there = {path.stem for path in Path(bodies.__file__).parent.glob("*.py")}
+    assert there == {*commands(), "run", "__init__"}
+
+
+@pytest.mark.parametrize("command", [[], ["rl"], ["sudoku"]])
+def test_help_does_not_wait_for_torch(command):
+    code = (
+        "import sys\nfrom icnn_rl.cli import main\n"
+        f"try:\n    main({[*command, '--help']})\nexcept SystemExit:\n"
+        "    assert not {'torch', 'numpy', 'gymnasium', 'matplotlib', 'stable_baselines3'} & set(sys.modules)\n"
+        "else:\n    raise AssertionError\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_the_program_and_tells_its_version(tmp_path):
+    import icnn_rl
+
+    done = subprocess.run(
+        [sys.executable, "-m", "icnn_rl", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"icnn-rl {icnn_rl.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [
+        ("20", 20),
+        ("1e5", 100_000),
+        ("1_000", 1000),
+        (3, 3),
+        (2e3, 2000),
+        ("1.5", None),
+        (True, None),
+        ("inf", None),
+        ("many", None),
+        ("", None),
+    ],
+)
+def test_whole_numbers(given, number):
+    from icnn_rl.experiment.options.values import whole_number
+
+    assert whole_number(given) == number
+
+
+def test_an_environment_in_the_working_folder(tmp_path):
+    (tmp_path / "my_envs.py").write_text(_ODD)
+    process = start(rl("td3", "run", env="my_envs:Plain-v0", timesteps="3e1"), tmp_path)
+    assert "td3 on my_envs:Plain-v0: 30 steps" in finish(process)
+    assert "model after 30 steps" in finish(start(["eval", "run", "--episodes", "1"], tmp_path))
+    jobs = ["--seeds", "0", "--timesteps", "3e1", "--final-episodes", "1", "--workers", "1", "--set", "batch_size=8"]
+    process = start(["sweep", "--agents", "td3", "--envs", "my_envs:Plain-v0", *jobs, "--out", "sweep"], tmp_path)
+    assert "1 of 1 jobs are done" in finish(process)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    process = start(["eval", "../run"], other)
+    assert (
+        "--env my_envs:Plain-v0: No module named 'my_envs'. Run the command in the folder that holds the module"
+        in (process.communicate(timeout=120)[1])
+    )
 
 
 @pytest.mark.parametrize("command", [[], ["rl"], ["eval"], ["video"], ["plot"]])
@@ -773,4 +931,4 @@ def test_a_missing_extra_is_named(module, extra, command, tmp_path, capsys, monk
     Path("space.yml").write_text("tau: {low: 0.001, high: 0.01}\n")
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     err = fails([*command, "--out", "run"], capsys)
-    assert f'error: {module} is not installed. Install it with: pip install "icnn-rl[{extra}]".' in err
+    assert f"error: {module} is not installed. It comes with: pip install -e '.[{extra}]' (in a checkout" in err

@@ -128,3 +128,85 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     assert Path(own) == site / "icnn_rl" / "__init__.py"
     assert Path(agents) == site / "icnn_rl" / "agents" / "__init__.py"
     assert "exploration_noise" in settings  # read from configs/td3.yml
+
+
+def test_commands_that_install_work_from_a_checkout():
+    """There is no such name in a public index: "pip install icnn-rl[x]" would fetch nothing, or something else."""
+    told = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    told += [path for top in ("icnn_rl", "agents", "envs") for path in (ROOT / top).rglob("*.py")]
+    wrong = [str(path) for path in told if re.search(r"pip\s+install[^`\n]*\s['\"]?icnn-rl\b", path.read_text())]
+    assert wrong == []
+
+
+#: Packages of the extra train and of others.
+_BEYOND_THE_CORE = (
+    *("mujoco", "tensorboard", "imageio", "imageio_ffmpeg", "PIL", "yaml", "rich", "tqdm", "filelock", "safetensors"),
+    *("matplotlib", "pandas", "pygame", "numba", "scipy", "sklearn"),
+)
+
+_ON_THE_ROBOT = """
+import sys
+for name in {blocked}:
+    sys.modules[name] = None  # as where it is not installed
+import numpy as np
+from icnn_rl.agents import ICNNQ
+from stable_baselines3 import TD3
+import icnn_rl.envs, icnn_rl.supervised.denoising, icnn_rl.supervised.imputation
+obs = np.array([0.5, 0.5, 3.0], np.float32)
+for algorithm, file in ((ICNNQ, "icnn.zip"), (ICNNQ, "limited.zip"), (TD3, "td3.zip")):
+    model = algorithm.load(file, device="cpu")
+    print(float(model.predict(obs, deterministic=True)[0][0]))
+"""
+
+
+def test_a_policy_acts_with_the_core_alone(tmp_path):
+    import gymnasium as gym
+    import numpy as np
+    from stable_baselines3 import TD3
+
+    from icnn_rl.agents import ICNNQ, ConstrainedTD3Policy, ExecutedActionReplayBuffer
+    from icnn_rl.envs import ProjectAction
+    from icnn_rl.qp.constraints import power_limit
+
+    limit = power_limit(velocity_index=[2], max_power=1.0)
+    env = ProjectAction(gym.make("Pendulum-v1"), limit)
+    buffer = {"buffer_size": 100, "device": "cpu", "seed": 0}
+    models = {
+        "icnn.zip": ICNNQ("MlpPolicy", gym.make("Pendulum-v1"), **buffer),
+        "limited.zip": ICNNQ("MlpPolicy", env, policy_kwargs={"constraint": limit}, **buffer),
+        "td3.zip": TD3(
+            ConstrainedTD3Policy,
+            env,
+            policy_kwargs={"constraint": limit},
+            replay_buffer_class=ExecutedActionReplayBuffer,
+            **buffer,
+        ),
+    }
+    obs = np.array([0.5, 0.5, 3.0], np.float32)
+    for name, model in models.items():
+        model.save(tmp_path / name)
+    wanted = [float(model.predict(obs, deterministic=True)[0][0]) for model in models.values()]
+    code = _ON_THE_ROBOT.format(blocked=_BEYOND_THE_CORE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [float(word) for word in done.stdout.split()] == pytest.approx(wanted, abs=1e-5)
+    assert abs(wanted[1]) * 3.0 <= 1.0 + 1e-5
+
+
+def test_a_command_names_the_extra_that_it_needs(tmp_path):
+    blocked = f"import sys\nfor name in {_BEYOND_THE_CORE}:\n    sys.modules[name] = None\n"
+    code = blocked + "from icnn_rl.cli import main\nsys.exit(main(['eval', 'nowhere']))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \w+ is not installed. It comes with: pip install -e '.\[train\]' .*\n", done.stderr)
+
+
+def test_the_extras_that_train_bring_what_the_commands_import():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = {re.split(r"[\[>=]", name)[0] for name in project["dependencies"]}
+    assert core == {"gymnasium", "numpy", "stable-baselines3", "torch"}
+    for extra in ("report", "supervised", "tune", "ray", "zoo"):
+        assert "icnn-rl[train]" in project["optional-dependencies"][extra]
+    assert any(name.startswith("icnn-rl[train,") for name in project["optional-dependencies"]["test"])

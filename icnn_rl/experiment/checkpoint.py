@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 import shutil
@@ -15,7 +16,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import read_manifest, write_file, write_folder
@@ -23,12 +24,15 @@ from icnn_rl.experiment.files import read_manifest, write_file, write_folder
 __all__ = [
     "CheckpointCallback",
     "discard_unfinished",
+    "grow_buffer",
     "latest_checkpoint",
     "list_checkpoints",
     "load_agent",
     "restore",
     "restore_best",
+    "save_agent",
     "save_checkpoint",
+    "statistics_of",
 ]
 
 _KEEP = 2
@@ -37,17 +41,32 @@ _KEEP = 2
 BEST = "best_model.zip"
 
 
+def statistics_of(model: Path) -> Path:
+    """The file of VecNormalize's statistics beside a model's."""
+    return model.with_name(f"{model.stem}_vecnormalize.pkl")
+
+
+def save_agent(model: BaseAlgorithm, path: Path) -> None:
+    """Write a model, whole or not at all, and before it the statistics that its observations are normalised with."""
+    if (normalizer := model.get_vec_normalize_env()) is not None:
+        write_file(statistics_of(path), lambda temporary: normalizer.save(str(temporary)))
+    write_file(path, model.save)
+
+
 def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
     """Write ``folder/step_N`` whole or not at all, N the environment steps so far, with the best model beside
     ``folder``; older ones beyond two are deleted."""
     path = folder / f"step_{model.num_timesteps:09d}"
     with write_folder(path) as temporary:
         model.save(temporary / "model.zip")
+        if (normalizer := model.get_vec_normalize_env()) is not None:
+            normalizer.save(str(statistics_of(temporary / "model.zip")))
         if isinstance(model, OffPolicyAlgorithm):
             model.save_replay_buffer(temporary / "replay_buffer.pkl")
         (temporary / "random.pkl").write_bytes(pickle.dumps(_random_states(model)))
-        if (best := folder.parent / BEST).is_file():
-            shutil.copyfile(best, temporary / BEST)
+        for best in (folder.parent / BEST, statistics_of(folder.parent / BEST)):
+            if best.is_file():
+                shutil.copyfile(best, temporary / best.name)
     for old in list_checkpoints(folder)[:-_KEEP]:
         shutil.rmtree(old)
     return path
@@ -55,8 +74,9 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
 
 def restore_best(checkpoint: Path, folder: Path) -> None:
     """The best model of the run in ``folder`` as it was at the checkpoint; later ones are of steps that are lost."""
-    if (best := checkpoint / BEST).is_file():
-        write_file(folder / BEST, lambda path: shutil.copyfile(best, path))
+    for best in (statistics_of(checkpoint / BEST), checkpoint / BEST):
+        if best.is_file():
+            write_file(folder / best.name, functools.partial(shutil.copyfile, best))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -92,14 +112,43 @@ def load_agent(algorithm: type[BaseAlgorithm], path: Path, **options: Any) -> Ba
 
 def restore(algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: str) -> BaseAlgorithm:
     """The agent as it was at the checkpoint, with a fresh episode: the interrupted one is dropped."""
+    if isinstance(env, VecNormalize):
+        env = VecNormalize.load(str(statistics_of(path / "model.zip")), env.venv)
     model = load_agent(algorithm, path / "model.zip", env=env, device=device)
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(path / "replay_buffer.pkl")
         _end_last_episode(model)
-    env.reset()  # uses up the seeds that loading has set, so that the states restored below hold
+    # uses up the seeds that loading has set, so that the states restored below hold; no observation is counted
+    (env.venv if isinstance(env, VecNormalize) else env).reset()
     states = pickle.loads((path / "random.pkl").read_bytes())
     _restore_random_states(states, model, env)
     return model
+
+
+def grow_buffer(model: BaseAlgorithm, size: int) -> None:
+    """Room for ``size`` transitions in the replay buffer, if it has one; what it holds stays, the oldest first."""
+    buffer = model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
+    if buffer is None or (rows := max(size // buffer.n_envs, 1)) <= buffer.buffer_size:
+        return
+    old = buffer.buffer_size
+    # a full buffer that stores no next observations has that of the newest transition in the place of the oldest
+    dropped = int(buffer.optimize_memory_usage)
+    order = (np.arange(old) + (buffer.pos + dropped if buffer.full else 0)) % old
+
+    def grown(part: np.ndarray) -> np.ndarray:
+        new = np.zeros((rows, *part.shape[1:]), part.dtype)
+        new[:old] = part[order]
+        return new
+
+    for name, value in list(vars(buffer).items()):
+        if isinstance(value, np.ndarray):
+            setattr(buffer, name, grown(value))
+        elif isinstance(value, dict) and all(isinstance(part, np.ndarray) for part in value.values()):
+            setattr(buffer, name, {key: grown(part) for key, part in value.items()})
+    if buffer.full:
+        buffer.pos, buffer.full = old - dropped, False
+    buffer.buffer_size = rows
+    model.buffer_size = size  # type: ignore[attr-defined]
 
 
 def _end_last_episode(model: OffPolicyAlgorithm) -> None:

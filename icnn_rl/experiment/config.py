@@ -3,11 +3,8 @@ constructor."""
 
 from __future__ import annotations
 
-import difflib
-import functools
 import importlib.metadata
 import importlib.resources
-import inspect
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -22,6 +19,7 @@ import yaml
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
@@ -36,6 +34,7 @@ from icnn_rl.agents import (
     ExecutedActionReplayBuffer,
 )
 from icnn_rl.agents.icnn_q import LEFT_TO_PICNN
+from icnn_rl.experiment.arguments import check_keys, merge_settings, numbers, parameters, parse_overrides
 from icnn_rl.experiment.environments import NO_CONSTRAINT, constraint_of
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.nn import PICNN
@@ -43,9 +42,14 @@ from icnn_rl.nn import PICNN
 __all__ = [
     "AGENTS",
     "Config",
+    "buffer_size",
     "build_agent",
+    "check_device",
     "constructor_defaults",
+    "default_episodes",
     "differences",
+    "first_length",
+    "learns_nothing",
     "merge_settings",
     "parse_overrides",
     "parse_seeds",
@@ -85,7 +89,9 @@ _COMMAND = "command"  # a key of supervised runs alone
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data;
-    ``constraint`` is a specification for :func:`icnn_rl.qp.spec.parse_constraint`, or "none"."""
+    ``constraint`` is a specification for :func:`icnn_rl.qp.spec.parse_constraint`, or "none"; ``final_episodes`` those
+    of the evaluation of the last model; ``env_kwargs`` arguments of the environment's constructor, ``wrappers`` what
+    :func:`icnn_rl.experiment.wrappers.read_wrappers` gives, ``vec_normalize`` the arguments of SB3's VecNormalize."""
 
     agent: str
     env: str
@@ -98,6 +104,33 @@ class Config:
     checkpoint_freq: int
     settings: dict[str, Any]
     constraint: Any = None
+    final_episodes: int = 20
+    env_kwargs: dict[str, Any] | None = None
+    wrappers: list[Any] | None = None
+    vec_normalize: dict[str, Any] | None = None
+
+    @property
+    def surroundings(self) -> dict[str, Any]:
+        """What else :func:`icnn_rl.experiment.environments.make_env` has to know of the environment."""
+        normalize = self.vec_normalize
+        if normalize is not None:  # rewards are divided by the deviation of the agent's own returns
+            gamma = self.settings.get("gamma", _defaults(AGENTS[self.agent]).get("gamma", 0.99))
+            normalize = {"gamma": gamma, **normalize}
+        return {
+            "constraint": self.constraint,
+            "env_kwargs": self.env_kwargs,
+            "wrappers": self.wrappers,
+            "vec_normalize": normalize,
+        }
+
+    @property
+    def task(self) -> str:
+        """The environment's id, with its arguments and wrappers: what agents are compared on."""
+        text = self.env + _in_brackets(self.env_kwargs or {})
+        for wrapper in self.wrappers or []:
+            ((name, given),) = wrapper.items()
+            text += f" in {name}{_in_brackets(given)}"
+        return text
 
     def to_yaml(self, extra: Mapping[str, Any]) -> str:
         """The run's config.yml: these fields and what ``extra`` adds (versions, revision)."""
@@ -116,6 +149,28 @@ class Config:
     def of(cls, record: Mapping[str, Any]) -> Config:
         """The configuration in what :func:`read_record` has read."""
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
+
+
+def _in_brackets(given: Mapping[str, Any]) -> str:
+    return f"({', '.join(f'{key}={value}' for key, value in given.items())})" if given else ""
+
+
+def default_episodes(timesteps: int) -> tuple[int, int]:
+    """Episodes of an evaluation while training and of that at the end: 5 and 20, fewer where the run is so short that
+    evaluations would take most of its time."""
+    return max(1, min(5, timesteps // 2000)), max(2, min(20, timesteps // 500))
+
+
+def learns_nothing(config: Config) -> str | None:
+    """What to tell someone whose run ends before the agent's first update; None: there will be updates."""
+    algorithm = AGENTS[config.agent]
+    starts = config.settings.get("learning_starts", _defaults(algorithm).get("learning_starts"))
+    if not issubclass(algorithm, OffPolicyAlgorithm) or starts is None or starts < config.timesteps:
+        return None
+    return (
+        f"{config.agent} learns nothing in {config.timesteps} steps: its first update comes after {starts}, "
+        f"all random. For a trial so short: --set learning_starts={config.timesteps // 10}."
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -143,6 +198,15 @@ def read_record(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
+def first_length(folder: Path) -> int | None:
+    """The steps that the run in a folder had before it was made longer; None: there is no run, or none to read."""
+    try:
+        record = read_record(folder / "config.yml")
+    except UserError:
+        return None
+    return int(record.get("lengths", [record["timesteps"]])[0])
+
+
 def supervised_command(path: Path) -> str | None:
     """Which supervised command's run a config.yml is of; None: of reinforcement learning, or not readable."""
     try:
@@ -162,31 +226,9 @@ def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dic
     table = yaml.safe_load(source.read_text()) or {}
     settings: dict[str, Any] = {}
     for layer in (table.get("default") or {}, table.get(env) or {}, *overrides):
-        settings = merge_settings(settings, _numbers(layer))
+        settings = merge_settings(settings, numbers(layer))
     check_settings(agent, settings)
     return _whole_numbers(agent, settings)
-
-
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """["a.b=1", "c=[2, 3]"] -> {"a": {"b": 1}, "c": [2, 3]}. Values are YAML, read by its safe loader.
-
-    Raises:
-        UserError: an item without "=", or a value that is not YAML.
-    """
-    result: dict[str, Any] = {}
-    for item in items:
-        key, separator, text = item.partition("=")
-        if not separator or not key:
-            raise UserError(f"--set {item}: expected key=value, for instance --set learning_rate=3e-4.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {item}: the value is not valid YAML ({error}).") from error
-        value = _numbers(value)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        result = merge_settings(result, value)
-    return result
 
 
 def parse_seeds(given: Any) -> list[int]:
@@ -204,29 +246,6 @@ def parse_seeds(given: Any) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as a string, also inside lists and mappings; nobody who types it means one."""
-    if isinstance(value, Mapping):
-        return {key: _numbers(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_numbers(part) for part in value]
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``layer`` over it, mappings key by key; both stay as they are."""
-    merged = deepcopy(dict(base))
-    for key, value in layer.items():
-        both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge_settings(merged[key], value) if both_maps else deepcopy(value)
-    return merged
-
-
 def _whole_numbers(agent: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """1e5 becomes 100000 where the constructor takes an integer."""
     return {
@@ -242,7 +261,7 @@ def is_integer(agent: str, key: str) -> bool:
 
 
 def _optional_integers(algorithm: type[BaseAlgorithm]) -> set[str]:
-    return {name for name, parameter in _parameters(algorithm).items() if str(parameter.annotation) == "int | None"}
+    return {name for name, parameter in parameters(algorithm).items() if str(parameter.annotation) == "int | None"}
 
 
 def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
@@ -252,7 +271,7 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
     known = _arguments(algorithm) - _OWN_ARGUMENTS
     if issubclass(algorithm, TD3):
         known.add("exploration_noise")  # turned into an action noise below
-    _check_keys(settings, known, f"agent {agent!r}")
+    check_keys(settings, known, f"agent {agent!r}")
     for key in _OBJECTS & settings.keys():
         raise UserError(
             f"{key}: takes an object, which a setting cannot be: build the agent in Python. For Gaussian noise of td3, "
@@ -266,12 +285,12 @@ def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
     known = _arguments(algorithm.policy_aliases[policy])
     if agent in _CONSTRAINED:
         known |= _arguments(_CONSTRAINED[agent])
-    _check_keys(
+    check_keys(
         policy_kwargs,
         known - {"self", "observation_space", "action_space", "lr_schedule", "constraint"},
         f"policy_kwargs of {agent!r}",
     )
-    _check_keys(
+    check_keys(
         _mapping("policy_kwargs.picnn_kwargs", policy_kwargs.get("picnn_kwargs")),
         set(LEFT_TO_PICNN),
         "picnn_kwargs, the input-convex network",
@@ -370,36 +389,12 @@ def _schedule(key: str, value: Any) -> LinearSchedule | None:
 
 def _defaults(cls: type) -> dict[str, Any]:
     """Default values of the constructor's arguments, the most derived class's first."""
-    return {name: p.default for name, p in _parameters(cls).items() if p.default is not p.empty}
+    return {name: p.default for name, p in parameters(cls).items() if p.default is not p.empty}
 
 
 def _arguments(cls: type) -> set[str]:
     """Names of the constructor's arguments."""
-    return set(_parameters(cls))
-
-
-@functools.cache
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor's arguments, through **kwargs up the class tree."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        for p in parameters:
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                found.setdefault(p.name, p)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
-
-
-def _check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
-            raise UserError(f"{key}: not an argument of {where}. {hint}")
+    return set(parameters(cls))
 
 
 def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAlgorithm:
@@ -409,7 +404,7 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         UserError: a setting has a value that the constructor refuses.
     """
     algorithm = AGENTS[config.agent]
-    _check_device(config.device)
+    check_device(config.device)
     _check_action_space(config.env, env.action_space)
     settings = deepcopy(config.settings)
     policy = settings.pop("policy", None) or default_policy(env)
@@ -428,15 +423,20 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         policy = _constrained_policy(config, policy)
         if config.agent in ("ddpg", "td3", "sac"):
             settings["replay_buffer_class"] = ExecutedActionReplayBuffer
-    if "buffer_size" in _arguments(algorithm):
-        wanted = settings.get("buffer_size", _defaults(algorithm)["buffer_size"])
-        settings["buffer_size"] = min(wanted, config.timesteps + config.n_envs)  # no larger than the run
+    if (size := buffer_size(config)) is not None:
+        settings["buffer_size"] = size
     try:
         return algorithm(
             policy, env, seed=config.seed, device=config.device, tensorboard_log=tensorboard_log, **settings
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"agent {config.agent!r} on {config.env}: {error}") from error
+
+
+def buffer_size(config: Config) -> int | None:
+    """Transitions that the replay buffer has room for, no more than the run has; None: an agent without one."""
+    wanted = config.settings.get("buffer_size", _defaults(AGENTS[config.agent]).get("buffer_size"))
+    return None if wanted is None else min(int(wanted), config.timesteps + config.n_envs)
 
 
 def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
@@ -450,7 +450,12 @@ def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
     return _CONSTRAINED[config.agent]
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Whether torch has a device of this name.
+
+    Raises:
+        UserError: it has not.
+    """
     if device == "auto":
         return
     try:
@@ -505,7 +510,7 @@ def _build_solver(key: str, given: Mapping[str, Any] | str) -> Any:
     name = options.pop("name", "ProjectedNewton")
     if name not in _SOLVERS:
         raise UserError(f"policy_kwargs.{key}.name: expected one of {', '.join(_SOLVERS)}, got {name!r}.")
-    _check_keys(options, {f.name for f in fields(_SOLVERS[name])}, f"solver {name}")
+    check_keys(options, {f.name for f in fields(_SOLVERS[name])}, f"solver {name}")
     try:
         return _SOLVERS[name](**options)
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +13,23 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 from tqdm import tqdm
 
-from icnn_rl.experiment.checkpoint import BEST
+from icnn_rl.experiment.checkpoint import BEST, save_agent
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.files import write_text
 
-__all__ = ["EvalRow", "EvaluationCallback", "evaluate", "read_evaluations"]
+__all__ = [
+    "EvalRow",
+    "EvaluationCallback",
+    "evaluate",
+    "make_evaluation_env",
+    "plural",
+    "read_evaluations",
+    "run_episodes",
+]
 
 #: Evaluation episodes start from these seeds, whatever the training seed: runs are compared on the same starts.
 EVAL_SEED = 10_000
@@ -37,16 +47,45 @@ class EvalRow(NamedTuple):
     mean_length: float
 
 
-def evaluate(model: BaseAlgorithm, env_id: str, episodes: int, constraint: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all."""
-    env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, constraint)
+def evaluate(
+    model: BaseAlgorithm, env_id: str, episodes: int, statistics: Path | None = None, **surroundings: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all.
+
+    Args:
+        model: the agent.
+        env_id, surroundings: as for :func:`make_env`.
+        episodes: how many.
+        statistics: file of those that the agent's observations are normalised with.
+    """
+    env = make_evaluation_env(env_id, episodes, statistics, **surroundings)
     try:
-        returns, lengths = evaluate_policy(
-            model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True
-        )
+        return run_episodes(model, env, episodes)
     finally:
         env.close()
+
+
+def make_evaluation_env(env_id: str, episodes: int, statistics: Path | None = None, **surroundings: Any) -> VecEnv:
+    """As many copies as :func:`run_episodes` wants for ``episodes``; rewards as they are."""
+    env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, **surroundings)
+    if isinstance(env, VecNormalize):
+        env = env if statistics is None else VecNormalize.load(str(statistics), env.venv)
+        env.training = env.norm_reward = False
+    return env
+
+
+def run_episodes(model: BaseAlgorithm, env: VecEnv, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`evaluate` in an environment that is there already; the same starts every time."""
+    env.seed(EVAL_SEED)
+    returns, lengths = evaluate_policy(
+        model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True
+    )
     return np.asarray(returns), np.asarray(lengths)
+
+
+def plural(count: int, what: str) -> str:
+    """1 episode, 2 episodes."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def read_evaluations(path: Path) -> list[EvalRow]:
@@ -80,20 +119,23 @@ def write_evaluations(path: Path, rows: Sequence[EvalRow]) -> None:
 
 
 class EvaluationCallback(BaseCallback):
-    """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder."""
+    """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder, and say what
+    share of the time it took."""
 
-    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, constraint: Any = None) -> None:
+    def __init__(self, folder: Path, env_id: str, every: int, episodes: int, **surroundings: Any) -> None:
         super().__init__()
         self.folder, self.env_id, self.every, self.episodes = folder, env_id, every, episodes
-        self.constraint = constraint
+        self.surroundings = surroundings
         self.rows: list[EvalRow] = []
-        self._next = 0
+        self.env: VecEnv | None = None  # one for all evaluations: some simulators are slow to start, and talk then
+        self.seconds = 0.0
+        self._next, self._started = 0, 0.0
 
     def _on_training_start(self) -> None:
         table = self.folder / "eval.csv"
         if table.is_file():  # a resumed run: what came after the checkpoint is done again
             self.rows = [row for row in read_evaluations(table) if row.timesteps <= self.num_timesteps]
-        self._next = (self.num_timesteps // self.every + 1) * self.every
+        self._next, self._started = (self.num_timesteps // self.every + 1) * self.every, time.monotonic()
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:
@@ -102,15 +144,36 @@ class EvaluationCallback(BaseCallback):
         return True
 
     def _evaluate(self) -> None:
-        returns, lengths = evaluate(self.model, self.env_id, self.episodes, self.constraint)
+        start = time.monotonic()
+        self.env = self.env or make_evaluation_env(self.env_id, self.episodes, **self.surroundings)
+        if isinstance(self.env, VecNormalize):
+            sync_envs_normalization(self.training_env, self.env)
+        returns, lengths = run_episodes(self.model, self.env, self.episodes)
+        seconds = time.monotonic() - start
+        self.seconds += seconds
         row = EvalRow(
             self.num_timesteps, float(returns.mean()), float(returns.std()), len(returns), float(lengths.mean())
         )
         best = max((r.mean for r in self.rows), default=-np.inf)
         if row.mean > best:  # first, so that a run killed here has no row whose model is missing
-            write_file(self.folder / BEST, self.model.save)
+            save_agent(self.model, self.folder / BEST)
         self.rows.append(row)
         write_evaluations(self.folder / "eval.csv", self.rows)
         self.logger.record("eval/mean_reward", row.mean)
         self.logger.record("eval/mean_ep_length", row.mean_length)
-        tqdm.write(f"{row.timesteps:>9} steps: return {row.mean:.1f} ± {row.std:.1f} over {row.episodes} episodes")
+        self.logger.record("eval/seconds", seconds)
+        tqdm.write(
+            f"{row.timesteps:>9} steps: return {row.mean:.1f} ± {row.std:.1f} over {plural(row.episodes, 'episode')}, "
+            f"{seconds:.1f} s"
+        )
+
+    def _on_training_end(self) -> None:
+        if self.seconds:
+            whole = time.monotonic() - self._started
+            tqdm.write(f"{whole:.0f} s of training, {self.seconds:.0f} s of them evaluations")
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self.env is not None:
+            self.env.close()
+            self.env = None

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,17 @@ from filelock import FileLock, Timeout
 from icnn_rl._files import sync, write_file, write_text
 from icnn_rl.experiment.errors import UserError
 
-__all__ = ["FolderBusyError", "claim_folder", "read_manifest", "sole_user", "write_file", "write_folder", "write_text"]
+__all__ = [
+    "FolderBusyError",
+    "check_free",
+    "claim_folder",
+    "name_of",
+    "read_manifest",
+    "sole_user",
+    "write_file",
+    "write_folder",
+    "write_text",
+]
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -24,6 +35,11 @@ _LOCK = ".lock"
 
 class FolderBusyError(UserError):
     """Another process is at work in a folder."""
+
+
+def name_of(env_id: str) -> str:
+    """An environment's id as a part of file names on any system: my_module:Task-v0 becomes my_module_Task-v0."""
+    return re.sub(r"[^\w.-]", "_", env_id)
 
 
 def claim_folder(wanted: Path) -> Path:
@@ -35,6 +51,20 @@ def claim_folder(wanted: Path) -> Path:
             folder.mkdir()
             break
     return folder
+
+
+def check_free(folder: Path) -> None:
+    """Whether a run may be put into ``folder``.
+
+    Raises:
+        UserError: it holds something, or is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
+    # hidden: what a kill has left of a file that was being written
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
+        raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
 
 
 @contextlib.contextmanager

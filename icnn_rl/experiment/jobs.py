@@ -27,7 +27,17 @@ from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.files import FolderBusyError, sole_user, write_text
 from icnn_rl.experiment.training import final_evaluation, resume_run, train_run
 
-__all__ = ["Job", "JobError", "Progress", "check_folder", "is_finished", "read_progress", "run_apart", "run_job"]
+__all__ = [
+    "Job",
+    "JobError",
+    "Progress",
+    "check_folder",
+    "is_finished",
+    "read_final",
+    "read_progress",
+    "run_apart",
+    "run_job",
+]
 
 _HEARTBEAT = 2.0  # seconds
 _LOCK_PATIENCE = 60.0  # seconds: given to a process whose machine was thought dead
@@ -42,12 +52,10 @@ class Job:
     """A run to train and evaluate.
 
     config: what to train. folder: its run folder; log and progress lie in ``folder/../jobs/``.
-    final_episodes: episodes of the evaluation at the end.
     """
 
     config: Config
     folder: Path
-    final_episodes: int = 20
 
     @property
     def name(self) -> str:
@@ -60,23 +68,27 @@ class Job:
 
 
 class Progress(NamedTuple):
-    """How far a job is: environment steps, steps per second lately, return of the last evaluation (None: none yet)."""
+    """How far a job is: environment steps, steps per second lately, return of the last evaluation while training (None:
+    none yet); that of the last model is :func:`read_final`'s."""
 
     timesteps: int
     steps_per_second: float
-    last_return: float | None
+    return_so_far: float | None
 
 
 def is_finished(job: Job) -> bool:
-    """Whether its last model has been evaluated, over as many episodes as are wanted; nothing is left to do then."""
+    """Whether its last model has been evaluated, after as many steps and over as many episodes as are wanted; nothing
+    is left to do then."""
     try:
-        return bool(json.loads((job.folder / "evaluation_model.json").read_text())["episodes"] == job.final_episodes)
+        done = json.loads((job.folder / "evaluation_model.json").read_text())
+        return bool(done["episodes"] == job.config.final_episodes and done["timesteps"] >= job.config.timesteps)
     except (OSError, ValueError, KeyError):
         return False
 
 
 def check_folder(job: Job) -> None:
-    """A folder that exists must hold a run with the settings of the job, and the defaults of this version.
+    """A folder that exists must hold a run with the settings of the job, and the defaults of this version; it may be
+    shorter.
 
     Raises:
         UserError: it does not; names the settings that differ.
@@ -85,10 +97,14 @@ def check_folder(job: Job) -> None:
     if not path.is_file():
         return
     wanted = yaml.safe_load(job.config.to_yaml({"defaults": constructor_defaults(job.config.agent)}))
-    names = [field.name for field in fields(Config) if field.name != "settings"]
+    # the final evaluation is done again where other episodes are wanted
+    names = [field.name for field in fields(Config) if field.name not in ("settings", "final_episodes")]
+    there_now = read_record(path)
+    if there_now["timesteps"] < job.config.timesteps:  # it will be made longer
+        names.remove("timesteps")
     differ = [
         f"{key} {there!r} there, {here!r} wanted"
-        for key, (there, here) in differences(read_record(path), wanted, names).items()
+        for key, (there, here) in differences(there_now, wanted, names).items()
     ]
     if differ:
         raise UserError(
@@ -107,6 +123,13 @@ def read_progress(job: Job) -> Progress:
     with contextlib.suppress(UserError, IndexError):
         last = read_evaluations(job.folder / "eval.csv")[-1].mean
     return Progress(int(beat["timesteps"]), float(beat["steps_per_second"]), last)
+
+
+def read_final(job: Job) -> float | None:
+    """Mean return of the last model's evaluation: what reports and searches go by; None: the job is not finished."""
+    if not is_finished(job):
+        return None
+    return float(json.loads((job.folder / "evaluation_model.json").read_text())["mean"])
 
 
 def run_job(job: Job) -> None:
@@ -137,11 +160,12 @@ def _take_up(job: Job) -> None:
     if is_finished(job):
         return
     callbacks = [_Heartbeat(job.beside("json"))]
-    if not (job.folder / "config.yml").is_file():
+    path = job.folder / "config.yml"
+    if not path.is_file():
         train_run(job.config, job.folder, callbacks=callbacks)
-    elif not (job.folder / "model.zip").is_file():
-        resume_run(job.folder, callbacks=callbacks)
-    final_evaluation(job.folder, "model", job.final_episodes)
+    elif not (job.folder / "model.zip").is_file() or Config.load(path).timesteps < job.config.timesteps:
+        resume_run(job.folder, timesteps=job.config.timesteps, callbacks=callbacks)
+    final_evaluation(job.folder, "model", job.config.final_episodes)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from icnn_rl.experiment.config import differences, read_record
+from icnn_rl.experiment.config import Config, differences, read_record
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file
@@ -35,7 +35,7 @@ def plot_runs(folders: Sequence[Path], out: Path) -> None:
     for folder in {folder.resolve(): folder for folder in folders}.values():
         record = read_record(folder / "config.yml")
         run = _Run(folder.resolve().name, record, read_evaluations(folder / "eval.csv"))
-        lines = groups[record["env"]]
+        lines = groups[Config.of(record).task]
         for line in lines:
             if line.takes(run):
                 line.runs.append(run)
@@ -74,7 +74,7 @@ class _Line(NamedTuple):
 
     def takes(self, run: _Run) -> bool:
         return run.record["seed"] not in {one.record["seed"] for one in self.runs} and not differences(
-            run.record, self.runs[0].record, ("agent", "timesteps", "constraint", "n_envs")
+            run.record, self.runs[0].record, ("agent", "timesteps", "lengths", "constraint", "vec_normalize", "n_envs")
         )
 
 

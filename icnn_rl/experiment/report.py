@@ -25,7 +25,7 @@ from icnn_rl.experiment.config import Config, differences, read_record, supervis
 from icnn_rl.experiment.environments import NO_CONSTRAINT
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
-from icnn_rl.experiment.files import write_file, write_text
+from icnn_rl.experiment.files import name_of, write_file, write_text
 from icnn_rl.experiment.plotting import label_curves, shared_steps
 
 __all__ = [
@@ -75,7 +75,7 @@ class FinishedRun:
     @property
     def task(self) -> Task:
         config = self.config
-        return Task(config.env, _constraint(config.constraint), config.timesteps, self.final.episodes)
+        return Task(config.task, _constraint(config.constraint), config.timesteps, self.final.episodes)
 
 
 def _constraint(given: Any) -> str:
@@ -292,7 +292,7 @@ def _grouped(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], Key]) -> 
 
 
 def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
-    differ = differences(run.record, first.record, ("constraint", "n_envs"))
+    differ = differences(run.record, first.record, ("constraint", "vec_normalize", "n_envs", "lengths"))
     if differ:
         listed = "; ".join(f"{key} {here!r}, there {there!r}" for key, (here, there) in differ.items())
         raise UserError(
@@ -417,7 +417,7 @@ def _evaluations(runs: Sequence[FinishedRun]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for run in sorted(runs, key=lambda run: (run.config.env, run.config.agent, run.config.seed)):
-        who = (run.config.env, run.task.constraint, run.config.agent, run.config.seed)
+        who = (run.task.env, run.task.constraint, run.config.agent, run.config.seed)
         writer.writerows((*who, "training", *row) for row in run.evaluations)
         writer.writerow((*who, "final", *run.final))
     return text.getvalue()
@@ -436,7 +436,7 @@ def _curves(runs: Sequence[FinishedRun], folder: Path, beside: Path, resamples: 
     for task, agents in _grouped(runs, lambda run: run.task._replace(episodes=0)).items():
         figure = _figure(task.place, agents, resamples)
         limited = f"-{hashlib.sha256(task.constraint.encode()).hexdigest()[:8]}" if task.constraint else ""
-        name = f"curves-{task.env.replace('/', '_').replace(':', '_')}{limited}-{task.steps}"
+        name = f"curves-{name_of(task.env)}{limited}-{task.steps}"
         for ending in ("png", "svg"):
             _save(figure, folder / f"{name}.{ending}")
         lines.append(f"![{task.place}]({quote((folder / name).relative_to(beside).as_posix())}.png)\n")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.jobs import Job, Progress, check_folder, is_finished, read_progress
+from icnn_rl.experiment.jobs import Job, Progress, check_folder, is_finished, read_final, read_progress
 from icnn_rl.experiment.pools import Submit
 
 __all__ = ["JobState", "draw", "run_jobs"]
@@ -24,13 +24,15 @@ _ORDER = ("running", "failed", "waiting", "done")
 
 @dataclass
 class JobState:
-    """A job and what became of it. ``attempts``: times it was started before. ``reason``: why it failed last."""
+    """A job and what became of it. ``attempts``: times it was started before. ``reason``: why it failed last.
+    ``final``: the return of its last model, once it is done."""
 
     job: Job
     state: Literal["waiting", "running", "failed", "done"]
     progress: Progress
     attempts: int = 0
     reason: str = ""
+    final: float | None = None
     _submitted_at_beat: float | None = None
 
     @property
@@ -61,7 +63,10 @@ def run_jobs(
     """
     for job in jobs:
         check_folder(job)
-    states = [JobState(job, "done" if is_finished(job) else "waiting", read_progress(job)) for job in jobs]
+    states = [
+        JobState(job, "done" if is_finished(job) else "waiting", read_progress(job), final=read_final(job))
+        for job in jobs
+    ]
     futures: dict[Future[None], JobState] = {}
 
     def start(state: JobState) -> None:
@@ -75,7 +80,7 @@ def run_jobs(
         for future in wait(futures, timeout=_REFRESH, return_when=FIRST_COMPLETED).done:
             state, error = futures.pop(future), future.exception()
             if error is None:
-                state.state = "done"
+                state.state, state.final = "done", read_final(state.job)
                 continue
             state.reason = str(getattr(error, "cause", error))  # Ray's own text is the worker's traceback
             if isinstance(error, UserError) or state.attempts >= retries:
@@ -104,7 +109,7 @@ def draw(states: Sequence[JobState], rows: int = 30) -> Group:
     table = Table(box=None, pad_edge=False)
     for name in ("job", "state"):
         table.add_column(name)
-    for name in ("steps", "steps/s", "last return", "time left"):
+    for name in ("steps", "steps/s", "return", "time left"):
         table.add_column(name, justify="right")
     for state in sorted(states, key=lambda state: _ORDER.index(state.state))[:rows]:
         table.add_row(*_row(state))
@@ -115,14 +120,14 @@ def draw(states: Sequence[JobState], rows: int = 30) -> Group:
 
 
 def _row(state: JobState) -> list[str]:
-    done, rate, last = state.progress
+    done, rate, so_far = state.progress
     again = f" (try {state.attempts + 1})" if state.attempts else ""
     return [
         state.job.name,
         state.state + again,
         f"{done} / {state.job.config.timesteps}",
         f"{rate:.0f}" if state.state == "running" else "",
-        "" if last is None else f"{last:.1f}",
+        "" if so_far is None else f"{so_far:.1f} so far" if state.final is None else f"{state.final:.1f} final",
         _time(state.seconds_left) if state.state == "running" else "",
     ]
 

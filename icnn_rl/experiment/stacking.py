@@ -64,7 +64,7 @@ def _build(configs: Sequence[Config], cleanup: contextlib.ExitStack) -> StackedI
     """The stack, whose environments are closed by ``cleanup``."""
 
     def make(config: Config) -> ICNNQ:
-        env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+        env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
         cleanup.callback(env.close)
         agent = build_agent(config, env, None)
         if not isinstance(agent, ICNNQ):
@@ -78,12 +78,11 @@ def _build(configs: Sequence[Config], cleanup: contextlib.ExitStack) -> StackedI
 
 
 def _learn(stack: StackedICNNQ[Config], configs: Sequence[Config], folders: Sequence[Path], progress_bar: bool) -> None:
-    runs = enumerate(zip(configs, folders, strict=True))
-    callbacks = [
-        CallbackList(run_callbacks(config, folder, functools.partial(_save_one, stack, i)))
-        for i, (config, folder) in runs
-    ]
-    with quiet_progress_bar():
+    with contextlib.ExitStack() as opened, quiet_progress_bar():
+        callbacks = []
+        for i, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+            own = run_callbacks(config, folder, functools.partial(_save_one, stack, i))
+            callbacks.append(CallbackList(opened.enter_context(own)))
         try:
             stack.learn(configs[0].timesteps, callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
         except (ValueError, FloatingPointError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,15 +12,28 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from icnn_rl.experiment.config import AGENTS, Config, merge_settings, parse_overrides, parse_seeds, resolve_settings
-from icnn_rl.experiment.environments import NO_CONSTRAINT, read_constraints
+from icnn_rl.experiment.config import (
+    AGENTS,
+    Config,
+    default_episodes,
+    first_length,
+    merge_settings,
+    parse_overrides,
+    parse_seeds,
+    resolve_settings,
+)
+from icnn_rl.experiment.environments import NO_CONSTRAINT, import_env, read_constraints, read_vec_normalize
 from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.files import name_of
 from icnn_rl.experiment.jobs import Job
+from icnn_rl.experiment.options.values import whole_number
+from icnn_rl.experiment.wrappers import read_wrappers
 
 __all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_sweep_file"]
 
 _MAX_WARM_UP = 10_000  # as ICNNQ's
 _DEFAULT = "default"
+_COUNTED = ("n_envs", "eval_episodes", "final_episodes", "eval_freq", "checkpoint_freq")
 ALL = "all"  # key of the settings of every agent
 
 
@@ -33,7 +45,8 @@ class Sweep:
     others. warm_up: environment steps with random actions before an off-policy agent's first update: "tenth" of the
     run, at most 10 000 (ICNNQ's own rule) for all; "own": each agent's default; or a number. settings: constructor
     arguments by agent, "all" for every one; they win over warm_up. eval_freq, checkpoint_freq: steps between
-    evaluations and checkpoints; None: a tenth of the run. The rest as in :class:`icnn_rl.experiment.config.Config`.
+    evaluations and checkpoints; None: a tenth of the run. eval_episodes, final_episodes: None:
+    :func:`icnn_rl.experiment.config.default_episodes`. The rest as in :class:`icnn_rl.experiment.config.Config`.
     """
 
     agents: list[str]
@@ -45,10 +58,13 @@ class Sweep:
     n_envs: int = 1
     device: str = "cpu"
     constraint: Any = None
+    env_kwargs: dict[str, Any] | None = None
+    wrappers: list[Any] | None = None
+    vec_normalize: dict[str, Any] | None = None
     eval_freq: int | None = None
-    eval_episodes: int = 5
+    eval_episodes: int | None = None
     checkpoint_freq: int | None = None
-    final_episodes: int = 20
+    final_episodes: int | None = None
 
     def to_yaml(self) -> str:
         """As :func:`read_sweep_file` reads it."""
@@ -92,8 +108,8 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
     Args:
         options: the fields of :class:`Sweep`. agents, envs and seeds may be lists or texts, "icnn,td3" and "0-9,12";
             timesteps a number, a mapping, or texts such as "100000" and "Walker2d-v5=200000"; settings a mapping or
-            texts such as "tau=0.01" and "td3:learning_rate=3e-4"; constraint also texts and names of YAML files, as
-            of ``icnn-rl rl --constraint``.
+            texts such as "tau=0.01" and "td3:learning_rate=3e-4"; constraint also texts and names of YAML files,
+            env_kwargs, wrappers and vec_normalize also texts, as of ``icnn-rl rl``.
 
     Raises:
         UserError: something is missing, unknown or of the wrong kind; names it.
@@ -111,6 +127,9 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
             "settings": _settings(options.get("settings") or {}),
             "warm_up": _warm_up(options.get("warm_up", "tenth")),
             "constraint": _constraint(options.get("constraint")),
+            "env_kwargs": _env_kwargs(options.get("env_kwargs")),
+            "wrappers": read_wrappers(_as_list(options.get("wrappers"))),
+            "vec_normalize": read_vec_normalize(options.get("vec_normalize")),
         }
     )
     for agent in [*sweep.agents, *(name for name in sweep.settings if name != ALL)]:
@@ -123,9 +142,10 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
     for env in sweep.timesteps:
         if env not in (_DEFAULT, *sweep.envs):  # a file may tell of more than is trained now
             _check_known("--timesteps", env)
-    counted = ["n_envs", "eval_episodes", "final_episodes"]
-    counted += [name for name in ("eval_freq", "checkpoint_freq") if getattr(sweep, name) is not None]
-    counts: dict[str, Any] = {name: _count(name, getattr(sweep, name)) for name in counted}
+    counted = {name: getattr(sweep, name) for name in _COUNTED}
+    counts: dict[str, Any] = {
+        name: _count(name, given) for name, given in counted.items() if given is not None or name == "n_envs"
+    }
     return replace(sweep, **counts)
 
 
@@ -136,22 +156,21 @@ def make_jobs(sweep: Sweep, out: Path) -> list[Job]:
         UserError: a setting is not one of the agent's.
     """
     return [
-        Job(_config(sweep, agent, env, seed), out.resolve() / _folder(agent, env, seed), sweep.final_episodes)
+        Job(_config(sweep, agent, env, seed, folder), folder)
         for seed in sweep.seeds
         for env in sweep.envs
         for agent in sweep.agents
+        for folder in [out.resolve() / f"{name_of(env)}-{agent}-s{seed}"]
     ]
 
 
-def _folder(agent: str, env: str, seed: int) -> str:
-    return f"{env.replace('/', '_').replace(':', '_')}-{agent}-s{seed}"
-
-
-def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
+def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Config:
     timesteps = sweep.timesteps.get(env) or sweep.timesteps[_DEFAULT]
+    planned = min(first_length(folder) or timesteps, timesteps)  # a run made longer keeps what its length has set
+    eval_episodes, _ = default_episodes(planned)
     warm_up: dict[str, Any] = {}
     if sweep.warm_up != "own" and issubclass(AGENTS[agent], OffPolicyAlgorithm):
-        steps = min(timesteps // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
+        steps = min(planned // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
         warm_up = {"learning_starts": steps}
     given = [sweep.settings.get(name, {}) for name in (ALL, agent)]
     return Config(
@@ -161,21 +180,22 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int) -> Config:
         seed=seed,
         n_envs=sweep.n_envs,
         device=sweep.device,
-        eval_freq=sweep.eval_freq or max(timesteps // 10, 1),
-        eval_episodes=sweep.eval_episodes,
-        checkpoint_freq=sweep.checkpoint_freq or max(timesteps // 10, 1),
+        eval_freq=sweep.eval_freq or max(planned // 10, 1),
+        eval_episodes=sweep.eval_episodes or eval_episodes,
+        checkpoint_freq=sweep.checkpoint_freq or max(planned // 10, 1),
         settings=resolve_settings(agent, env, warm_up, *given),
         constraint=sweep.constraint,
+        env_kwargs=sweep.env_kwargs,
+        wrappers=sweep.wrappers,
+        vec_normalize=sweep.vec_normalize,
+        final_episodes=sweep.final_episodes or default_episodes(timesteps)[1],
     )
 
 
 def _check_known(option: str, env: str) -> None:
-    module, _, name = env.rpartition(":")  # "module:Name-v0": importing the module registers it
     try:
-        if module:
-            importlib.import_module(module)
-        gym.spec(name)
-    except (gym.error.Error, ImportError) as error:
+        gym.spec(import_env(option, env))
+    except gym.error.Error as error:
         raise UserError(f"{option} {env}: {error}") from error
 
 
@@ -200,9 +220,10 @@ def _timesteps(given: Any) -> dict[str, int]:
 
 
 def _count(name: str, given: Any) -> int:
-    if isinstance(given, bool) or not str(given).isdecimal() or int(given) < 1:
+    value = whole_number(given)
+    if value is None or value < 1:
         raise UserError(f"{name}: expected an integer >= 1, got {given!r}.")
-    return int(given)
+    return value
 
 
 def _settings(given: Any) -> dict[str, dict[str, Any]]:
@@ -226,9 +247,21 @@ def _constraint(given: Any) -> Any:
     return given
 
 
+def _env_kwargs(given: Any) -> dict[str, Any] | None:
+    options = parse_overrides(given, "--env-kwargs") if isinstance(given, list) else given or {}
+    if not isinstance(options, Mapping):
+        raise UserError(f"--env-kwargs: expected KEY: VALUE pairs, got {given!r}.")
+    return dict(options) or None
+
+
+def _as_list(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
 def _warm_up(given: Any) -> str | int:
     if given in ("tenth", "own"):
         return str(given)
-    if not str(given).isdecimal():
+    value = whole_number(given)
+    if value is None or value < 0:
         raise UserError(f"--warm-up: expected tenth, own or a number of steps, got {given!r}.")
-    return int(given)
+    return value

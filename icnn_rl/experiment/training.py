@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import datetime
 import json
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import (
@@ -25,18 +27,30 @@ from stable_baselines3.common.logger import (
 from icnn_rl.experiment.checkpoint import (
     CheckpointCallback,
     discard_unfinished,
+    grow_buffer,
     latest_checkpoint,
     list_checkpoints,
     load_agent,
     restore,
     restore_best,
+    save_agent,
     save_checkpoint,
+    statistics_of,
 )
-from icnn_rl.experiment.config import AGENTS, Config, build_agent, constructor_defaults, revision, versions
+from icnn_rl.experiment.config import (
+    AGENTS,
+    Config,
+    buffer_size,
+    build_agent,
+    constructor_defaults,
+    read_record,
+    revision,
+    versions,
+)
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvaluationCallback, evaluate
-from icnn_rl.experiment.files import sole_user, write_file, write_text
+from icnn_rl.experiment.files import check_free, sole_user, write_text
 from icnn_rl.experiment.safety import ConstraintCallback
 
 __all__ = ["final_evaluation", "load_model", "resume_run", "train_run"]
@@ -59,7 +73,7 @@ def train_run(
         FolderBusyError: another process is at work in the folder.
     """
     with fresh_folder(folder):
-        env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+        env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
         try:
             model = build_agent(config, env, None)
             write_config(config, folder)
@@ -76,24 +90,10 @@ def fresh_folder(folder: Path) -> Iterator[None]:
         UserError: it holds something, or is a file.
         FolderBusyError: another process is at work in it.
     """
-    _check_free(folder)  # before anything is put there
+    check_free(folder)  # before anything is put there
     with sole_user(folder):
-        _check_free(folder)  # again: another process may have just left it
+        check_free(folder)  # again: another process may have just left it
         yield
-
-
-def _check_free(folder: Path) -> None:
-    """Whether a run may be put into ``folder``.
-
-    Raises:
-        UserError: it holds something, or is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
-    # hidden: what a kill has left of a file that was being written
-    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
-        raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
 
 
 def write_config(config: Config, folder: Path, **more: Any) -> None:
@@ -108,22 +108,71 @@ def write_config(config: Config, folder: Path, **more: Any) -> None:
     write_text(folder / "config.yml", config.to_yaml(extra))
 
 
+def _change(config: Config, folder: Path, timesteps: int, final_episodes: int) -> Config:
+    """Another length and another end, in config.yml too."""
+    if (timesteps, final_episodes) == (config.timesteps, config.final_episodes):
+        return config
+    path = folder / "config.yml"
+    record = read_record(path)
+    if timesteps != config.timesteps:
+        record["lengths"] = [*record.get("lengths", [config.timesteps]), timesteps]
+        print(
+            f"{folder}: {config.timesteps} steps become {timesteps}; what falls over the run, such as "
+            "learning_rate=lin_3e-4, falls over all of them"
+        )
+    changed = {"timesteps": timesteps, "final_episodes": final_episodes}
+    write_text(path, yaml.safe_dump({**record, **changed}, sort_keys=False))
+    return dataclasses.replace(config, timesteps=timesteps, final_episodes=final_episodes)
+
+
 def resume_run(
-    folder: Path, *, verbose: int = 0, progress_bar: bool = False, callbacks: Sequence[BaseCallback] = ()
+    folder: Path,
+    *,
+    timesteps: int | None = None,
+    final_episodes: int | None = None,
+    verbose: int = 0,
+    progress_bar: bool = False,
+    callbacks: Sequence[BaseCallback] = (),
 ) -> BaseAlgorithm:
     """Go on from the last checkpoint up to the run's number of steps; from the start if there is none yet.
 
+    A run that is made longer keeps its settings, the steps between its evaluations among them. Schedules (lin_3e-4)
+    are told the new length: a learning rate that had fallen to 0 is half its start again where the length doubles. The
+    replay buffer grows with the run. config.yml lists all lengths in ``lengths``.
+
+    Args:
+        folder: of the run.
+        timesteps: the run's length from now on, not below that so far; None: as before.
+        final_episodes: of the evaluation at the end from now on; None: as before.
+        verbose, progress_bar, callbacks: as for :func:`train_run`.
+
     Raises:
-        UserError: no run, a damaged checkpoint, or a finished run without its checkpoints.
+        UserError: no run, a damaged checkpoint, a finished run without its checkpoints, or fewer ``timesteps``.
         FolderBusyError: another process is at work in the folder.
     """
     config = Config.load(folder / "config.yml")
+    if timesteps is not None and timesteps < config.timesteps:
+        raise UserError(f"--timesteps {timesteps}: the run in {folder} has {config.timesteps}. Give as many, or more.")
     with sole_user(folder):
-        return _resume(config, folder, verbose, progress_bar, callbacks)
+        return _resume(
+            config,
+            config.timesteps if timesteps is None else timesteps,
+            config.final_episodes if final_episodes is None else final_episodes,
+            folder,
+            verbose,
+            progress_bar,
+            callbacks,
+        )
 
 
 def _resume(
-    config: Config, folder: Path, verbose: int, progress_bar: bool, callbacks: Sequence[BaseCallback]
+    config: Config,
+    timesteps: int,
+    final_episodes: int,
+    folder: Path,
+    verbose: int,
+    progress_bar: bool,
+    callbacks: Sequence[BaseCallback],
 ) -> BaseAlgorithm:
     discard_unfinished(folder / "checkpoints")
     if not list_checkpoints(folder / "checkpoints") and (folder / "model.zip").exists():
@@ -131,17 +180,20 @@ def _resume(
             f"{folder / 'checkpoints'}: no checkpoint, but {folder / 'model.zip'} exists and would be overwritten. "
             "Train anew into another folder."
         )
-    env = make_env(config.env, config.n_envs, config.seed, config.constraint)
+    env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
     try:
         if list_checkpoints(folder / "checkpoints"):
             checkpoint = latest_checkpoint(folder / "checkpoints")
             model = restore(AGENTS[config.agent], checkpoint, env, config.device)
+            config = _change(config, folder, timesteps, final_episodes)
+            grow_buffer(model, buffer_size(config) or 0)
             if model.num_timesteps >= config.timesteps and (folder / "model.zip").is_file():
                 print(f"{folder}: nothing to do, all {config.timesteps} steps are done")
                 return model
             restore_best(checkpoint, folder)
             print(f"{folder}: going on from step {model.num_timesteps} of {config.timesteps}")
         else:
+            config = dataclasses.replace(config, timesteps=timesteps, final_episodes=final_episodes)
             model = build_agent(config, env, None)
             write_config(config, folder)  # by today's versions and defaults
             print(f"{folder}: stopped before its first checkpoint, starting again from step 0")
@@ -162,8 +214,8 @@ def _learn(
     try:
         remaining = config.timesteps - model.num_timesteps
         if remaining > 0:
-            callbacks = CallbackList([*run_callbacks(config, folder), *further])
-            with quiet_progress_bar():
+            with run_callbacks(config, folder) as own, quiet_progress_bar():
+                callbacks = CallbackList([*own, *further])
                 try:
                     model.learn(remaining, callback=callbacks, progress_bar=progress_bar, reset_num_timesteps=False)
                 except (ValueError, FloatingPointError) as error:
@@ -180,20 +232,25 @@ def open_log(model: BaseAlgorithm, folder: Path, verbose: int) -> None:
     model.set_logger(Logger(str(folder), _log_writers(folder, model.num_timesteps, verbose)))
 
 
+@contextlib.contextmanager
 def run_callbacks(
     config: Config, folder: Path, save: Callable[[BaseAlgorithm, Path], object] = save_checkpoint
-) -> list[BaseCallback]:
+) -> Iterator[list[BaseCallback]]:
     """What a run does beside learning: evaluations, checkpoints written by ``save``, and the count of violations."""
-    return [
-        EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, config.constraint),
-        CheckpointCallback(folder / "checkpoints", config.checkpoint_freq, save),
-        ConstraintCallback(folder, config.checkpoint_freq),
-    ]
+    evaluations = EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, **config.surroundings)
+    try:
+        yield [
+            evaluations,
+            CheckpointCallback(folder / "checkpoints", config.checkpoint_freq, save),
+            ConstraintCallback(folder, config.checkpoint_freq),
+        ]
+    finally:
+        evaluations.close()
 
 
 def save_model(model: BaseAlgorithm, folder: Path) -> None:
     """model.zip, and the last row of the log."""
-    write_file(folder / "model.zip", model.save)
+    save_agent(model, folder / "model.zip")
     model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
     model.logger.dump(model.num_timesteps)
 
@@ -273,7 +330,9 @@ def final_evaluation(folder: Path, which: str, episodes: int) -> dict[str, Any]:
         UserError: as :func:`load_model`.
     """
     config, model = load_model(folder, which)
-    returns, lengths = evaluate(model, config.env, episodes, config.constraint)
+    returns, lengths = evaluate(
+        model, config.env, episodes, statistics_of(folder / f"{which}.zip"), **config.surroundings
+    )
     summary = {
         "agent": config.agent,
         "env": config.env,

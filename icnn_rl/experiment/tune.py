@@ -15,11 +15,12 @@ import yaml
 
 from icnn_rl.experiment.config import is_integer, merge_settings, parse_overrides
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.jobs import Job
+from icnn_rl.experiment.jobs import Job, read_final
 from icnn_rl.experiment.running import JobState
 from icnn_rl.experiment.sweep import ALL, Sweep, make_jobs
 
 __all__ = [
+    "SURROUNDINGS",
     "check_study",
     "corners",
     "integer_ranges",
@@ -30,6 +31,9 @@ __all__ = [
     "suggest",
     "sweep_of",
 ]
+
+#: What a search, as a sweep, may do to the environment.
+SURROUNDINGS = ("env_kwargs", "wrappers", "vec_normalize")
 
 _AGAIN = "again"  # marks a trial that was broken off before, which has failed there
 _REASON, _TASK = "reason", "task"
@@ -169,7 +173,8 @@ def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a sweep of one agent with these settings needs to be told beside agents, environments, seeds and steps."""
     (agent,) = sweep.agents
     fixed = merge_settings(sweep.settings.get(ALL, {}), sweep.settings.get(agent, {}))
-    return {"warm_up": sweep.warm_up, "settings": {agent: merge_settings(fixed, settings)}}
+    around = {name: getattr(sweep, name) for name in SURROUNDINGS if getattr(sweep, name) is not None}
+    return {"warm_up": sweep.warm_up, "settings": {agent: merge_settings(fixed, settings)}, **around}
 
 
 def make_trial_jobs(sweep: Sweep, settings: Mapping[str, Any], out: Path) -> list[Job]:
@@ -188,7 +193,7 @@ def search(
     trials: int,
     batch: int,
 ) -> None:
-    """Ask for ``batch`` trials, run their jobs, tell the mean of their last returns; until ``trials`` have ended.
+    """Ask for ``batch`` trials, run their jobs, tell the mean of their final returns; until ``trials`` have ended.
 
     Args:
         study: from :func:`open_study`.
@@ -219,13 +224,12 @@ def _ended(study: Any) -> int:
 def _tell(study: Any, trial: Any, states: Sequence[JobState]) -> None:
     from optuna.trial import TrialState
 
-    failed = [state for state in states if state.state == "failed"]
-    if failed:
-        trial.set_user_attr(_REASON, failed[0].reason)
-        study.tell(trial, state=TrialState.FAIL)
-        return
-    study.tell(trial, float(np.mean([_last_return(state.job) for state in states])))
-
-
-def _last_return(job: Job) -> float:
-    return float(json.loads((job.folder / "evaluation_model.json").read_text())["mean"])
+    returns: list[float] = []
+    for state in states:
+        final = None if state.state == "failed" else read_final(state.job)
+        if final is None:
+            trial.set_user_attr(_REASON, state.reason or f"{state.job.folder}: without its final evaluation")
+            study.tell(trial, state=TrialState.FAIL)
+            return
+        returns.append(final)
+    study.tell(trial, float(np.mean(returns)))

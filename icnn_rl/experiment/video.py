@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,23 @@ from icnn_rl.solution import Status
 
 __all__ = ["record"]
 
+_FREE_CAMERA = -1  # MuJoCo's number of the camera that is none of the model's
 
-def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint: Any = None) -> float:
+
+def record(
+    model: BaseAlgorithm,
+    env_id: str,
+    out: Path,
+    steps: int,
+    constraint: Any = None,
+    normalize: Callable[[Any], Any] = lambda obs: obs,
+    **surroundings: Any,
+) -> float:
     """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
 
     Under a constraint every picture tells its state: a green frame inside the set, orange on its border, red where no
-    action was allowed; and how far the action was moved.
+    action was allowed; and how far the action was moved. ``normalize`` turns observations into what the model knows;
+    ``surroundings`` are for :func:`icnn_rl.experiment.environments.make_single_env`.
 
     Raises:
         UserError: another ending than .mp4 or .gif, or the environment cannot draw.
@@ -42,7 +53,8 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not in the possible render_modes")  # said better below
-            env = make_single_env(env_id, constraint, render_mode="rgb_array")
+            env = make_single_env(env_id, constraint, render_mode="rgb_array", **surroundings)
+        follow(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise UserError(f"{env_id}: cannot be filmed, the environment draws no pictures (render mode rgb_array).")
         obs, _ = env.reset(seed=EVAL_SEED)
@@ -51,7 +63,7 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
         raise UserError(f"{env_id}: cannot be filmed. {error}") from error
     for _ in range(steps):
         frame: Any = env.render()
-        action, _ = model.predict(obs, deterministic=True)
+        action, _ = model.predict(normalize(obs), deterministic=True)
         obs, reward, terminated, truncated, info = env.step(action)
         frames.append(annotate(frame, info) if "constraint/status" in info else frame)
         total += float(reward)
@@ -64,6 +76,18 @@ def record(model: BaseAlgorithm, env_id: str, out: Path, steps: int, constraint:
         options["macro_block_size"] = 2
     write_file(out, lambda path: imageio.mimsave(path, frames, **options))
     return total
+
+
+def follow(env: gym.Env[Any, Any]) -> None:
+    """Let a MuJoCo environment draw from the camera that its model calls "track", if it has one: the default one
+    stands still, and what runs leaves the picture."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    model = getattr(env.unwrapped, "model", None)
+    if renderer is None or model is None or renderer.camera_id != _FREE_CAMERA:
+        return
+    names = [model.camera(i).name for i in range(model.ncam)]
+    if "track" in names:
+        renderer.camera_id = names.index("track")
 
 
 def annotate(frame: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:

@@ -44,7 +44,7 @@ class External:
         options: what the solver itself understands, for instance ``max_iter=50`` or ``verbose=True``.
 
     Raises:
-        ValueError: qpsolvers is not installed (``pip install 'icnn-rl[qpsolvers]'``), has no such solver, or, when
+        ValueError: qpsolvers is not installed (``pip install -e '.[qpsolvers]'``), has no such solver, or, when
             solving, the solver does not know an option.
 
     Example:
@@ -159,7 +159,7 @@ def _qpsolvers() -> Any:
         return importlib.import_module("qpsolvers")
     except ImportError as error:
         raise ValueError(
-            "External: needs the package qpsolvers, which is not installed. pip install 'icnn-rl[qpsolvers]' brings it "
+            "External: needs the package qpsolvers, which is not installed. pip install -e '.[qpsolvers]' brings it "
             "together with Clarabel."
         ) from error
 

@@ -27,8 +27,8 @@ class PrimalDual:
         dtype: where float32 input is iterated on: "float64", or "input", that is in float32 with corrections, residuals
             and derivatives in float64 from factors in float32. The result is as accurate either way.
         compiled: solve tiny problems (up to 16 variables, 128 inequalities and bounds, no equalities; Q positive
-            definite; on a CPU, in float64) in a compiled kernel where numba is installed (``pip install
-            'icnn-rl[fast]'``). Solutions and statuses are the same; the time, most of it torch's price of calling an
+            definite; on a CPU, in float64) in a compiled kernel where numba is installed (``pip install -e
+            '.[fast]'``). Solutions and statuses are the same; the time, most of it torch's price of calling an
             operation, and ``num_steps`` differ. The first such solve on a machine compiles, for some 20 s.
         dense: likewise solve dense problems of up to 600 variables in a compiled interior-point kernel, a row at a
             time, on LAPACK. It is new, and off by default: where more than one multiplier or minimiser is right it may

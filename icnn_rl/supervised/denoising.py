@@ -94,6 +94,10 @@ class DenoisingDataset(TensorPairs):
         """(noisy, clean)."""
         return self.noisy, self.clean
 
+    def first(self, count: int | None) -> Self:
+        """The first ``count`` samples; None: all."""
+        return type(self)(self.noisy[:count], self.clean[:count])
+
     def split(self, fraction: float) -> tuple[Self, Self]:
         """The first ``fraction`` of the samples, and the rest."""
         check_range("fraction", fraction, 0.0, 1.0, open_low=True)

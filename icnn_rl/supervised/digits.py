@@ -75,6 +75,10 @@ class DigitsDataset(TensorPairs):
         )
         return cls(images.flatten(1).float() / 255.0, labels.long())
 
+    def first(self, count: int | None) -> Self:
+        """The first ``count`` samples; None: all."""
+        return type(self)(self.images[:count], self.labels[:count])
+
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
         """(images, labels)."""

@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
 
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl.nn import NonNegativeLinear
 from icnn_rl.supervised._checkpoint import Progress, Row
 from icnn_rl.supervised.batches import Batch, Data, batches, check_data, epoch_seed
 from icnn_rl.supervised.counts import take_counts
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 __all__ = ["Loss", "Metric", "evaluate", "falling", "fit"]
 
@@ -318,6 +320,8 @@ def _board(log_dir: str | Path | None, done: int) -> Iterator[Callable[[Row], No
 
 @contextlib.contextmanager
 def _bar(show: bool, total: int, done: int) -> Iterator[tqdm[Any]]:
+    from tqdm.auto import tqdm  # of the extra train
+
     with tqdm(total=total, initial=done, disable=not show, unit="step", dynamic_ncols=True) as bar:
         yield bar
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from icnn_rl import qp, solvers
@@ -59,6 +57,8 @@ class SavedModule(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
+        from safetensors.torch import save_file  # of the extra train
+
         header = {
             "format": _FORMAT,
             "format_version": str(_FORMAT_VERSION),
@@ -92,6 +92,8 @@ class SavedModule(nn.Module):
 
 def _read(path: Path, device: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a safetensors file."""
+    from safetensors import SafetensorError, safe_open  # of the extra train
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     try:

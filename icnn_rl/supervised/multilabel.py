@@ -1,12 +1,13 @@
 """Multi-label classification with a convex energy over all labels at once, as a scikit-learn estimator.
 
-See :mod:`icnn_rl.supervised.multilabel_module` for the energy. Needs scikit-learn: ``pip install icnn-rl[supervised]``.
+See :mod:`icnn_rl.supervised.multilabel_module` for the energy. Needs scikit-learn: ``pip install -e '.[supervised]'``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.solvers import Solver
+from icnn_rl.supervised._checkpoint import Row
 from icnn_rl.supervised.fit import falling, fit
 from icnn_rl.supervised.multilabel_module import LOSSES, MultiLabelModule
 
@@ -112,12 +114,23 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        log_dir: str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        on_epoch: Callable[[list[Row]], None] | None = None,
+    ) -> Self:
         """Train on X (B, m), y (B, n), called Y elsewhere.
 
+        ``log_dir``, ``checkpoint``, ``resume`` and ``on_epoch`` are those of :func:`~icnn_rl.supervised.fit`.
+
         Raises:
-            ValueError: NaN or infinite features, Y that is sparse, does not fit X or has columns with more than two
-                classes, a wrong setting.
+            ValueError: a checkpoint of another training, NaN or infinite features, Y that is sparse, does not fit X
+                or has columns with more than two classes, a wrong setting.
         """
         self._check_settings()
         _refuse_sparse(y)
@@ -150,6 +163,10 @@ class MultiLabelICNN(ClassifierMixin, BaseEstimator):
             lr=falling(self.learning_rate),
             seed=self.seed,
             progress_bar=self.progress_bar,
+            log_dir=log_dir,
+            checkpoint=checkpoint,
+            resume=resume,
+            on_epoch=on_epoch,
         )
         self.n_iter_ = self.epochs
         self._choose_thresholds(x[torch.from_numpy(held)], target[held])

@@ -88,6 +88,10 @@ class SudokuDataset(TensorPairs):
         """The samples at these places, or where a mask is true."""
         return type(self)(self.puzzles[index], self.solutions[index], self.box)
 
+    def first(self, count: int | None) -> Self:
+        """The first ``count`` samples; None: all."""
+        return self.subset(slice(count))
+
     def split(self, fraction: float) -> tuple[Self, Self]:
         """The first ``fraction`` of the samples, and the rest."""
         check_range("fraction", fraction, 0.0, 1.0, open_low=True)

@@ -11,18 +11,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import BaseCallback
 
 from icnn_rl.experiment import checkpoint as checkpoint_module
 from icnn_rl.experiment import evaluation
 from icnn_rl.experiment.checkpoint import (
     discard_unfinished,
+    grow_buffer,
     latest_checkpoint,
     list_checkpoints,
     restore,
     save_checkpoint,
 )
-from icnn_rl.experiment.config import AGENTS, build_agent
+from icnn_rl.experiment.config import AGENTS, build_agent, read_record
 from icnn_rl.experiment.environments import make_env
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
@@ -212,7 +214,7 @@ def test_a_damaged_log_does_not_keep_a_run_from_going_on(lost, interrupted):
 
 def test_the_best_model_is_not_of_steps_that_are_lost(make_config, tmp_path, monkeypatch):
     returns = iter([1.0, 2.0, 3.0, 0.0, 0.0])  # the third after the last checkpoint, and done again after it
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: (np.array([next(returns)]), np.array([1.0])))
+    monkeypatch.setattr(evaluation, "run_episodes", lambda *_: (np.array([next(returns)]), np.array([1.0])))
     config, folder = make_config(timesteps=120, checkpoint_freq=60, eval_freq=30), tmp_path / "run"
     train_run(dataclasses.replace(config, timesteps=90), folder)  # evaluated after 30, 60 and 90 steps
     shutil.rmtree(list_checkpoints(folder / "checkpoints")[-1])
@@ -247,6 +249,70 @@ def test_warm_up_actions_are_not_drawn_twice(interrupted):
     _, folder = interrupted(learning_starts=1000, exploration_noise=0)
     actions = resume_run(folder).replay_buffer.actions[:, 0, 0]
     assert len(np.unique(actions[:120])) == 120
+
+
+# made longer
+
+
+@pytest.mark.parametrize(("agent", "n_envs"), [("icnn", 1), ("td3", 3), ("ppo", 1)])
+def test_a_run_made_longer_is_the_long_run_that_was_stopped_there(agent, n_envs, make_config, tmp_path, capsys):
+    short = make_config(agent, timesteps=60, n_envs=n_envs)
+    long = dataclasses.replace(short, timesteps=120)
+    train_run(short, tmp_path / "longer")
+    train_run(long, tmp_path / "stopped")
+    for folder in list_checkpoints(tmp_path / "stopped" / "checkpoints"):
+        shutil.rmtree(folder)
+    (tmp_path / "stopped" / "model.zip").unlink()
+    last = list_checkpoints(tmp_path / "longer" / "checkpoints")[-1]
+    shutil.copytree(last, tmp_path / "stopped" / "checkpoints" / last.name)
+    longer = resume_run(tmp_path / "longer", timesteps=120)
+    assert "60 steps become 120; what falls over the run" in capsys.readouterr().out
+    stopped = resume_run(tmp_path / "stopped")
+    assert_same(longer.get_parameters(), stopped.get_parameters())
+    if agent != "ppo":
+        assert longer.replay_buffer.size() * n_envs == 120
+        assert longer.replay_buffer.buffer_size == longer.buffer_size // n_envs == (120 + n_envs) // n_envs
+    record = read_record(tmp_path / "longer" / "config.yml")
+    assert (record["timesteps"], record["lengths"]) == (120, [60, 120])
+    rows = read_evaluations(tmp_path / "longer" / "eval.csv")
+    assert [row.timesteps for row in rows][:2] == [-(-40 // n_envs) * n_envs, -(-80 // n_envs) * n_envs]
+
+
+def test_the_learning_rate_of_a_run_made_longer_falls_over_all_of_it(make_config, tmp_path):
+    train_run(make_config(learning_rate="lin_1e-3", timesteps=60), tmp_path)
+    callback = RateOf()
+    resume_run(tmp_path, timesteps=120, callbacks=[callback])
+    assert callback.rates[1:] == pytest.approx([1e-3 * (120 - step) / 120 for step in range(61, 120)])
+
+
+def test_a_run_is_not_made_shorter(make_config, tmp_path):
+    train_run(make_config(timesteps=60), tmp_path)
+    before = (tmp_path / "config.yml").read_text()
+    with pytest.raises(UserError, match=r"--timesteps 50: the run in .* has 60. Give as many, or more."):
+        resume_run(tmp_path, timesteps=50)
+    assert (tmp_path / "config.yml").read_text() == before
+
+
+@pytest.mark.parametrize("slim", [False, True])
+@pytest.mark.parametrize("stored", [5, 8, 11])  # of 8 places: some empty, full, round again
+def test_a_buffer_that_grows_keeps_its_newest_transitions(stored, slim, open_env, make_config):
+    options = {"optimize_memory_usage": slim, "replay_buffer_kwargs": {"handle_timeout_termination": not slim}}
+    model = TD3("MlpPolicy", open_env(make_config("td3", n_envs=2)), buffer_size=16, **options)
+    buffer = model.replay_buffer
+
+    def state(i):
+        return np.full((2, 4), i, np.float32)
+
+    for i in range(stored):
+        buffer.add(state(i), state(i + 1), np.full((2, 1), i / 100, np.float32), np.full(2, i), np.zeros(2), [{}, {}])
+    grow_buffer(model, 40)
+    assert (buffer.buffer_size, model.buffer_size, buffer.full) == (20, 40, False)
+    held = range(max(0, stored - (7 if slim else 8)), stored) if stored >= 8 else range(stored)
+    for row, i in enumerate(held):
+        assert buffer.observations[row, 0, 0] == buffer.rewards[row, 1] == i
+        following = buffer.observations[row + 1] if slim else buffer.next_observations[row]
+        assert following[0, 0] == i + 1
+    assert buffer.pos == len(held)
 
 
 def test_a_finished_run_is_left_as_it_is(make_config, tmp_path, capsys):

@@ -88,6 +88,48 @@ def test_evaluating_again_gives_the_same_numbers(make_config, tmp_path):
     np.testing.assert_array_equal(first, lengths - 1)  # this task pays 1 a step, but for the last
 
 
+def test_one_environment_serves_all_evaluations_of_a_run(make_config, tmp_path, monkeypatch):
+    made = []
+    original = evaluation.make_env
+    monkeypatch.setattr(evaluation, "make_env", lambda *args, **more: made.append(original(*args, **more)) or made[-1])
+    model = train_run(make_config(timesteps=80, eval_freq=20, eval_episodes=2, learning_starts=79), tmp_path)
+    assert len(made) == 1
+    rows = read_evaluations(tmp_path / "eval.csv")
+    assert len(rows) == 4
+    assert len({row[1:] for row in rows[:3]}) == 1  # no update between them: the same starts, the same returns
+    returns, _ = evaluate(model, "InvertedPendulum-v5", 2)  # in an environment of its own
+    assert rows[-1].mean == returns.mean()
+
+
+def test_a_task_of_its_own_generator_starts_alike_every_time(make_config, tmp_path):
+    model = train_run(make_config(env="Pendulum-v1", timesteps=30), tmp_path)
+    env = evaluation.make_evaluation_env("Pendulum-v1", 3)
+    first = evaluation.run_episodes(model, env, 3)
+    env.step(np.zeros((3, 1)))  # whatever happened to it in between
+    again = evaluation.run_episodes(model, env, 3)
+    env.close()
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first[0], evaluate(model, "Pendulum-v1", 3)[0])
+
+
+def test_mujoco_says_everything_once(capfd):
+    from icnn_rl.experiment import environments
+
+    environments._hear_mujoco_once.cache_clear()
+    make_env("HalfCheetah-v5", 3, 0).close()
+    make_env("HalfCheetah-v5", 1, 0).close()
+    assert "".join(capfd.readouterr()).count("settotalmass") <= 1
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "episodes"), [(600, (1, 2)), (4000, (2, 8)), (10_000, (5, 20)), (10**6, (5, 20))]
+)
+def test_short_runs_are_evaluated_over_fewer_episodes(timesteps, episodes):
+    from icnn_rl.experiment.config import default_episodes
+
+    assert default_episodes(timesteps) == episodes
+
+
 def test_a_model_that_is_not_there_yet_says_what_to_do(make_config, tmp_path):
     train_run(make_config(timesteps=30, eval_freq=20), tmp_path)
     (tmp_path / "model.zip").unlink()

@@ -10,12 +10,21 @@ from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import (
     MANIFEST,
     claim_folder,
+    name_of,
     read_manifest,
     sole_user,
     write_file,
     write_folder,
     write_text,
 )
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [("HalfCheetah-v5", "HalfCheetah-v5"), ("icnn_rl/A-v0", "icnn_rl_A-v0"), ("my.tasks:Ns/B-v1", "my.tasks_Ns_B-v1")],
+)
+def test_names_of_environments_make_file_names(env, name):
+    assert name_of(env) == name
 
 
 class _KilledError(Exception):

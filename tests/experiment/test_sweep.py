@@ -21,7 +21,7 @@ from rich.console import Console
 
 from icnn_rl.cli import main
 from icnn_rl.experiment.commands.sweep import _cpus
-from icnn_rl.experiment.config import constructor_defaults, resolve_settings
+from icnn_rl.experiment.config import constructor_defaults, read_record, resolve_settings
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import read_evaluations
 from icnn_rl.experiment.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
@@ -238,16 +238,33 @@ def _never(job):
 def test_the_table_shows_those_at_work_first_and_the_time_left(tmp_path):
     jobs = [_job(tmp_path, agent, timesteps=1000) for agent in ("td3", "sac", "ddpg")]
     states = [
-        JobState(jobs[0], "done", Progress(1000, 0.0, 5.0)),
-        JobState(jobs[1], "running", Progress(400, 10.0, None), attempts=1),
+        JobState(jobs[0], "done", Progress(1000, 0.0, 5.0), final=6.0),
+        JobState(jobs[1], "running", Progress(400, 10.0, 5.0), attempts=1),
         JobState(jobs[2], "waiting", Progress(0, 0.0, None)),
     ]
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(draw(states, rows=2))
     _, running, waiting, counts = (line.split() for line in console.export_text().splitlines())
-    assert running == ["Pendulum-v1-sac-s0", "running", "(try", "2)", "400", "/", "1000", "10", "0:01:00"]
+    assert running == [
+        *["Pendulum-v1-sac-s0", "running", "(try", "2)", "400", "/", "1000", "10", "5.0", "so", "far", "0:01:00"]
+    ]
     assert waiting == ["Pendulum-v1-ddpg-s0", "waiting", "0", "/", "1000"]
     assert counts == ["3", "jobs:", "1", "running,", "0", "failed,", "1", "waiting,", "1", "done;", "0:02:40", "left"]
+
+
+def test_a_finished_job_tells_the_return_that_reports_have(tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--agents", "ppo", "--envs", "Pendulum-v1", "--seeds", "0", "--timesteps", "100", "--workers", "1"]
+    small = ["--set", "n_steps=50", "--set", "batch_size=10", "--eval-episodes", "1", "--final-episodes", "3"]
+    assert main(["sweep", *options, *small, "--out", str(out)]) == 0
+    folder = out / "Pendulum-v1-ppo-s0"
+    final = json.loads((folder / "evaluation_model.json").read_text())["mean"]
+    assert f"done, final return {final:.1f} over 3 episodes" in capsys.readouterr().out
+    assert f"{final:.1f}" != f"{read_evaluations(folder / 'eval.csv')[-1].mean:.1f}"
+    state = JobState(_job(tmp_path, timesteps=100), "done", Progress(100, 0.0, 5.0), final=final)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(draw([state]))
+    assert f"{final:.1f} final" in console.export_text()
 
 
 def test_a_job_that_breaks_off_is_tried_again_so_often_and_no_more(tmp_path):
@@ -305,8 +322,8 @@ def test_a_folder_with_other_settings_is_refused_before_anything_starts(tmp_path
     job.folder.mkdir(parents=True)
     (job.folder / "config.yml").write_text(job.config.to_yaml({"started": "now"}))
     check_folder(job)
-    other = dataclasses.replace(job, config=dataclasses.replace(job.config, timesteps=400))
-    with pytest.raises(UserError, match="holds a run with other settings: timesteps 300 there, 400 wanted"):
+    other = dataclasses.replace(job, config=dataclasses.replace(job.config, timesteps=200))
+    with pytest.raises(UserError, match="holds a run with other settings: timesteps 300 there, 200 wanted"):
         run_jobs([other], _never, 0, lambda states: None)
     defaults = constructor_defaults(job.config.agent) | {"tau": 0.5}  # as a version with another default leaves it
     (job.folder / "config.yml").write_text(job.config.to_yaml({"defaults": defaults}))
@@ -340,6 +357,30 @@ def test_two_processes_never_train_into_one_folder(tmp_path, monkeypatch):
     assert [path.name for path in job.folder.iterdir()] == [".lock"]
 
 
+def test_a_sweep_of_more_steps_makes_its_runs_longer(tmp_path, monkeypatch):
+    from icnn_rl.experiment import jobs
+
+    given = {"envs": "Pendulum-v1", "agents": "td3,ppo", "seeds": 0, "eval_episodes": 1, "final_episodes": 1}
+    given["settings"] = {"td3": {"batch_size": 8}, "ppo": {"n_steps": 50, "batch_size": 10}}
+    for timesteps in (100, 200, 400):
+        for job in make_jobs(read_sweep({**given, "timesteps": timesteps}), tmp_path):
+            assert not is_finished(job)
+            run_job(job)
+            assert is_finished(job)
+    again = make_jobs(read_sweep({**given, "timesteps": 400}), tmp_path)
+    assert all(is_finished(job) for job in again)
+    for job in again:
+        check_folder(job)
+        assert _steps(job) == list(range(10, 401, 10)) if job.config.agent == "td3" else _steps(job)[-1] == 400
+        assert read_record(job.folder / "config.yml")["lengths"] == [100, 200, 400]
+    (td3,) = (job for job in again if job.config.agent == "td3")
+    assert td3.config.settings["learning_starts"] == 10
+    monkeypatch.setattr(jobs, "train_run", None)
+    shorter = make_jobs(read_sweep({**given, "timesteps": 200}), tmp_path)[0]
+    with pytest.raises(UserError, match="timesteps 400 there, 200 wanted"):
+        check_folder(shorter)
+
+
 def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypatch):
     from icnn_rl.experiment import jobs
 
@@ -347,7 +388,7 @@ def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypat
     run_job(job)
     for name in ("train_run", "resume_run"):
         monkeypatch.setattr(jobs, name, None)
-    more = dataclasses.replace(job, final_episodes=2)
+    more = dataclasses.replace(job, config=dataclasses.replace(job.config, final_episodes=2))
     assert not is_finished(more)
     run_job(more)
     assert is_finished(more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from filelock import FileLock
 
 from icnn_rl.cli import main
@@ -48,7 +49,8 @@ def _train(jobs):
         if not failed:
             job.folder.mkdir(parents=True, exist_ok=True)
             mean = _score(job.config.settings, job.config.seed)
-            (job.folder / "evaluation_model.json").write_text(json.dumps({"mean": mean}))
+            written = {"mean": mean, "episodes": job.config.final_episodes, "timesteps": 100}
+            (job.folder / "evaluation_model.json").write_text(json.dumps(written))
     return states
 
 
@@ -118,6 +120,16 @@ def test_the_best_settings_bring_the_fixed_ones_along_and_a_study_keeps_to_its_t
     assert "seeds [0] there, [0, 1] wanted" in capsys.readouterr().err
     assert (tmp_path / "tune" / "best.yml").read_bytes() == written
     assert _tune(tmp_path) == 0
+
+
+def test_a_search_may_set_the_environment_too(tmp_path):
+    given = ["--env-kwargs", "g=5", "--wrapper", "TimeLimit:max_episode_steps=20", "--vec-normalize"]
+    assert _tune(tmp_path, *given) == 0
+    best = read_sweep_file(tmp_path / "tune" / "best.yml")
+    around = {"env_kwargs": {"g": 5}, "wrappers": [{"TimeLimit": {"max_episode_steps": 20}}], "vec_normalize": {}}
+    assert best.items() >= around.items()
+    (config,) = (tmp_path / "tune" / "trials").rglob("config.yml")
+    assert yaml.safe_load(config.read_text()).items() >= around.items()
 
 
 def test_a_misspelt_setting_leaves_no_study_behind(tmp_path, capsys):

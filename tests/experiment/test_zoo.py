@@ -107,5 +107,5 @@ def test_an_unknown_script_is_named():
 
 @pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is not None, reason="rl_zoo3 is installed")
 def test_without_the_zoo_the_message_says_what_to_install():
-    with pytest.raises(UserError, match=r"pip install \"icnn-rl\[zoo\]\""):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[zoo\]'"):
         run("train", [])

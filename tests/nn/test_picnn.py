@@ -152,7 +152,10 @@ X, Y = torch.zeros(2, 4), torch.zeros(2, 3)
         (lambda: PICNN(4, 3)(Y, Y), r"x: expected shape \(\.\.\., 4\), got \(2, 3\)"),
         (lambda: PICNN(4, 3)(X, X), r"y: expected shape \(\.\.\., 3\), got \(2, 4\)"),
         (lambda: PICNN(4, 3)(X.double(), Y), r"y: dtype torch\.float32 differs from x's torch\.float64"),
-        (lambda: PICNN(4, 3)(X.double(), Y.double()), r"x: dtype torch\.float64 differs from the network's parameters"),
+        (
+            lambda: PICNN(4, 3)(X.double(), Y.double()),
+            r"x: dtype torch\.float64 differs from the network's parameters' torch\.float32",
+        ),
         (lambda: PICNN(4, 3)(X.long(), Y), r"dtype"),
         (lambda: PICNN(4, 3).bind([1.0]), r"x: expected a torch\.Tensor, got list"),
         (lambda: PICNN(4, 3).bind(X, reduction="min"), r"reduction: expected one of"),

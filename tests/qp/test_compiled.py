@@ -26,7 +26,7 @@ from icnn_rl.qp.linear import dense, primal
 from tests.qp.problems import FAMILIES, INF, Arguments, Family, dense_rows, instance
 
 kernel = pytest.importorskip(
-    "icnn_rl.qp.kernel.tiny", reason="the compiled kernel needs numba: pip install 'icnn-rl[fast]'"
+    "icnn_rl.qp.kernel.tiny", reason="the compiled kernel needs numba: pip install -e '.[fast]'"
 )
 
 DOUBLE = torch.float64

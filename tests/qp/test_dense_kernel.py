@@ -15,7 +15,7 @@ from tests.qp.hard import problems
 from tests.qp.judge import Kind
 from tests.qp.problems import BY_NAME, instance
 
-pytest.importorskip("numba", reason="the compiled kernels need numba: pip install 'icnn-rl[fast]'")
+pytest.importorskip("numba", reason="the compiled kernels need numba: pip install -e '.[fast]'")
 
 DENSE, TORCH = PrimalDual(dense=True), PrimalDual(compiled=False)
 

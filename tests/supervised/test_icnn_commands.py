@@ -8,10 +8,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401  # makes the next import work
 from sklearn.impute import IterativeImputer
 
 from icnn_rl.cli import main
+from icnn_rl.experiment.commands.run import Run
+from icnn_rl.supervised.bibtex import MultiLabelData
 from icnn_rl.supervised.imputation import ImputationModule
 from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, load_table, split_table
 
@@ -46,12 +49,78 @@ def test_the_curve_of_a_random_mask_ends_at_the_test_error(tmp_path, monkeypatch
     assert float(row["val/mse"]) == pytest.approx(result["test_mse"], rel=1e-4)
 
 
+SYNTHETIC = ["synthetic", "--epochs", "2", "--points", "20", "--hidden", "4", "--no-progress-bar"]
+
+
 def test_synthetic(tmp_path):
-    options = ["--epochs", "1", "--points", "20", "--hidden", "4"]
-    assert main(["synthetic", *options, "--no-progress-bar", "--out", str(tmp_path / "run")]) == 0
-    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    out = tmp_path / "run"
+    assert main([*SYNTHETIC, "--limit", "15", "--out", str(out)]) == 0
+    result = json.loads((out / "evaluation.json").read_text())
     assert 0.0 <= result["moons_picnn_test_accuracy"] <= 1.0
-    assert (tmp_path / "run" / "regions.png").stat().st_size > 0
+    assert (out / "regions.png").stat().st_size > 0
+    for part in ("moons-picnn", "linear-ficnn"):
+        for name in ("checkpoint-{}.pt", "history-{}.csv", "model-{}.safetensors", "learning_curve-{}.png"):
+            assert (out / name.format(part)).stat().st_size > 0
+        assert list((out / "tb" / part).glob("events.out.tfevents.*"))
+
+
+@pytest.fixture
+def few_entries(monkeypatch):
+    """60 entries to train on, 40 to test, of 8 features and 3 labels."""
+    rng = np.random.default_rng(0)
+    X = (rng.random((100, 8)) < 0.4).astype(np.float32)
+    Y = np.stack([X[:, 0], X[:, 1], 1 - X[:, 0]], 1)
+    data = MultiLabelData(X[:60], Y[:60], X[60:], Y[60:])
+    monkeypatch.setattr("icnn_rl.experiment.commands.multilabel.load_bibtex", lambda path: data)
+
+
+MULTILABEL = [
+    "multilabel",
+    "--epochs",
+    "2",
+    "--hidden",
+    "3",
+    "--context",
+    "5",
+    "--batch-size",
+    "20",
+    "--no-progress-bar",
+]
+
+
+def test_multilabel(few_entries, tmp_path):
+    out = tmp_path / "run"
+    assert main([*MULTILABEL, "--out", str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"checkpoint.pt", "tb", "history.csv", "config.yml", "learning_curve.png", "model.safetensors"}
+    assert 0.0 <= json.loads((out / "evaluation.json").read_text())["test_f1_samples"] <= 1.0
+    limited = tmp_path / "limited"
+    assert main([*MULTILABEL, "--limit", "9", "--out", str(limited)]) == 0
+    assert yaml.safe_load((limited / "config.yml").read_text())["limit"] == 9
+
+
+@pytest.mark.parametrize(("command", "killed"), [(SYNTHETIC, 5), (MULTILABEL, 1)])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(command, killed, few_entries, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*command, "--out", str(whole)]) == 0
+    epochs = []
+    written = Run._write_history
+
+    def kill(self, history, part):
+        written(self, history, part)
+        epochs.append(part)
+        if len(epochs) == killed:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_write_history", kill)
+        assert main([*command, "--out", str(parts)]) == 130
+    assert not (parts / "evaluation.json").exists()
+    assert main([command[0], "--resume", str(parts), "--no-progress-bar"]) == 0
+    first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (whole, parts))
+    assert {key: value for key, value in first.items() if "seconds" not in key} == {
+        key: value for key, value in second.items() if "seconds" not in key
+    }
 
 
 def test_tables(tmp_path):

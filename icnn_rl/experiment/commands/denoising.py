@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import nn
 
-from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.supervised import SavedModule, evaluate
 from icnn_rl.supervised.denoising import (
     DenoisingDataset,
@@ -18,30 +18,17 @@ from icnn_rl.supervised.denoising import (
 )
 from icnn_rl.supervised.fit import falling
 
-__all__ = ["register"]
+__all__ = ["run"]
 
 #: Training signals that the best penalty of total variation is found on.
 _FEW = 1000
-_MODELS = ("optnet", "optnet-random", "total-variation", "dense")
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "denoising", "learn to denoise piecewise constant signals", _run, epochs=20, batch_size=150, lr=1e-3
-    )
-    parser.add_argument("--model", choices=_MODELS, default="optnet", help="optnet: started at total variation")
-    parser.add_argument("--signals", type=int, default=10_000, help="how many to generate; nine tenths to train on")
-    parser.add_argument("--length", type=int, default=100)
-    parser.add_argument("--noise", type=float, default=10.0, help="standard deviation")
-    parser.add_argument("--rows", type=int, default=None, help="of the learned matrix; None: length - 1")
-    parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=True, help="linear, to 0")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
         data = DenoisingDataset.generate(args.signals, args.length, noise=args.noise, seed=args.seed)
-        train, test = data.split(0.9)
+        train, test = (part.first(args.limit) for part in data.split(0.9))
         run = Run(args)
         few = DenoisingDataset(train.noisy[:_FEW], train.clean[:_FEW])
         lam, _ = best_penalty(few, torch.arange(2.0, 42.0))

@@ -6,26 +6,17 @@ import argparse
 
 import torch
 
-from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
 from icnn_rl.supervised.fit import falling
 
-__all__ = ["register"]
+__all__ = ["run"]
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(commands, "digits", "classify handwritten digits", _run, epochs=10, batch_size=100, lr=1e-3)
-    parser.add_argument("--head", choices=("optnet", "linear"), default="optnet", help="last layer")
-    parser.add_argument("--hidden", type=int, default=600)
-    parser.add_argument("--inequalities", type=int, default=20, help="of the quadratic programme")
-    parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=True, help="linear, to 0")
-    parser.add_argument("--data", default=None, help="folder with MNIST's four idx files; None: ICNN_RL_DATA, or fetch")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
-        train, test = (DigitsDataset.load(part, args.data) for part in ("train", "test"))
+        train, test = (DigitsDataset.load(part, args.data).first(args.limit) for part in ("train", "test"))
         run = Run(args)
         model = DigitsModule(args.head, args.hidden, args.inequalities)
         rate = falling(args.lr) if args.lr_decay else args.lr

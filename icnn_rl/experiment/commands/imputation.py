@@ -12,53 +12,26 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, Solver
 from icnn_rl.supervised.faces import TEST_FACES, AugmentedFaces, load_faces
 from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.imputation import ImputationModule, mask_left, mask_random
 from icnn_rl.supervised.imputation_baselines import ConvRegression
 
-__all__ = ["register"]
-
-MODELS = ("bundle", "gradient", "twin", "regression")
+__all__ = ["run"]
 
 _GREY_LEVELS = 255.0**2  # the paper's scale
 
 Model = ImputationModule | ConvRegression
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "imputation", "complete faces with a convex energy", _run, epochs=8, batch_size=32, lr=1e-3
-    )
-    parser.add_argument("--data", default=None, help="olivetti_faces.npz or a folder; None: ICNN_RL_DATA, or fetch")
-    parser.add_argument(
-        "--model",
-        choices=MODELS,
-        default="bundle",
-        help="bundle: entropy and cuts; gradient: gradient steps on a strongly convex energy; twin: the same, "
-        "not convex; regression: no energy",
-    )
-    parser.add_argument("--mask", choices=("left", "random"), default="left", help="what is hidden")
-    parser.add_argument("--fraction", type=float, default=0.5, help="of pixels hidden by a random mask")
-    parser.add_argument("--loss", choices=("mse", "energy"), default="mse", help="training loss")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[8, 16], help="channels of the convex path")
-    parser.add_argument("--context", type=int, nargs="+", default=[8, 16, 32], help="channels of the context path")
-    parser.add_argument("--latent", type=int, default=64, help="units of the context's dense layer")
-    parser.add_argument("--dropout", type=float, default=0.5, help="of these units")
-    parser.add_argument("--steps", type=int, default=5, help="of the inner solver")
-    parser.add_argument("--rank", type=int, default=256, help="of the ridge regression inside; 0: none. Left mask only")
-    parser.add_argument("--penalty", type=float, default=80.0, help="of the ridge regression")
-    parser.add_argument("--weight-decay", type=float, default=1e-2, help="AdamW's")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
         faces = load_faces(args.data)
         run = Run(args)
-        train, test = faces[:350], faces[TEST_FACES]
+        train, test = faces[:350][: args.limit], faces[TEST_FACES][: args.limit]
         left = mask_left(train[0])
         masks = left.expand(test.shape) if args.mask == "left" else mask_random(test, args.fraction, seed=12345)
         hidden = float((~masks).double().sum()) / len(masks)  # pixels a face

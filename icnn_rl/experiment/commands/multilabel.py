@@ -9,40 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icnn_rl.experiment.commands.run import Run, add_command, user_errors
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.commands.run import Run, device_of, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy
 from icnn_rl.supervised.bibtex import MultiLabelData, load_bibtex
-from icnn_rl.supervised.multilabel_module import LOSSES
 
-__all__ = ["register"]
+__all__ = ["run"]
 
-MODELS = ("icnn", "feedforward", "logistic")
 AVERAGES = ("samples", "macro")
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "multilabel", "tag BibTeX entries with a convex energy", _run, epochs=12, batch_size=128, lr=1e-3
-    )
-    parser.add_argument("--data", default=None, help="bibtex.npz or a folder; None: ICNN_RL_DATA")
-    parser.add_argument("--model", choices=MODELS, default="icnn", help="the estimator or one of two baselines")
-    parser.add_argument("--loss", choices=LOSSES, default="argmin", help="of the icnn")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[32], help="widths of the convex path")
-    parser.add_argument("--context", type=int, nargs="*", default=[600], help="widths of the path over the features")
-    parser.add_argument("--cuts", type=int, default=10, help="cuts of the bundle method")
-    parser.add_argument("--dropout", type=float, default=0.5, help="of context units")
-    parser.add_argument("--input-dropout", type=float, default=0.3, help="of features")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     import sklearn  # noqa: F401  # an extra, first of all: before the data are read
 
-    if args.resume:
-        raise UserError("--resume: not for this command; an estimator is fitted in one go.")
     with user_errors():
-        data = load_bibtex(args.data)
+        data = MultiLabelData(*(part[: args.limit] for part in load_bibtex(args.data)))
         run = Run(args)
         start = time.perf_counter(), time.process_time()
         found, thresholds = _logistic(data, args) if args.model == "logistic" else _network(data, args, run)
@@ -72,11 +53,12 @@ def _network(data: MultiLabelData, args: argparse.Namespace, run: Run) -> tuple[
         dropout=args.dropout,
         input_dropout=args.input_dropout,
         seed=args.seed,
+        device=str(device_of(args.device)),
         progress_bar=args.progress_bar,
-    ).fit(data.X_train, data.Y_train)
-    run._write_history(clf.history_)
+    ).fit(data.X_train, data.Y_train, **run.keeping())
+    run.write_table("history", clf.history_)
     run.plot_history(clf.history_)
-    clf.module_.save(run.folder / "model.safetensors")
+    run.save_model(clf.module_)
     return clf.predict_proba(data.X_test), clf.thresholds_
 
 

@@ -1,4 +1,4 @@
-"""What the supervised commands share: options, the run folder, training with checkpoints, pictures of it."""
+"""What the supervised commands share: the run folder, training with checkpoints, pictures of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import csv
 import io
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,64 +18,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from icnn_rl._files import write_file, write_text
-from icnn_rl.experiment.config import revision, versions
+from icnn_rl.experiment.config import check_device, revision, versions
 from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import claim_folder
+from icnn_rl.experiment.files import check_free, claim_folder
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.batches import Data
 from icnn_rl.supervised.fit import Metric
 
-__all__ = ["Run", "add_command", "new_figure", "save_figure", "user_errors"]
+__all__ = ["Run", "device_of", "new_figure", "options_of", "save_figure", "user_errors"]
 
-_CONFIG, _MODEL = "config.yml", "model.safetensors"
+_CONFIG = "config.yml"
 #: Options that are no setting of the run.
-_NOT_SETTINGS = {"run", "out", "resume", "progress_bar", "command", "epochs"}
-
-
-def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    summary: str,
-    run: Callable[[argparse.Namespace], None],
-    *,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-) -> argparse.ArgumentParser:
-    """A command with the options that all have."""
-    parser = commands.add_parser(name, help=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--epochs", type=_positive_int, default=epochs, help="passes over the data")
-    parser.add_argument("--batch-size", type=_positive_int, default=batch_size)
-    parser.add_argument("--lr", type=_positive_float, default=lr, help="learning rate of Adam")
-    parser.add_argument("--seed", type=_non_negative_int, default=0, help="seed of data, model and order")
-    parser.add_argument(
-        "--out", type=Path, default=None, help=f"run folder; None: runs/{name}-sSEED, numbered if taken"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last epoch")
-    parser.add_argument(
-        "--progress-bar", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
-    )
-    parser.set_defaults(run=run, command=name)
-    return parser
-
-
-def _positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
-    return int(text)
-
-
-def _non_negative_int(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
-    return int(text)
-
-
-def _positive_float(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0.0 < float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
+_NOT_SETTINGS = {"given", "out", "resume", "progress_bar", "command", "epochs"}
+#: Options that may be given beside --resume.
+_MAY_CHANGE = {"resume", "progress_bar", "epochs"}
 
 
 @contextlib.contextmanager
@@ -88,31 +43,74 @@ def user_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
+def options_of(args: argparse.Namespace) -> argparse.Namespace:
+    """The options; with ``--resume`` those of the run that goes on.
+
+    Raises:
+        UserError: there is no such run, or it is of another command; options that it has given already; fewer epochs.
+    """
+    check_device(args.device)
+    if args.resume is None:
+        return args
+    path = args.resume / _CONFIG
+    if not path.is_file():
+        raise UserError(f"--resume: {path} is missing. Name the folder of the run to go on with.")
+    stored = yaml.safe_load(path.read_text())
+    if not isinstance(stored, dict) or stored.get("command") != args.command:
+        raise UserError(f"--resume: {path} is not of a run of icnn-rl {args.command}.")
+    if refused := sorted(args.given - _MAY_CHANGE):
+        options = ", ".join("--" + name.replace("_", "-") for name in refused)
+        raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")
+    epochs = args.epochs if "epochs" in args.given else stored["epochs"]
+    if epochs < stored["epochs"]:
+        raise UserError(
+            f"--epochs {epochs}: the run in {args.resume} trains to {stored['epochs']}. Give as many, or more."
+        )
+    settings = {key: stored[key] for key in vars(args).keys() & stored.keys() - _NOT_SETTINGS}
+    return argparse.Namespace(**{**vars(args), **settings, "epochs": epochs})
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; auto: a GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 class Run:
     """A run folder: config.yml, history.csv, checkpoint.pt, tb/, model.safetensors, evaluation.json, pictures.
 
+    Args:
+        args: from :func:`options_of`.
+
     Raises:
-        UserError: ``--out`` holds something, or, with ``--resume``, a run with other settings or none.
+        UserError: ``--out`` holds something.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        settings = {
-            key: [str(v) if isinstance(v, Path) else v for v in value] if isinstance(value, list | tuple) else value
-            for key, value in vars(args).items()
-            if key not in _NOT_SETTINGS
-        }
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-        if args.resume:
-            self.folder = _resumed(args.out, settings, args.epochs)
+        if args.resume is not None:
+            self.folder: Path = args.resume
+            stored = yaml.safe_load((self.folder / _CONFIG).read_text())
+            if stored["epochs"] != args.epochs:
+                self._write_config({**stored, "epochs": args.epochs})
         else:
             self.folder = args.out or claim_folder(Path("runs") / f"{args.command}-s{args.seed}")
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise UserError(f"--out {self.folder}: exists. Choose another folder, or go on with its run: --resume.")
+            check_free(self.folder)
+            settings = {key: _plain(value) for key, value in vars(args).items() if key not in _NOT_SETTINGS}
             content = {"command": args.command, "epochs": args.epochs, **settings}
-            content |= {"versions": versions(), "revision": revision()}
-            write_text(self.folder / _CONFIG, yaml.safe_dump(content, sort_keys=False))
+            self._write_config({**content, "versions": versions(), "revision": revision()})
         torch.manual_seed(args.seed)
+
+    def _write_config(self, content: Mapping[str, Any]) -> None:
+        write_text(self.folder / _CONFIG, yaml.safe_dump(dict(content), sort_keys=False))
+
+    def keeping(self, part: str = "") -> dict[str, Any]:
+        """What ``fit`` needs to know to leave checkpoint.pt and tb/, or those of one part of a run, and to go on."""
+        return {
+            "log_dir": self.folder / "tb" / part,
+            "checkpoint": self.folder / f"{_joined('checkpoint', part)}.pt",
+            "resume": self.args.resume is not None,
+            "on_epoch": lambda history: self._write_history(history, part),
+        }
 
     def train(
         self,
@@ -120,41 +118,43 @@ class Run:
         data: Data,
         validation: Data | None,
         metrics: Mapping[str, Metric] | None = None,
+        part: str = "",
         **options: Any,
     ) -> list[dict[str, float]]:
-        """``fit`` with everything a run leaves behind."""
+        """``fit``, on the device asked for, with everything a run leaves behind; the model comes back on the CPU.
+
+        Args:
+            model, data, validation, metrics, options: as for ``fit``.
+            part: names the files where a run trains several models.
+        """
         history = fit(
-            model,
+            model.to(device_of(self.args.device)),
             data,
             validation=validation,
             epochs=self.args.epochs,
             batch_size=self.args.batch_size,
             seed=self.args.seed,
             metrics=metrics,
-            log_dir=self.folder / "tb",
-            checkpoint=self.folder / "checkpoint.pt",
-            resume=self.args.resume,
             progress_bar=self.args.progress_bar,
-            on_epoch=self._write_history,
-            **{"lr": self.args.lr, **options},
+            **{**self.keeping(part), "lr": self.args.lr, **options},
         )
-        self.write_table("history", history)
-        self.save_model(model)
-        self.plot_history(history)
+        model.to("cpu")
+        self.write_table(_joined("history", part), history)
+        self.save_model(model, part)
+        self.plot_history(history, part)
         return history
 
-    def save_model(self, model: SavedModule) -> None:
+    def save_model(self, model: SavedModule, part: str = "") -> None:
         """model.safetensors in the run folder."""
-        model.save(self.folder / _MODEL)
+        model.save(self.folder / f"{_joined('model', part)}.safetensors")
 
-    def _write_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        self.write_table("history", history)
+    def _write_history(self, history: Sequence[Mapping[str, float]], part: str) -> None:
+        self.write_table(_joined("history", part), history)
         if not self.args.progress_bar:
             row = history[-1]
             shown = {key: value for key, value in row.items() if key == "loss" or key.startswith("val/")}
-            print(
-                f"epoch {row['epoch']}: " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items()), flush=True
-            )
+            told = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
+            print(f"{part} epoch {row['epoch']}: {told}".lstrip(), flush=True)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, float]]) -> None:
         """NAME.csv in the run folder."""
@@ -164,7 +164,7 @@ class Run:
         writer.writerows(rows)
         write_text(self.folder / f"{name}.csv", text.getvalue())
 
-    def plot_history(self, history: Sequence[Mapping[str, float]]) -> None:
+    def plot_history(self, history: Sequence[Mapping[str, float]], part: str = "") -> None:
         """learning_curve.png: the losses on the left, other validation metrics on the right."""
         others = [key for key in history[0] if key.startswith("val/") and key != "val/loss"]
         figure, axes = new_figure(1, 2 if others else 1)
@@ -178,7 +178,7 @@ class Run:
             axis.legend(fontsize="small")
         if any(row.get(key, 0.0) > 0.0 for row in history for key in ("loss", "val/loss")):
             axes[0].set_yscale("log")
-        self.save_figure("learning_curve", figure)
+        self.save_figure(_joined("learning_curve", part), figure)
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """A picture in the run folder."""
@@ -196,24 +196,15 @@ class Run:
         print(f"run folder: {self.folder}")
 
 
-def _resumed(folder: Path | None, settings: Mapping[str, Any], epochs: int) -> Path:
-    """The folder of the run to go on with, which has these settings; its configuration tells the epochs from now on."""
-    if folder is None:
-        raise UserError("--resume: name the folder of the run to go on with: --out RUN.")
-    path = folder / _CONFIG
-    if not path.is_file():
-        raise UserError(f"--resume: {path} is missing. Name the folder of the run to go on with: --out RUN.")
-    stored = yaml.safe_load(path.read_text())
-    for key, value in settings.items():
-        if stored.get(key) != value:
-            raise UserError(
-                f"--resume: the run in {folder} has {key} = {stored.get(key)}, not {value}. Give the same "
-                "options; only --epochs may be larger."
-            )
-    if epochs < stored["epochs"]:
-        raise UserError(f"--epochs {epochs}: the run in {folder} trains to {stored['epochs']}. Give as many, or more.")
-    write_text(path, yaml.safe_dump({**stored, "epochs": epochs}, sort_keys=False))
-    return folder
+def _joined(name: str, part: str) -> str:
+    return f"{name}-{part}" if part else name
+
+
+def _plain(value: Any) -> Any:
+    """As YAML can tell it."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, list[Any]]:

@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from icnn_rl.experiment.commands.run import Run, _non_negative_int, add_command, new_figure, user_errors
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.supervised.datafiles import find_file
 from icnn_rl.supervised.fit import falling
@@ -21,36 +21,11 @@ from icnn_rl.supervised.sudoku import (
     score_by_clues,
 )
 
-__all__ = ["register"]
+__all__ = ["run"]
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "sudoku", "learn Sudoku from solved boards alone", _run, epochs=20, batch_size=150, lr=1e-3
-    )
-    parser.add_argument("--box", type=int, choices=(2, 3), default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
-    parser.add_argument(
-        "--model",
-        choices=("optnet", "hull", "rules", "true-rules", "conv"),
-        default="optnet",
-        help="optnet: learn from random numbers; hull: the affine hull of the solved boards, no training; rules: learn "
-        "from there; true-rules: learn nothing, the control",
-    )
-    parser.add_argument("--constraints", type=int, default=None, help="learned equations; None: the rules' rank")
-    parser.add_argument("--channels", type=int, default=512, help="of each of conv's ten hidden layers")
-    parser.add_argument("--q-penalty", type=float, default=0.1)
-    parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
-    parser.add_argument("--boards", type=int, default=10_000, help="how many to generate")
-    parser.add_argument("--clues", type=int, nargs=2, default=(4, 10), help="fewest and most givens of those")
-    parser.add_argument("--split", type=float, default=0.9, help="share of the boards to train on")
-    parser.add_argument("--lr-decay", action=argparse.BooleanOptionalAction, default=False, help="linear, to 0")
-    parser.add_argument(
-        "--resolves", type=_non_negative_int, default=0, help="re-solves with what is sure written in, in the test"
-    )
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     if args.model == "conv" and args.resolves:
         raise UserError(f"--resolves {args.resolves}: --model conv cannot solve again; leave it out or give 0.")
     with user_errors():
@@ -113,7 +88,8 @@ def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
         data = SudokuDataset.load(find_file(str(args.data), args.data))
         if data.box != args.box:
             raise ValueError(f"--data {args.data}: holds boards of box size {data.box}; give --box {data.box}.")
-    return data.split(args.split)
+    train, test = data.split(args.split)
+    return train.first(args.limit), test.first(args.limit)
 
 
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from rich.live import Live
 
-from icnn_rl.experiment.commands.run import _non_negative_int, _positive_int
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.config import learns_nothing
+from icnn_rl.experiment.errors import UserError, warn
+from icnn_rl.experiment.evaluation import plural
 from icnn_rl.experiment.files import write_text
 from icnn_rl.experiment.jobs import Job, check_folder
 from icnn_rl.experiment.pools import Submit, local_pool, ray_pool
 from icnn_rl.experiment.running import JobState, draw, run_jobs
 from icnn_rl.experiment.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
 
-__all__ = ["add_backend", "open_pool", "register", "run_shown"]
+__all__ = ["open_pool", "run", "run_shown"]
 
 _OPTIONS = (
     "agents",
@@ -31,67 +32,20 @@ _OPTIONS = (
     "n_envs",
     "device",
     "constraint",
+    "env_kwargs",
+    "wrappers",
+    "vec_normalize",
     "eval_freq",
     "eval_episodes",
     "checkpoint_freq",
     "final_episodes",
 )
 
-
 _OPTIONS_OF = {"local": ("workers",), "ray": ("ray_address", "gpus")}
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "sweep",
-        help="train many agents, environments and seeds",
-        description="Every agent on every environment with every seed, a job each, into OUT/ENV-AGENT-sSEED. The same "
-        "command again goes on with what is not finished. Options given here win over those of the file.",
-    )
-    parser.add_argument("file", type=Path, nargs="?", metavar="SWEEP.yml", help="options as a YAML file")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the sweep")
-    parser.add_argument("--agents", help="such as icnn,td3,sac")
-    parser.add_argument("--envs", help="such as HalfCheetah-v5,Hopper-v5")
-    parser.add_argument("--seeds", help="such as 0-9 or 0,3,5-7")
-    parser.add_argument("--timesteps", nargs="+", metavar="N", help="for all; ENV=N for one: 100000 Walker2d-v5=200000")
-    parser.add_argument(
-        "--warm-up",
-        metavar="STEPS",
-        help="random steps before the first update of an off-policy agent: tenth (default): a tenth of the run, at "
-        "most 10000, for all agents alike; own: each agent's default; or a number. --set learning_starts wins",
-    )
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        metavar="[AGENT:]KEY=VALUE",
-        help="constructor argument of all agents, or of one: td3:learning_rate=3e-4",
-    )
-    parser.add_argument("--n-envs", type=_positive_int, help="copies of the environment in a job (1)")
-    parser.add_argument("--device", help="cpu (default), cuda, auto")
-    parser.add_argument("--constraint", action="append", metavar="NAME:KEY=VALUE,...", help="as of icnn-rl rl")
-    parser.add_argument("--eval-freq", type=_positive_int, help="steps between evaluations (a tenth of the run)")
-    parser.add_argument("--eval-episodes", type=_positive_int, help="episodes of an evaluation while training (5)")
-    parser.add_argument("--checkpoint-freq", type=_positive_int, help="steps between checkpoints (a tenth of the run)")
-    parser.add_argument("--final-episodes", type=_positive_int, help="episodes of the evaluation at the end (20)")
-    parser.add_argument(
-        "--retries", type=_non_negative_int, default=2, help="how often a job that broke off starts again (2)"
-    )
-    add_backend(parser)
-    parser.set_defaults(run=_run)
-
-
-def add_backend(parser: argparse.ArgumentParser) -> None:
-    """The options that say where jobs run."""
-    parser.add_argument("--backend", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    parser.add_argument("--workers", type=_positive_int, default=None, help="local: jobs at a time (number of CPUs)")
-    parser.add_argument("--ray-address", default=None, help="ray: the cluster's head, or auto")
-    parser.add_argument("--gpus", type=float, default=0.0, help="ray: share of a GPU for a job, such as 0.25 (0)")
-
-
 def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
-    """The pool that the options of :func:`add_backend` ask for.
+    """The pool that --backend and its options ask for.
 
     Raises:
         UserError: an option that means nothing to it.
@@ -113,13 +67,15 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     options = read_sweep_file(args.file) if args.file else {}
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     sweep = read_sweep(merge_options(options, given))
     jobs = make_jobs(sweep, args.out)
     for job in jobs:
         check_folder(job)
+    for text in dict.fromkeys(learns_nothing(job.config) for job in jobs):
+        warn(text)
     pool = open_pool(args)
     write_text(args.out / "sweep.yml", sweep.to_yaml())
     with pool as submit:
@@ -156,8 +112,9 @@ class _Screen:
 
 def _line(state: JobState) -> str:
     if state.state == "done":
-        last = state.progress.last_return
-        return "done" if last is None else f"done, last return {last:.1f}"
+        if state.final is None:  # not to be seen yet on a shared disk
+            return "done"
+        return f"done, final return {state.final:.1f} over {plural(state.job.config.final_episodes, 'episode')}"
     return f"failed: {state.reason}" if state.state == "failed" else f"broke off, starts again: {state.reason}"
 
 

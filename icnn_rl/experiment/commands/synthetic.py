@@ -9,45 +9,30 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from icnn_rl.experiment.commands.run import Run, add_command, new_figure, user_errors
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.supervised.fit import falling, fit
+from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
+from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
 
-__all__ = ["register"]
+__all__ = ["run"]
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(commands, "synthetic", "classify points of the plane", _run, epochs=40, batch_size=50, lr=1e-2)
-    parser.add_argument("--points", type=int, default=200, help="to train on, and as many to test")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[200, 200], help="widths")
-
-
-def _run(args: argparse.Namespace) -> None:
-    if args.resume:
-        raise UserError("--resume: not for this command, which trains six small models.")
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     run = Run(args)
     result: dict[str, float] = {}
     trained = []
     for problem in PROBLEMS:
         with user_errors():
             points, labels = make_problem(problem, 2 * args.points, args.seed)
-        x, test_x = torch.split(points, args.points)
-        label, test_label = torch.split(labels, args.points)
+        x, test_x = (part[: args.limit] for part in torch.split(points, args.points))
+        label, test_label = (part[: args.limit] for part in torch.split(labels, args.points))
         for network in ("ficnn", "picnn"):
             torch.manual_seed(args.seed)
             model = SyntheticModule(network, args.hidden)
-            history = fit(
-                model,
-                TensorDataset(x, label),
-                epochs=args.epochs,
-                batch_size=args.batch_size,
-                lr=falling(args.lr),
-                seed=args.seed,
-                progress_bar=args.progress_bar,
-            )
-            model.save(run.folder / f"{problem}-{network}.safetensors")
+            with user_errors():
+                history = run.train(
+                    model, TensorDataset(x, label), None, part=f"{problem}-{network}", lr=falling(args.lr)
+                )
             result[f"{problem}_{network}_train_accuracy"] = _accuracy(model, x, label)
             result[f"{problem}_{network}_test_accuracy"] = _accuracy(model, test_x, test_label)
             result[f"{problem}_{network}_loss"] = history[-1]["loss"]

@@ -10,29 +10,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from icnn_rl.experiment.commands.run import Run, add_command, user_errors
+from icnn_rl.experiment.commands.run import Run, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy
 from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.imputation import ImputationModule, mask_random
-from icnn_rl.supervised.tables import IMPUTERS, TABLES, RandomlyMasked, impute, split_table
+from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, split_table
 
-__all__ = ["register"]
-
-
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = add_command(commands, "tables", "fill holes in table rows", _run, epochs=60, batch_size=32, lr=5e-3)
-    parser.add_argument("--table", choices=TABLES, default="breast_cancer", help="bundled with scikit-learn, or faces")
-    parser.add_argument("--data", default=None, help="of faces16: olivetti_faces.npz or a folder; None: ICNN_RL_DATA")
-    parser.add_argument("--fraction", type=float, default=0.3, help="of entries hidden")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64], help="widths of the convex path")
-    parser.add_argument("--context", type=int, nargs="+", default=[128, 128], help="widths of the context path")
-    parser.add_argument("--steps", type=int, default=5, help="of the bundle method")
+__all__ = ["run"]
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    args = options_of(args)
     with user_errors():
-        train, test = split_table(args.table, args.seed, args.data)
+        train, test = (part[: args.limit] for part in split_table(args.table, args.seed, args.data))
         run = Run(args)
         mask = mask_random(test, args.fraction, seed=args.seed + 1)
         inside = test.clamp(0.0, 1.0)  # the box of the network: it does not know of rows beyond those it has seen

@@ -10,7 +10,7 @@ from typing import Any
 
 import icnn_rl.envs  # noqa: F401  (registers the environments of the package)
 from icnn_rl.agents import ICNNQ, NAF
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.errors import UserError, how_to_install
 
 __all__ = ["SCRIPTS", "hyperparameters", "register", "run"]
 
@@ -75,6 +75,6 @@ def _import(module: str) -> Any:
         return importlib.import_module(f"rl_zoo3.{module}")
     except (ImportError, TypeError) as error:  # TypeError: rliable's bootstrap beside pandas 3
         raise UserError(
-            f'rl_zoo3.{module} does not import ({error}). Install the zoo with: pip install "icnn-rl[zoo]"; its plots '
+            f"rl_zoo3.{module} does not import ({error}). The zoo comes with: {how_to_install('zoo')}; its plots "
             "need pandas < 3."
         ) from error
