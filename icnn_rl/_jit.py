@@ -16,6 +16,15 @@ def kept(function: Any, **settings: Any) -> Any:
         return numba.njit(**settings)(function)
 
 
+def inner(function: Any, **settings: Any) -> Any:
+    """As :func:`jit`, for what only other compiled functions call and makes no arrays: nothing for Python to call,
+    nothing kept, no references counted. Compiling takes two thirds of the time."""
+    alone = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
+    numbers = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    every: dict[str, Any] = {**alone, **numbers, **settings}
+    return numba.njit(**every)(function)
+
+
 def jit(function: Any) -> Any:
     """:func:`kept`, with sums in any order, so that they fill vector registers; NaN and infinity stay what they are."""
     return kept(function, fastmath={"reassoc", "contract", "nsz"})

@@ -30,9 +30,10 @@ class PrimalDual:
             definite; on a CPU, in float64) in a compiled kernel where numba is installed (``pip install -e
             '.[fast]'``). Solutions and statuses are the same; the time, most of it torch's price of calling an
             operation, and ``num_steps`` differ. The first such solve on a machine compiles, for some 20 s.
-        dense: likewise solve dense problems of up to 600 variables in a compiled interior-point kernel, a row at a
-            time, on LAPACK. It is new, and off by default: where more than one multiplier or minimiser is right it may
-            report another than torch's path. What it leaves, and what does not pass the same check, goes to torch.
+        dense: likewise solve what is left of these, and other dense problems of up to 600 variables, in a compiled
+            interior-point kernel, a row at a time, on SciPy's LAPACK. What it does not solve goes to torch. Where more
+            than one multiplier or minimiser is right it may report another one. The first such solve on a machine
+            compiles for half a minute, and so, for less, does the first gradient.
         convex: "check" refuses a Q with a negative eigenvalue; beyond the rounding of its dtype, that is, 1e-12 of the
             largest in float64. "assume" takes your word for it that such eigenvalues are rounding of your own, however
             large: the identity is added to Q as often as lifts the lowest one to 0, and the solution is that of this Q.
@@ -42,7 +43,7 @@ class PrimalDual:
     max_steps: int = 100
     dtype: str = "float64"
     compiled: bool = True
-    dense: bool = False
+    dense: bool = True
     convex: str = "check"
 
     def __post_init__(self) -> None:

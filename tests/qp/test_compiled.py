@@ -1,4 +1,4 @@
-"""The compiled kernel against torch: the same answers, sets, statuses and derivatives, and the same constants."""
+"""The compiled kernel of tiny problems against torch: the same answers, sets, statuses, derivatives and constants."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def both(arguments: Arguments, **options: Any) -> tuple[QPSolution, QPSolution]:
     return tuple(  # type: ignore[return-value]
-        solve_qp(**arguments, solver=PrimalDual(compiled=on), throw=False, **options) for on in (True, False)
+        solve_qp(**arguments, solver=PrimalDual(compiled=on, dense=False), throw=False, **options)
+        for on in (True, False)
     )
 
 
@@ -229,7 +230,7 @@ def small(shared: bool = False) -> list[Tensor]:
 
 
 def answer(Q: Tensor, p: Tensor, G: Tensor, h: Tensor, lb: Tensor, ub: Tensor) -> tuple[Tensor, ...]:
-    s = solve_qp(Q, p, G, h, lb=lb, ub=ub)
+    s = solve_qp(Q, p, G, h, lb=lb, ub=ub, solver=PrimalDual(dense=False))
     return s.value, s.fun, s.dual_ineq, s.dual_lb, s.dual_ub
 
 

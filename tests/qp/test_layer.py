@@ -382,7 +382,7 @@ def test_repr():
     layer = QPLayer(3, n_ineq=1, learn=("G", "h"), Q=Diagonal(torch.ones(3)), lb=0.0, ub=torch.ones(3))
     assert repr(layer) == (
         "QPLayer(n=3, n_ineq=1, n_eq=0, learn=('G', 'h'), Q=Diagonal(3), lb=0, ub=(3), "
-        "solver=PrimalDual(tol=None, max_steps=100, dtype='float64', compiled=True, dense=False, convex='check'), "
+        "solver=PrimalDual(tol=None, max_steps=100, dtype='float64', compiled=True, dense=True, convex='check'), "
         "throw=True)"
     )
     assert "learn=('Q',), eps=0.01, solver=" in repr(QPLayer(3, learn=("Q",), eps=0.01))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp import Diagonal, PrimalDual, solve_qp
-from icnn_rl.qp.kernel.dispatch import KernelFactor
+from icnn_rl.qp.kernel.dispatch import DenseFactor, KernelFactor
 from icnn_rl.qp.linear.base import Refined
 from tests.qp.test_qp_gradients import BUILDS, NAMES, leaves, smooth
 
@@ -95,6 +95,7 @@ def test_the_gradient_takes_no_solve(compiled: bool, monkeypatch: pytest.MonkeyP
 
     counted(Refined)
     counted(KernelFactor)
+    counted(DenseFactor)
     arguments, found = leaves(smooth("rows_only"))
     solver = PrimalDual(compiled=compiled)
     solve_qp(**arguments, solver=solver).fun.sum().backward()

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from icnn_rl._jit import jit, kept
+from icnn_rl._jit import inner, jit
 from icnn_rl.qp.kernel.lapack import add_square, forward, outer_square, part, potrf, set_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,16 +47,17 @@ _ROUNDS, _ROUNDING = 4, 1e-13
 _BACK_OFF = 0.99
 #: Interior-point steps before the first attempt to finish, and mu from where on the sets need not agree.
 _FIRST, _SMALL = 3, 1e-7
-#: Changes of an active set in an attempt, the first one from a guess, and corrections on a set at most.
-_CHANGES, _WARM_CHANGES, _CORRECTIONS = 3, 4, 8
+#: At most: changes of an active set in an attempt and in the one from a guess; corrections on a set, and more of them
+#: once it has settled.
+_CHANGES, _WARM_CHANGES, _CORRECTIONS, _POLISH = 3, 4, 8, 4
 #: Below this, relative, a negative multiplier or a violation is rounding; above ``_CLEAR`` it needs no correction.
 _SIGN, _CLEAR = 1e-11, 1e-5
 #: A residual on a settled set that is rounding; the one that interior-point steps aim at; that of a loose tolerance.
-_EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-6
-#: Errors are relative to at least this, in units of the problem.
-_FLOOR = 1e-6
-#: Steps without a better residual after which there is no more progress.
-_STALL = 6
+_EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-5
+#: As in certificates.py: the share of the data's sizes that errors are relative to at least, and rounding.
+_FLOOR, _ZERO = 1e-6, 1e-16
+#: Steps without progress after which there is none, and without a better residual where it is within the tolerance.
+_STALL, _IDLE = 6, 3
 #: A negative eigenvalue of Q, relative.
 _NEGATIVE = 1e-12
 #: Of proofs, as in certificates.py: what is noise next to the largest multiplier, the relative error.
@@ -68,7 +69,7 @@ _SUSPICIOUS = 1e-7
 #: Where x ends up so far away, the unit of length was wrong.
 _FAR = 1e3
 #: A number that is 0, where data have the size 1.
-_NOTHING = 1e-20
+_NOTHING = 1e-16
 #: From this size on LAPACK is faster than plain loops.
 _LAPACK = 24
 #: The statuses of :class:`icnn_rl.Status` that a row may get.
@@ -96,9 +97,14 @@ class Products(NamedTuple):
 class Problem(NamedTuple):
     """One row of the batch in its own units.
 
-    Q (n, n), or (n, 1) where it is diagonal; A (q, n), G (m, n), p (n,), b (q,), d (k,); ``present`` (k,) 1.0 where a
-    row of C exists, else 0.0; whether C has the rows of -I and of I. The user's x is t D x, nu is A_rows nu / (c t), z
-    is C_rows z / (c t), with D = ``columns`` and ``units`` = (t, c).
+    Q (n, n), or (n, 1) where it is diagonal; A (q, n), G (m, n), p (n,), b (q,), d (k,); ``present`` (k,) 0.0 where
+    every x meets a row of C, else 1.0; whether C has the rows of -I and of I. The user's x is t D x, nu is A_rows nu /
+    (c t), z is C_rows z / (c t), with D = ``columns`` and ``units`` = (t, c).
+
+    What residuals are compared with, see certificates.Yardstick: ``measures`` (2, n) turns terms of the gradient into
+    the user's and into those of variables of equal curvature; ``norms`` (2, q + k) are those of the user's rows of A
+    and C times their scales, and t over these; ``floors`` (6,) are those of the two forces, of |x|, of rows of zeros in
+    A and in C, and of |x| where no length that the data name counts as rounding.
     """
 
     Q: Array
@@ -114,6 +120,9 @@ class Problem(NamedTuple):
     a_rows: Array
     c_rows: Array
     units: Array
+    measures: Array
+    norms: Array
+    floors: Array
 
 
 class Factor(NamedTuple):
@@ -144,8 +153,7 @@ class Found(NamedTuple):
     """What is written for the rows of the batch.
 
     x (B, n), nu (B, q), z and s (B, k), ``active`` (B, k) bool. fit (5, B): ``primal``, ``dual``, ``gap``, ``relative``
-    and ``duality`` as in certificates.py, rows of ``relative`` in the units of :class:`Problem` and with the largest
-    |x_j| for a norm. steps, the number of factorisations, and status (B,). ray (B, n).
+    and ``duality`` of certificates.Residuals. steps, the number of factorisations, and status (B,). ray (B, n).
     """
 
     x: Array
@@ -162,13 +170,18 @@ class Found(NamedTuple):
 
 def _inline(function: Any) -> Any:
     """Compile into its callers: for what takes dozens of arrays."""
-    return kept(function, fastmath={"reassoc", "contract", "nsz"}, forceinline=True)
+    return inner(function, forceinline=True)
+
+
+def _making(function: Any) -> Any:
+    """For what returns arrays."""
+    return inner(function, _nrt=True)
 
 
 # Matrices times vectors
 
 
-@jit
+@inner
 def _times(M: Array, x: Array, out: Array) -> None:
     """out = M x, four rows at a time: what is loaded of x serves all of them."""
     k, n = M.shape
@@ -187,7 +200,7 @@ def _times(M: Array, x: Array, out: Array) -> None:
         out[i] = t0
 
 
-@jit
+@inner
 def _add_transposed(M: Array, y: Array, sign: float, out: Array) -> None:
     """out += sign M^T y."""
     k, n = M.shape
@@ -201,7 +214,7 @@ def _add_transposed(M: Array, y: Array, sign: float, out: Array) -> None:
             out[j] += M[i, j] * y0
 
 
-@jit
+@inner
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
     for i in range(len(a)):
@@ -209,7 +222,13 @@ def _dot(a: Array, b: Array) -> float:
     return total
 
 
-@jit
+@inner
+def _put(a: Array, out: Array) -> None:
+    for i in range(len(a)):
+        out[i] = a[i]
+
+
+@inner
 def _largest(a: Array) -> float:
     """The largest absolute value; infinite if a number is not finite."""
     most, total = 0.0, 0.0
@@ -219,7 +238,7 @@ def _largest(a: Array) -> float:
     return most if total < np.inf else np.inf
 
 
-@jit
+@_inline
 def _q_times(P: Problem, x: Array, out: Array) -> None:
     if P.Q.shape[1] == len(x):
         _times(P.Q, x, out)
@@ -228,7 +247,7 @@ def _q_times(P: Problem, x: Array, out: Array) -> None:
             out[j] = P.Q[j, 0] * x[j]
 
 
-@jit
+@_inline
 def _c_times(P: Problem, x: Array, out: Array) -> None:
     """out = C x."""
     n, start = len(x), P.G.shape[0]
@@ -243,7 +262,7 @@ def _c_times(P: Problem, x: Array, out: Array) -> None:
             out[start + j] = x[j]
 
 
-@jit
+@_inline
 def _add_c_transposed(P: Problem, z: Array, out: Array) -> None:
     """out += C^T z."""
     n, start = len(out), P.G.shape[0]
@@ -258,7 +277,7 @@ def _add_c_transposed(P: Problem, z: Array, out: Array) -> None:
             out[j] += z[start + j]
 
 
-@jit
+@inner
 def _products(P: Problem, v: Triple, at: Products) -> None:
     _q_times(P, v.x, at.qx)
     _c_times(P, v.x, at.cx)
@@ -275,7 +294,7 @@ def _products(P: Problem, v: Triple, at: Products) -> None:
 
 def _reducing(function: Any) -> Any:
     """For data known to be finite: lets maxima fill vector registers, too."""
-    return kept(function, fastmath={"reassoc", "contract", "nsz", "nnan", "ninf"})
+    return inner(function, fastmath={"reassoc", "contract", "nsz", "nnan", "ninf"})
 
 
 @_reducing
@@ -290,7 +309,7 @@ def _measure(M: Array, rows: Array, columns: Array, size: Array, row_size: Array
         row_size[i] = most
 
 
-@jit
+@inner
 def _shrink(scale: Array, size: Array) -> bool:
     """Divide the scales by the roots of the sizes; whether these were all close to 1."""
     close = True
@@ -301,14 +320,14 @@ def _shrink(scale: Array, size: Array) -> bool:
     return close
 
 
-@jit
+@inner
 def _round(scale: Array) -> None:
     """To powers of two."""
     for i in range(len(scale)):
         scale[i] = _power(scale[i])
 
 
-@jit
+@inner
 def _power(number: float) -> float:
     """The nearest power of two, more or less; 1 for what has none."""
     if not (1e-150 < number < 1e150):
@@ -317,7 +336,28 @@ def _power(number: float) -> float:
     return math.ldexp(1.0, exponent if fraction > 0.7071 else exponent - 1)
 
 
-@jit
+@inner
+def _median(a: Array) -> float:
+    """The lower median; reorders a. C. A. R. Hoare, Algorithm 65: Find, Commun. ACM 4, 1961."""
+    rank, low, high = (len(a) - 1) // 2, 0, len(a) - 1
+    while low < high:
+        pivot, i, j = a[rank], low, high
+        while i <= j:
+            while a[i] < pivot:
+                i += 1
+            while pivot < a[j]:
+                j -= 1
+            if i <= j:
+                a[i], a[j] = a[j], a[i]
+                i, j = i + 1, j - 1
+        if j < rank:
+            low = i
+        if rank < i:
+            high = j
+    return float(a[rank])
+
+
+@inner
 def _equilibrate(Q: Array, A: Array, G: Array, columns: Array, a_rows: Array, g_rows: Array, size: Array) -> None:
     """D, A_rows and G_rows with all norms of the scaled rows and columns near 1; size (n + n + q + m,) is scratch."""
     n, q, m = A.shape[1], A.shape[0], G.shape[0]
@@ -342,7 +382,7 @@ def _equilibrate(Q: Array, A: Array, G: Array, columns: Array, a_rows: Array, g_
     _round(g_rows)
 
 
-@jit
+@inner
 def _scaled(M: Array, rows: Array, columns: Array, factor: float, out: Array) -> float:
     """out = factor diag(rows) M diag(columns); returns its largest entry."""
     most = 0.0
@@ -354,7 +394,7 @@ def _scaled(M: Array, rows: Array, columns: Array, factor: float, out: Array) ->
     return most
 
 
-@jit
+@inner
 def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, scratch: Array) -> None:
     """Everything but A and G: right-hand sides, Q and the units, from the user's data and the scales.
 
@@ -370,7 +410,8 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
             scratch[count] = abs(P.b[i])
             count += 1
     for i in range(k):
-        P.present[i] = 1.0 if d[i] != np.inf else 0.0
+        met = d[i] == np.inf or (i < m and P.norms[0, q + i] == 0.0 and d[i] >= 0.0)  # wherever x is
+        P.present[i] = 0.0 if met else 1.0
         P.d[i] = P.c_rows[i] * d[i] if d[i] != np.inf else 0.0
         if P.d[i] != 0.0:
             scratch[count] = abs(P.d[i])
@@ -386,9 +427,7 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
         P.p[j] = P.columns[j] * p[j]
         most_p = max(most_p, abs(P.p[j]))
     if count > 0:
-        ordered = scratch[:count]
-        ordered.sort()
-        length = _power(ordered[(count - 1) // 2])
+        length = _power(_median(scratch[:count]))
     else:
         length = _power(most_p / most_q) if most_p * most_q > 0.0 else 1.0
     length *= times
@@ -401,6 +440,7 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
         P.d[i] /= length
     for j in range(n):
         P.p[j] *= cost * length
+    _set_measures(P, Q, p, scratch)
     factor = cost * length * length
     if Q.shape[1] == n:
         _scaled(Q, P.columns, P.columns, factor, P.Q)
@@ -409,10 +449,76 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
             P.Q[j, 0] = factor * P.columns[j] * P.columns[j] * Q[j, 0]
 
 
+@inner
+def _set_norms(P: Problem, A: Array, G: Array) -> None:
+    q, m = A.shape[0], G.shape[0]
+    for i in range(q):
+        P.norms[0, i] = P.a_rows[i] * math.sqrt(_dot(A[i], A[i]))
+    for i in range(m):
+        P.norms[0, q + i] = P.c_rows[i] * math.sqrt(_dot(G[i], G[i]))
+
+
+@inner
+def _typical(right: Array, norms: Array, scratch: Array) -> float:
+    """The median of the right-hand sides that are not 0, where there are rows of zeros to be compared with it."""
+    count, some = 0, False
+    for i in range(len(right)):
+        some = some or norms[i] == 0.0
+        if right[i] != 0.0:
+            scratch[count] = abs(right[i])
+            count += 1
+    return float(_median(scratch[:count])) if some and count > 0 else 0.0
+
+
+@inner
+def _set_measures(P: Problem, Q: Array, p: Array, scratch: Array) -> None:
+    """Everything of ``certificates.Yardstick`` but the norms of rows of A and G."""
+    n, q, k, m = len(p), len(P.b), len(P.d), P.G.shape[0]
+    length, cost = P.units[0], P.units[1]
+    most_q, most_p, scaled_p = 0.0, 0.0, 0.0
+    for j in range(n):
+        diagonal = Q[j, j] if Q.shape[1] == n else Q[j, 0]
+        if diagonal > 0.0:
+            column = 1.0 / math.sqrt(diagonal)
+        else:
+            size = 0.0
+            for i in range(q):
+                size = max(size, abs(P.A[i, j]) / (P.a_rows[i] * P.columns[j]))
+            for i in range(m):
+                size = max(size, abs(P.G[i, j]) / (P.c_rows[i] * P.columns[j]))
+            column = 1.0 / size if size > 0.0 else 1.0
+        unit = 1.0 / (cost * length * P.columns[j])
+        P.measures[0, j], P.measures[1, j] = unit, column * unit
+        most_q, most_p = max(most_q, diagonal), max(most_p, abs(p[j]))
+        scaled_p = max(scaled_p, column * abs(p[j]))
+    count = 0
+    for i in range(m, k):
+        P.norms[0, q + i] = P.c_rows[i]
+    for i in range(q + k):
+        P.norms[1, i] = length / (P.a_rows[i] if i < q else P.c_rows[i - q])
+        right = abs(P.b[i]) if i < q else abs(P.d[i - q])
+        if right > 0.0 and P.norms[0, i] > 0.0:
+            scratch[count] = right / P.norms[0, i]
+            count += 1
+    if most_p * most_q > 0.0:
+        scratch[count] = most_p / most_q / length
+        count += 1
+    shortest, least = 1.0 / length, np.inf
+    if count > 0:
+        nothing, shortest = _ZERO * _median(scratch[:count]), np.inf
+        for i in range(count):
+            least = min(least, scratch[i])
+            if scratch[i] > nothing:
+                shortest = min(shortest, scratch[i])
+    P.floors[0], P.floors[1], P.floors[2] = _FLOOR * most_p, _FLOOR * scaled_p, _FLOOR * shortest
+    P.floors[3] = _FLOOR * _typical(P.b, P.norms[0, :q], scratch)
+    P.floors[4], P.floors[5] = _FLOOR * _typical(P.d, P.norms[0, q:], scratch), _FLOOR * min(least, shortest)
+
+
 # The linear systems
 
 
-@jit
+@inner
 def _cholesky(H: Array) -> bool:
     """Replace the lower half by its factor; whether there is one."""
     for i in range(len(H)):
@@ -429,7 +535,7 @@ def _cholesky(H: Array) -> bool:
     return True
 
 
-@jit
+@inner
 def _forward(L: Array, y: Array) -> None:
     """y = L^{-1} y."""
     for i in range(len(y)):
@@ -439,7 +545,7 @@ def _forward(L: Array, y: Array) -> None:
         y[i] = (y[i] - total) / L[i, i]
 
 
-@jit
+@inner
 def _backward(L: Array, y: Array) -> None:
     """y = L^{-T} y."""
     for i in range(len(y) - 1, -1, -1):
@@ -449,7 +555,7 @@ def _backward(L: Array, y: Array) -> None:
             y[j] -= step * L[i, j]
 
 
-@jit
+@inner
 def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int]) -> None:
     """Q + rho + C^T W C, its lower half in L."""
     n, m, L, w = len(P.p), P.G.shape[0], F.L, F.w
@@ -492,18 +598,19 @@ def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int
                 L[i, j] += c0 * half[r, j]
 
 
-@jit
+@inner
 def _factored(H: Array, lapack: tuple[int, int, int, int]) -> bool:
     if len(H) >= _LAPACK and lapack[0] != 0:
         return bool(potrf(lapack[0], H) == 0 and abs(H[-1, -1]) < np.inf)
     return bool(_cholesky(H))
 
 
-@jit
+@inner
 def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int, int]) -> None:
     """V = A L^{-T} and S = V V^T + delta, its lower half."""
     q, V, S = len(P.b), F.V, F.S
-    V[:] = P.A
+    for i in range(q):
+        _put(P.A[i], V[i])
     if len(P.p) >= _LAPACK and q > 2 and lapack[2] != 0:
         forward(lapack[2], F.L, V)
         outer_square(lapack[1], V, S)
@@ -517,7 +624,7 @@ def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int, int
         S[i, i] += delta
 
 
-@jit
+@inner
 def _factor(P: Problem, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
     """Factor the system of F.w; whether that was possible, with more regularisation if need be."""
     rho, done = F.light[0], False
@@ -538,7 +645,7 @@ def _factor(P: Problem, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
     return False
 
 
-@jit
+@inner
 def _lighten(F: Factor) -> bool:
     """Less regularisation from the next factorisation on, where corrections do not get rid of it; whether it can be."""
     F.light[0] = max(1e-3 * F.light[0], _LIGHTEST)
@@ -546,7 +653,7 @@ def _lighten(F: Factor) -> bool:
     return bool(F.light[0] > _LIGHTEST)
 
 
-@jit
+@inner
 def _solve(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
     """The regularised system: x, nu, z for the right-hand sides r, which may not be ``out``; t (k,) is scratch."""
     for i in range(len(t)):
@@ -569,7 +676,7 @@ def _solve(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
         z[i] = F.w[i] * (z[i] - r.z[i])
 
 
-@jit
+@inner
 def _add(v: Triple, step: float, dv: Triple) -> None:
     for j in range(len(v.x)):
         v.x[j] += step * dv.x[j]
@@ -579,12 +686,22 @@ def _add(v: Triple, step: float, dv: Triple) -> None:
         v.z[i] += step * dv.z[i]
 
 
-@jit
+@inner
+def _copy(v: Triple, scale: float, out: Triple) -> None:
+    for j in range(len(v.x)):
+        out.x[j] = scale * v.x[j]
+    for i in range(len(v.nu)):
+        out.nu[i] = scale * v.nu[i]
+    for i in range(len(v.z)):
+        out.z[i] = scale * v.z[i]
+
+
+@inner
 def _size(v: Triple) -> float:
     return float(max(_largest(v.x), _largest(v.nu), _largest(v.z)))
 
 
-@jit
+@inner
 def _left_over(F: Factor, r: Triple, v: Triple, at: Products, out: Triple) -> float:
     """What v leaves of the right-hand sides of the unregularised system, and its size."""
     for j in range(len(v.x)):
@@ -596,7 +713,7 @@ def _left_over(F: Factor, r: Triple, v: Triple, at: Products, out: Triple) -> fl
     return float(_size(out))
 
 
-@jit
+@inner
 def _refined(
     P: Problem, F: Factor, r: Triple, out: Triple, target: float, at: Products, rest: Triple, dv: Triple, t: Array
 ) -> bool:
@@ -635,59 +752,92 @@ class Objective(NamedTuple):
     by: float
 
 
-@jit
+@_inline
 def _objective(P: Problem, v: Triple, at: Products) -> Objective:
     return Objective(_dot(at.qx, v.x), _dot(P.p, v.x), _dot(P.b, v.nu) + _dot(P.d, v.z))
 
 
-@jit
+@inner
 def _judge(P: Problem, v: Triple, at: Products, f: Objective, tau: float, fit: Array) -> float:
-    """Residuals of the point over tau, see :class:`Found`: the largest."""
-    n, m, k = len(P.p), P.G.shape[0], len(P.d)
+    """``certificates.residuals`` of the point over tau; the largest, the sum of |z_i s_i| one of them.
+
+    The gap is that sum with signs, so that rows that are broken make up for others that are slack.
+    """
+    n, q, m, k = len(P.p), len(P.b), P.G.shape[0], len(P.d)
     length, cost, per = P.units[0], P.units[1], 1.0 / tau
-    force = 1.0 / (cost * length)
-    own, own_term, user, user_term, floor = 0.0, 0.0, 0.0, 0.0, np.inf
-    total, size, work_q, work_p = 0.0, 0.0, 0.0, 0.0
+    error, force, scaled_error, scaled_force = 0.0, 0.0, 0.0, P.floors[1]
+    total, square, work_q, work_p = 0.0, 0.0, 0.0, 0.0
     for j in range(n):
         qx, p, aty, ctz, x = per * at.qx[j], P.p[j], per * at.aty[j], per * at.ctz[j], per * v.x[j]
-        error, term, unit = abs(qx + p + aty + ctz), max(abs(qx), abs(p), abs(aty), abs(ctz)), force / P.columns[j]
-        own, own_term = max(own, error), max(own_term, term)
-        user, user_term = max(user, unit * error), max(user_term, unit * term)
-        floor, size, total = min(floor, unit), max(size, abs(x)), total + error
+        off, term = abs(qx + p + aty + ctz), max(abs(qx), abs(p), abs(aty), abs(ctz))
+        error, force = max(error, P.measures[0, j] * off), max(force, P.measures[0, j] * term)
+        scaled_error = max(scaled_error, P.measures[1, j] * off)
+        scaled_force = max(scaled_force, P.measures[1, j] * term)
+        square, total = square + (P.columns[j] * x) ** 2, total + off
         work_q, work_p = work_q + abs(qx * x), work_p + abs(p * x)
-    fit[1] = user / (1.0 + user_term)
-    relative = max(own / max(own_term, _FLOOR), user / max(user_term, _FLOOR * floor))
-    work_b, work_d, least = 0.0, 0.0, _FLOOR + size
-    user, user_term = 0.0, 0.0
-    for i in range(len(P.b)):
-        ax, b, unit = per * at.ax[i], P.b[i], length / P.a_rows[i]
-        error, term = abs(ax - b), max(abs(ax), abs(b))
-        relative, total = max(relative, error / (abs(b) + least)), total + error
-        user, user_term = max(user, unit * error), max(user_term, unit * term)
+    size = math.sqrt(square)
+    fit[1] = error / (1.0 + force)
+    force = max(force, P.floors[0])
+    relative = max(_over(error, force), _over(scaled_error, scaled_force))
+    work_b, work_d, apart, primal, error, term = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(q):
+        ax, b, unit = per * at.ax[i], P.b[i], P.norms[1, i]
+        off = abs(ax - b)
+        relative = max(relative, _over(off, _row_size(P.norms[0, i], abs(b), size, P.floors[2], P.floors[3])))
+        error, term, total = max(error, unit * off), max(term, unit * max(abs(ax), abs(b))), total + off
         work_b += abs(per * b * v.nu[i])
-    fit[0] = user / (1.0 + user_term)
+    primal = error / (1.0 + term)
     for start, end in ((0, m), (m, k)):
-        user, user_term = 0.0, 0.0
+        error, term = 0.0, 0.0
         for i in range(start, end):
-            cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], length / P.c_rows[i]
-            error, term = max(cx - d, 0.0), max(abs(cx), abs(d))
-            relative, total = max(relative, error / (abs(d) + least)), total + abs(cx)
-            user, user_term = max(user, unit * error), max(user_term, unit * term)
+            cx, d, unit = per * at.cx[i] * P.present[i], P.d[i], P.norms[1, q + i]
+            off = max(cx - d, 0.0)
+            if off > 0.0:
+                relative = max(relative, off / _row_size(P.norms[0, q + i], abs(d), size, P.floors[2], P.floors[4]))
+            error, term, total = max(error, unit * off), max(term, unit * max(abs(cx), abs(d))), total + abs(cx)
             work_d += abs(per * d * v.z[i])
-        fit[0] = max(fit[0], user / (1.0 + user_term))
+            apart += abs(per * (cx - d) * v.z[i])
+        primal = max(primal, error / (1.0 + term))
+    fit[0] = primal
     xqx, px, by = per * per * f.xqx, per * f.px, per * f.by
-    gap, value = abs(xqx + px + by), max(abs(0.5 * xqx + px), abs(0.5 * xqx + by))
-    fit[2], fit[4] = gap / cost / (1.0 + value / cost), gap / cost
-    fit[3] = max(relative, gap / max(work_q, work_p, work_b, work_d, _FLOOR))
+    gap, value = abs(xqx + px + by) / cost, max(abs(0.5 * xqx + px), abs(0.5 * xqx + by)) / cost
+    fit[2], fit[4] = gap / (1.0 + value), gap
+    work = max(work_q, work_p, work_b, work_d) / cost
+    fit[3] = max(relative, _over(gap, max(work, force * length * P.floors[2])))
+    apart = _over(apart / cost, max(work, P.floors[0] / _FLOOR * (length * P.floors[2] / _FLOOR)))
     if not abs(total + gap) < np.inf:  # maxima do not see a NaN
         fit[:] = np.inf
-    return float(max(fit[0], fit[1], fit[2], fit[3]))
+    return float(max(fit[0], fit[1], fit[2], fit[3], apart))
+
+
+@inner
+def _closely(P: Problem, v: Triple, at: Products, fit: Array, tol: float) -> bool:
+    """Whether the point is within the tolerance even if the shortest length that the data name is no rounding."""
+    if P.floors[5] >= P.floors[2]:
+        return True
+    length, relative, P.floors[2] = P.floors[2], fit[3], P.floors[5]
+    _products(P, v, at)
+    error = _judge(P, v, at, _objective(P, v, at), 1.0, fit)
+    P.floors[2], fit[3] = length, relative
+    return bool(error <= tol)
+
+
+@inner
+def _over(error: float, size: float) -> float:
+    """error / size, and 0 where both are 0."""
+    return error / size if error > 0.0 else 0.0
+
+
+@inner
+def _row_size(norm: float, right: float, size: float, floor: float, of_zeros: float) -> float:
+    """What an error of a row is compared with."""
+    return max(right + norm * size, norm * floor if norm > 0.0 else of_zeros)
 
 
 # Active sets
 
 
-@jit
+@inner
 def _on_set(P: Problem, F: Factor, v: Triple) -> None:
     """Active bounds met exactly, and no multipliers off the set."""
     n, start = len(P.p), P.G.shape[0]
@@ -705,7 +855,7 @@ def _on_set(P: Problem, F: Factor, v: Triple) -> None:
                 v.x[j] = P.d[start + j]
 
 
-@jit
+@inner
 def _flip_wrong(P: Problem, v: Triple, at: Products, active: Array, tolerance: float) -> bool:
     """Drop active rows with z < 0 and add others that are violated; whether there were any."""
     some = False
@@ -719,7 +869,51 @@ def _flip_wrong(P: Problem, v: Triple, at: Products, active: Array, tolerance: f
     return some
 
 
-@jit
+@inner
+def _clean(a: Array, out: Array) -> bool:
+    """a, next to nothing of which is 0; whether something was."""
+    some = False
+    for i in range(len(a)):
+        nothing = 0.0 < abs(a[i]) < _NOTHING
+        some, out[i] = some or nothing, 0.0 if nothing else a[i]
+    return some
+
+
+@inner
+def _cleaned(v: Triple, out: Triple) -> bool:
+    some = _clean(v.x, out.x)
+    some = _clean(v.nu, out.nu) or some
+    return bool(_clean(v.z, out.z) or some)
+
+
+@inner
+def _polished(
+    P: Problem, F: Factor, v: Triple, at: Products, r: Triple, rest: Triple, dv: Triple, t: Array, fit: Array
+) -> float:
+    """The residual of a point of a settled set, after more corrections where all that is left of it is rounding."""
+    before = np.inf
+    for _ in range(_POLISH):
+        for i in range(len(v.z)):
+            v.z[i] = max(v.z[i], 0.0)
+        if _cleaned(v, dv):
+            _products(P, dv, at)
+            now = _judge(P, dv, at, _objective(P, dv, at), 1.0, fit)
+            if now <= _EXACT and _closely(P, dv, at, fit, _EXACT):
+                _copy(dv, 1.0, v)
+                return float(now)
+        _products(P, v, at)
+        now = _judge(P, v, at, _objective(P, v, at), 1.0, fit)
+        if now <= _EXACT or not now < before:
+            return float(now)
+        before = now
+        _left_over(F, r, v, at, rest)
+        _solve(P, F, rest, dv, t)
+        _add(v, 1.0, dv)
+        _on_set(P, F, v)
+    return float(before)
+
+
+@inner
 def _finish(
     P: Problem,
     F: Factor,
@@ -741,6 +935,7 @@ def _finish(
         r.nu[i] = P.b[i]
     for i in range(len(P.d)):
         r.z[i] = P.d[i]
+    exact = 1e-15 * min(1.0, P.floors[5] / _FLOOR)
     for change in range(changes):
         for i in range(len(active)):
             F.e[i] = 0.0
@@ -755,7 +950,7 @@ def _finish(
             if correction == 1 and _flip_wrong(P, v, at, active, _CLEAR):
                 wrong = True
                 break
-            if not abs(error) < np.inf or (correction > 0 and (error <= 1e-15 or error > 0.3 * before)):
+            if not abs(error) < np.inf or (correction > 0 and (error <= exact or error > 0.3 * before)):
                 break
             before = error
             _solve(P, F, rest, dv, t)
@@ -763,20 +958,14 @@ def _finish(
         if not wrong and error > 1e-13 * (1.0 + _size(v)) and _lighten(F):
             continue
         if not wrong and not _flip_wrong(P, v, at, active, _SIGN):
-            clamped = False
-            for i in range(len(v.z)):
-                if v.z[i] < 0.0:
-                    v.z[i], clamped = 0.0, True
-            if clamped:
-                _products(P, v, at)
-            return _judge(P, v, at, _objective(P, v, at), 1.0, fit), change + 1
+            return _polished(P, F, v, at, r, rest, dv, t, fit), change + 1
     return np.inf, changes
 
 
 # Interior points
 
 
-@jit
+@inner
 def _push(v: Array, present: Array) -> None:
     """Make all numbers positive by the same shift if one is not; 0 where there is no row."""
     low = np.inf
@@ -788,7 +977,7 @@ def _push(v: Array, present: Array) -> None:
         v[i] = v[i] + shift if present[i] > 0.0 else 0.0
 
 
-@jit
+@inner
 def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Array) -> bool:
     """Whether nu and z prove that no point is feasible, relative to the terms of each sum; y: without their noise."""
     if not by < 0.0 or not max(_largest(at.aty), _largest(at.ctz)) < np.inf:
@@ -833,7 +1022,7 @@ def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Ar
     return bool(value < -_SHORT * weight and -value * P.units[0] > _REACH * size * rest)
 
 
-@jit
+@inner
 def _is_ray(P: Problem, x: Array, at: Products, px: float) -> bool:
     """Whether the objective falls along x for ever; errors are relative to the user's rows and to x."""
     if not px < 0.0 or not _largest(x) < np.inf:
@@ -856,7 +1045,7 @@ def _is_ray(P: Problem, x: Array, at: Products, px: float) -> bool:
     return bool(worst <= _CERTIFIED * size and -px > 1e4 * weight * worst and -px > _SHORT * weight * size)
 
 
-@jit
+@inner
 def _user_norm(row: Array, columns: Array) -> float:
     """The largest entry of a row before the columns were scaled."""
     most = 1e-300
@@ -895,17 +1084,7 @@ class _Scratch(NamedTuple):
     active: Array
 
 
-@jit
-def _copy(v: Triple, scale: float, out: Triple) -> None:
-    for j in range(len(v.x)):
-        out.x[j] = scale * v.x[j]
-    for i in range(len(v.nu)):
-        out.nu[i] = scale * v.nu[i]
-    for i in range(len(v.z)):
-        out.z[i] = scale * v.z[i]
-
-
-@jit
+@inner
 def _null_proof(P: Problem, F: Factor, w: _Scratch) -> int:
     """The status that a null vector of the system proves, 0 if none. ``w.fixed`` solves for the data, but not well.
 
@@ -944,7 +1123,7 @@ def _start(P: Problem, F: Factor, w: _Scratch, lapack: tuple[int, int, int, int]
     return True
 
 
-@jit
+@inner
 def _right_of_data(P: Problem, r: Triple) -> None:
     for j in range(len(P.p)):
         r.x[j] = -P.p[j]
@@ -1009,13 +1188,27 @@ def _keep_best(P: Problem, w: _Scratch, tau: float) -> None:
         w.best_s[i] = w.s[i] / tau
 
 
-@jit
+@inner
+def _without_noise(P: Problem, w: _Scratch, best: float, tol: float, fit: Array) -> bool:
+    """Take the multipliers of rows with s >= z from the best point, if it is as good without; whether it is solved."""
+    _copy(w.best, 1.0, w.trial)
+    for i in range(len(P.d)):
+        w.trial.z[i] = w.best.z[i] if w.best.z[i] > w.best_s[i] else 0.0
+    _products(P, w.trial, w.of_step)
+    now = _judge(P, w.trial, w.of_step, _objective(P, w.trial, w.of_step), 1.0, w.trial_fit)
+    if now <= max(best, min(tol, _AIM)):
+        _copy(w.trial, 1.0, w.best)
+        _put(w.trial_fit, fit)
+    return bool(_closely(P, w.best, w.of_step, fit, tol))
+
+
+@inner
 def _needed(tol: float) -> float:
     """The residual of a settled set that is good enough."""
-    return tol if tol >= _LOOSE else max(min(tol, _EXACT), 1e-13)
+    return tol if tol >= _LOOSE else min(tol, _EXACT)
 
 
-@jit
+@inner
 def _interior(
     P: Problem, F: Factor, w: _Scratch, tol: float, max_steps: int, fit: Array, lapack: tuple[int, int, int, int]
 ) -> tuple[int, int, bool]:
@@ -1030,7 +1223,7 @@ def _interior(
     if not _start(P, F, w, lapack):
         return _NUMERICAL, 1, False
     tau, kappa, steps, since, agreed, stall = 1.0, 1.0, 1, 0, False, 0
-    best, least = np.inf, np.inf
+    best, least, idle = np.inf, np.inf, 0
     w.tried[:] = False
     w.predicted[:] = False
     attempts = 0
@@ -1044,10 +1237,10 @@ def _interior(
         now = _judge(P, v, at, f, tau, w.fit)
         stall = 0 if now < best or (mu < 0.5 * least and mu > 1e-16 * tau * tau) else stall + 1
         least = min(mu, least)
-        fast = now < 0.1 * best
+        fast, idle = now < 0.1 * best, 0 if now < best else idle + 1
         if now < best:
             best = now
-            fit[:] = w.fit
+            _put(w.fit, fit)
             _keep_best(P, w, tau)
         if not abs(mu) < np.inf:
             break
@@ -1071,15 +1264,15 @@ def _interior(
                     P, F, w.trial, w.active, changes, w.of_step, w.right, w.rest, w.dv, w.t, w.trial_fit, lapack
                 )
                 steps += used
-                if reached <= needed:
+                if reached <= needed and _closely(P, w.trial, w.of_step, w.trial_fit, tol):
                     _copy(w.trial, 1.0, w.best)
-                    fit[:] = w.trial_fit
+                    _put(w.trial_fit, fit)
                     return _SUCCESS, steps, True
-        if best <= aim and (tol >= _LOOSE or best <= _ROUNDING or not fast):
+        if best <= aim and (tol >= _LOOSE or best <= _ROUNDING or not fast) and _without_noise(P, w, best, tol, fit):
             return _SUCCESS, steps, False
-        if steps >= max_steps or stall >= _STALL:
+        if steps >= max_steps or stall >= _STALL or (best <= tol and idle >= _IDLE):
             break
-        if kappa > 1e-3 * tau:
+        if kappa > 1e-3 * tau and best > tol:
             if _farkas(P, v, at, f.by, w.trial, w.slope):
                 _copy(w.trial, 1.0, w.best)
                 return _PRIMAL_INFEASIBLE, steps, False
@@ -1137,7 +1330,7 @@ def _interior(
             s[i] += length * w.ds[i]
         tau += length * dtau
         kappa += length * dkappa
-    if best <= tol:
+    if best <= tol and _without_noise(P, w, best, tol, fit):
         return _SUCCESS, steps, False
     return (_MAX_STEPS if steps >= max_steps else _NUMERICAL), steps, False
 
@@ -1152,7 +1345,7 @@ class _Room(NamedTuple):
     taken: Array
 
 
-@jit
+@_making
 def _matrix(room: _Room, rows: int, columns: int) -> Array:
     start = room.taken[0]
     room.taken[0] += (rows * columns + 7) // 8 * 8
@@ -1160,18 +1353,18 @@ def _matrix(room: _Room, rows: int, columns: int) -> Array:
     return matrix
 
 
-@jit
+@_making
 def _vector(room: _Room, size: int) -> Array:
     row: Array = _matrix(room, 1, size)[0]
     return row
 
 
-@jit
+@_making
 def _triple(room: _Room, n: int, q: int, k: int) -> Triple:
     return Triple(_vector(room, n), _vector(room, q), _vector(room, k))
 
 
-@jit
+@_making
 def _new_products(room: _Room, n: int, q: int, k: int) -> Products:
     return Products(_vector(room, n), _vector(room, n), _vector(room, n), _vector(room, q), _vector(room, k))
 
@@ -1187,7 +1380,7 @@ def _new_room(n: int, q: int, m: int, k: int, width: int) -> _Room:
     return _Room(numbers, taken)
 
 
-@jit
+@_making
 def _scratch(room: _Room, n: int, q: int, k: int) -> _Scratch:
     return _Scratch(
         _triple(room, n, q, k), _vector(room, k), _triple(room, n, q, k), _triple(room, n, q, k),
@@ -1199,16 +1392,16 @@ def _scratch(room: _Room, n: int, q: int, k: int) -> _Scratch:
     )  # fmt: skip
 
 
-@jit
+@_making
 def _new_problem(room: _Room, n: int, q: int, m: int, k: int, width: int, lower: bool, upper: bool) -> Problem:
     return Problem(
         _matrix(room, n, width), _matrix(room, q, n), _matrix(room, m, n), _vector(room, n), _vector(room, q),
         _vector(room, k), _vector(room, k), lower, upper, _vector(room, n), _vector(room, q), _vector(room, k),
-        _vector(room, 2),
+        _vector(room, 2), _matrix(room, 2, n), _matrix(room, 2, q + k), _vector(room, 6),
     )  # fmt: skip
 
 
-@jit
+@_making
 def _new_factor(room: _Room, n: int, q: int, m: int, k: int) -> Factor:
     return Factor(
         _vector(room, k), _vector(room, k), _matrix(room, n, n), _matrix(room, q, n), _matrix(room, q, q),
@@ -1216,7 +1409,7 @@ def _new_factor(room: _Room, n: int, q: int, m: int, k: int) -> Factor:
     )  # fmt: skip
 
 
-@jit
+@inner
 def _total(M: Array) -> float:
     """A sum that is not finite if one number is not."""
     total = 0.0
@@ -1226,7 +1419,7 @@ def _total(M: Array) -> float:
     return total
 
 
-@jit
+@inner
 def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
     """Whether Q has no eigenvalue below 0, up to rounding."""
     n, most = Q.shape[0], 0.0
@@ -1245,19 +1438,9 @@ def _convex(Q: Array, F: Factor, lapack: tuple[int, int, int, int]) -> bool:
     return bool(_factored(F.L, lapack))
 
 
-@jit
-def _clean(a: Array) -> None:
-    for i in range(len(a)):
-        if abs(a[i]) < _NOTHING:
-            a[i] = 0.0
-
-
-@jit
+@inner
 def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: int) -> None:
-    """The point in the user's units, in which next to nothing is 0."""
-    _clean(v.x)
-    _clean(v.nu)
-    _clean(v.z)
+    """The point in the user's units."""
     length, cost = P.units[0], P.units[1]
     n, k = len(P.p), len(P.d)
     for j in range(n):
@@ -1271,24 +1454,24 @@ def _write(P: Problem, F: Factor, v: Triple, active: Array, found: Found, row: i
         found.active[row, i] = active[i]
         found.scales.w[row, i] = F.w[i]
         found.scales.c_rows[row, i] = P.c_rows[i]
-    found.scales.units[row] = P.units
+    _put(P.units, found.scales.units[row])
 
 
-@jit
-def _write_slack(P: Problem, v: Triple, cx: Array, found: Found, row: int) -> None:
+@inner
+def _write_slack(P: Problem, v: Triple, d: Array, cx: Array, found: Found, row: int) -> None:
     """s = d - C x in the user's units."""
     _c_times(P, v.x, cx)
     for i in range(len(cx)):
-        found.s[row, i] = (P.d[i] - cx[i]) * P.units[0] / P.c_rows[i] if P.present[i] > 0.0 else np.inf
+        found.s[row, i] = (P.d[i] - cx[i]) * P.units[0] / P.c_rows[i] if d[i] < np.inf else np.inf
 
 
-@jit
+@inner
 def _single_thread(n: int, lapack: tuple[int, int, int, int]) -> int:
     """Where LAPACK is called, use one thread; how many it used, or 0."""
     return int(set_threads(lapack[3], 1)) if n >= _LAPACK and lapack[3] != 0 else 0
 
 
-@jit
+@inner
 def _restore_threads(threads: int, lapack: tuple[int, int, int, int]) -> None:
     if threads > 1:
         set_threads(lapack[3], threads)
@@ -1344,6 +1527,7 @@ def solve(
                 _equilibrate(Q_row, A_row, G_row, P.columns, P.a_rows, P.c_rows[:m], size)
                 _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
                 _scaled(G_row, P.c_rows[:m], P.columns, 1.0, P.G)
+                _set_norms(P, A_row, G_row)
         finite = 0.0
         for j in range(n):
             finite += p[row, j]
@@ -1364,7 +1548,7 @@ def solve(
             reached, steps = _finish(
                 P, F, w.best, w.active, changes, w.of_step, w.right, w.rest, w.dv, w.t, fit, lapack
             )
-            settled = reached <= _needed(tol)
+            settled = reached <= _needed(tol) and _closely(P, w.best, w.of_step, fit, tol)
             status = _SUCCESS if settled else _NUMERICAL
         times = 1.0
         for _ in range(2):
@@ -1383,10 +1567,11 @@ def solve(
                 w.active[i] = w.best.z[i] > w.best_s[i] and P.present[i] > 0.0
                 F.w[i] = P.present[i] / (w.best_s[i] / w.best.z[i] + _DELTA) if w.best.z[i] > 0.0 else 0.0
         _write(P, F, w.best, w.active, found, row)
-        _write_slack(P, w.best, w.at.cx, found, row)
+        _write_slack(P, w.best, d[row], w.at.cx, found, row)
         if status == _DUAL_INFEASIBLE:
-            found.ray[row] = found.x[row]
-        found.fit[:, row] = fit
+            _put(found.x[row], found.ray[row])
+        for i in range(len(fit)):
+            found.fit[i, row] = fit[i]
         found.steps[row], found.status[row] = steps, status
         left -= 1 if status == _SUCCESS else 0
     _restore_threads(threads, lapack)
@@ -1419,7 +1604,10 @@ def inverse(
     at, t = _new_products(room, n, q, k), _vector(room, k)
     for row in range(batch):
         Q_row, A_row, G_row = Q[min(row, len(Q) - 1)], A[min(row, len(A) - 1)], G[min(row, len(G) - 1)]
-        P.columns[:], P.a_rows[:], P.c_rows[:] = scales.columns[row], scales.a_rows[row], scales.c_rows[row]
+        _put(scales.columns[row], P.columns)
+        _put(scales.a_rows[row], P.a_rows)
+        _put(scales.c_rows[row], P.c_rows)
+        _put(scales.units[row], P.units)
         length, cost = scales.units[row, 0], scales.units[row, 1]
         force = cost * length
         _scaled(A_row, P.a_rows, P.columns, 1.0, P.A)
@@ -1442,11 +1630,11 @@ def inverse(
         F.light[0], F.light[1] = _RHO, _DELTA
         if _factor(P, F, lapack):
             _solve(P, F, r, out, t)
-            before = np.inf
+            before = _size(r)
             for _ in range(corrections):
                 _products(P, out, at)
                 error = _left_over(F, r, out, at, rest)
-                if error == 0.0 or not error < before:
+                if not error < 0.5 * before:  # a singular system: what is regularised stays
                     break
                 before = error
                 _solve(P, F, rest, dv, t)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.active_set import PHASES, phases_of
-from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
+from icnn_rl.qp.certificates import Residuals
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear import primal
 from icnn_rl.qp.linear.base import Refined, System, Triple
@@ -39,6 +39,8 @@ _LARGEST, _ROWS = (16, 128), 4
 #: a size on, for torch's systems in the space of these rows to be cheaper.
 _DENSE, _FEW, _WIDE = 600, 4, 64
 
+#: What the dense kernel compiles, as the user is told.
+_COMPILED = {"solve": "the dense QP solver", "inverse": "the gradients of the dense QP solver"}
 #: What a kernel returns, see :func:`solve`.
 Quick = tuple[Outcome, System, Tensor | None]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,13 +54,19 @@ def _kernel() -> ModuleType:
 
 @functools.cache
 def _dense_kernel() -> tuple[ModuleType, tuple[int, ...]]:
-    """The kernel and the addresses it calls; says so before it compiles for the first time."""
+    """The kernel and the addresses it calls."""
     kernel = importlib.import_module("icnn_rl.qp.kernel.dense")
     addresses: tuple[int, ...] = importlib.import_module("icnn_rl.qp.kernel.lapack").addresses()
-    folder, changed = Path(kernel.solve.stats.cache_path or ""), Path(str(kernel.__file__)).stat().st_mtime
-    if not any(code.stat().st_mtime > changed for code in folder.glob("dense.solve-*.nbc")):
-        print("icnn_rl: compiling the dense QP solver, once", file=sys.stderr)
     return kernel, addresses
+
+
+@functools.cache
+def _announce(name: str) -> None:
+    """Say so if this function of the dense kernel is about to be compiled: nothing newer than its source is kept."""
+    kernel = _dense_kernel()[0]
+    folder, changed = Path(getattr(kernel, name).stats.cache_path or ""), Path(str(kernel.__file__)).stat().st_mtime
+    if not any(code.stat().st_mtime > changed for code in folder.glob(f"dense.{name}-*.nbc")):
+        print(f"icnn_rl: compiling {_COMPILED[name]}, once", file=sys.stderr)
 
 
 @functools.cache
@@ -128,11 +136,19 @@ class DenseFactor(Refined):
     units: Tensor
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-        """In torch, for what torch has to see: the kernel's system in the user's units."""
+        if not transformed():
+            return self._inverse(rx, ra, rc, 0)
+        # in torch, which has to see it: the kernel's system in the user's units
         problem, kernel = self.problem, _dense_kernel()[0]
-        energy = (self.units[:, 1] * self.units[:, 0].square()).unsqueeze(-1)
+        energy = self._energy()
         w = self.w * self.c_rows.square() / energy
-        chol = cholesky(primal.hessian(problem, w, kernel._RHO / (energy * self.columns.square())))
+        rho, bounds = kernel._RHO / (energy * self.columns.square()), problem.on_diagonal(w)
+        h = torch.diag_embed(rho if bounds is None else rho + bounds)  # torch.func maps w, so nothing is added in place
+        h = h + (torch.diag_embed(problem.Q) if problem.diagonal else problem.Q)
+        if problem.G is not None:
+            assert isinstance(problem.G, Tensor)
+            h = h + (problem.G.mT * w[:, : problem.m].unsqueeze(-2)) @ problem.G
+        chol = cholesky(h)
         t = rx + problem.Ctz(w * rc)
         if problem.A is None:
             dx, dnu = cholesky_solve(t, chol), ra
@@ -147,9 +163,36 @@ class DenseFactor(Refined):
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-        if transformed():
-            return super().refined(rx, ra, rc, corrections)
+        if not transformed():
+            return self._inverse(rx, ra, rc, corrections)
+        # as in the kernel
+        energy, delta, on = self._energy(), _dense_kernel()[0]._DELTA, self.w > 0
+        e = torch.where(on, 1.0 / torch.where(on, self.w, 1.0) - delta, 0.0)
+        e = torch.where(e > 1e-3 * delta, e, 0.0) * energy / self.c_rows.square()
+
+        def size(rx: Tensor, ra: Tensor, rc: Tensor) -> Tensor:
+            cost, length = self.units[:, 1:], self.units[:, :1]
+            parts = cost * length * self.columns * rx, self.a_rows * ra / length, self.c_rows * rc / length * on
+            return torch.cat(parts, -1).abs().amax(-1, keepdim=True)
+
+        x, nu, z = self.solve(rx, ra, rc)
+        before = size(rx, ra, rc)
+        for _ in range(corrections):
+            rest_x, rest_a, rest_c = self.problem.products(x, nu, z).left(-rx, ra, rc)
+            rest = rest_x, rest_a, (rest_c + e * z) * on
+            now = size(*rest)
+            better = now < 0.5 * before
+            dx, dnu, dz = (torch.where(better, part, 0.0) for part in self.solve(*rest))
+            x, nu, z, before = x + dx, nu + dnu, z + dz, torch.where(better, now, before)
+        return x, nu, z
+
+    def _energy(self) -> Tensor:
+        """(B, 1): what a unit of the kernel's objective is in the user's."""
+        return (self.units[:, 1] * self.units[:, 0].square()).unsqueeze(-1)
+
+    def _inverse(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
         kernel, addresses = _dense_kernel()
+        _announce("inverse")
         q, a, g = _dense_matrices(self.problem)
         scales = kernel.Scales(*(_array(t) for t in (self.w, self.columns, self.a_rows, self.c_rows, self.units)))
         out = tuple(np.empty(r.shape) for r in (rx, ra, rc))
@@ -192,6 +235,7 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick |
 def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
     batch, n, k, equations = problem.p.shape[0], problem.n, problem.d.shape[-1], problem.b.shape[-1]
     kernel, addresses = _dense_kernel()
+    _announce("solve")
     found = kernel.Found(
         x=np.zeros((batch, n)),
         nu=np.zeros((batch, equations)),
@@ -228,20 +272,10 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     )
     if left < 0:
         return None
-    x, nu, z, s, active, _, steps, status, ray = map(torch.from_numpy, found[:9])
-    judged = _judged(problem, x, nu, z)
-    # the kernel measures by its own scales: what it calls solved has to pass as everything else does
-    short = (status == Status.SUCCESS) & ~(judged.largest <= solver.tolerance)
-    status = torch.where(short, int(Status.NUMERICAL), status)
-    outcome = Outcome(x, nu, z, s, active, judged, steps, status, ray)
+    x, nu, z, s, active, fit, steps, status, ray = map(torch.from_numpy, found[:9])
+    outcome = Outcome(x, nu, z, s, active, Residuals(*fit), steps, status, ray)
     factor = DenseFactor(problem, *map(torch.from_numpy, found.scales))
-    rest = status.nonzero().squeeze(-1)
-    return outcome, factor, rest if len(rest) else None
-
-
-def _judged(problem: Problem, x: Tensor, nu: Tensor, z: Tensor) -> Residuals:
-    problem = problem.without_infinite().with_norms()
-    return residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z))
+    return outcome, factor, status.nonzero().squeeze(-1) if left else None
 
 
 def _dense_matrices(problem: Problem) -> tuple[Array, Array, Array]:

@@ -25,6 +25,13 @@ class Mixed(Refined):
         right = (rx, ra, rc)
         others = self.second.solve(*(part[self.index] for part in right))
         mine = self.first.solve(*right)
+        return self._together(mine, others)
+
+    def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
+        mine = self.first.refined(rx, ra, rc, corrections)
+        return self._together(mine, self.second.refined(rx[self.index], ra[self.index], rc[self.index], corrections))
+
+    def _together(self, mine: Triple, others: Triple) -> Triple:
         dx, dnu, dz = (a.index_copy(0, self.index, b) for a, b in zip(mine, others, strict=True))
         return dx, dnu, dz
 
@@ -46,6 +53,12 @@ class Spread(Refined):
     second: System
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-        pairs = zip(self.first.solve(rx, ra, rc), self.second.solve(rx, ra, rc), strict=True)
-        dx, dnu, dz = (torch.where(self.chosen, b, a) for a, b in pairs)
+        return self._together(self.first.solve(rx, ra, rc), self.second.solve(rx, ra, rc))
+
+    def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
+        mine = self.first.refined(rx, ra, rc, corrections)
+        return self._together(mine, self.second.refined(rx, ra, rc, corrections))
+
+    def _together(self, mine: Triple, others: Triple) -> Triple:
+        dx, dnu, dz = (torch.where(self.chosen, b, a) for a, b in zip(mine, others, strict=True))
         return dx, dnu, dz
