@@ -71,6 +71,7 @@ class ConvEnergy:
         quadratic: q (B, n), >= 0.
         activation: g.
         shape: (C, H, W) of y.
+        convex: False where weights may be negative, so that no gradient bounds f from below.
     """
 
     layers: list[ConvLayer]
@@ -80,6 +81,7 @@ class ConvEnergy:
     quadratic: Tensor
     activation: ConvexActivation
     shape: tuple[int, int, int]
+    convex: bool = True
 
     separable = True  # one number a row: solvers may take rows out
 

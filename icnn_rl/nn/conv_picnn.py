@@ -89,6 +89,11 @@ class NonNegativeConv2d(NonNegativeLinear):
 class _SignedConv2d(NonNegativeConv2d):
     """The same layer, started the same way, whose weights may become negative."""
 
+    @property
+    def weight_nonneg(self) -> Tensor:
+        """The parameter itself."""
+        return self.weight
+
     def project_(self) -> None:
         return
 
@@ -126,7 +131,8 @@ class ConvPICNN(ConvexNetwork):
         strong_convexity: lower bound on q, >= 0.
         kernel: side of the kernels on z.
         positivity: how W^(z) and w stay non-negative, see :class:`NonNegativeConv2d`.
-        convex: False leaves W^(z) and w free in sign: the non-convex twin, for comparisons.
+        convex: False leaves W^(z) and w free in sign: the non-convex twin, for comparisons. Nothing is certified of its
+            minimisers.
 
     Shapes:
         ``f(x, y)``: (B, *x_shape), (B, *y_shape) -> (B,). ``bind(x)``: a function of y as rows (B, n), n = C H W, for
@@ -291,6 +297,7 @@ class ConvPICNN(ConvexNetwork):
             quadratic,
             self.activation,
             self.y_shape,
+            self.convex,
         )
 
     def _positive(self, pre: Tensor) -> Tensor:

@@ -65,6 +65,34 @@ class _Affine(torch.autograd.Function):
         return into_x, torch.bmm(g.mT, x), g.sum(1, keepdim=True)
 
 
+class _Clamped(torch.autograd.Function):
+    """max(V, 0), elementwise, with a gradient that can still raise what is below 0: there the clamp's own is 0, and an
+    entry that an optimiser carried below 0 would stay there for good. What would carry it further down is left out.
+    Where V >= 0 it is the identity."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(raw: Tensor) -> Tensor:
+        return raw.clamp(min=0.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        (raw,) = inputs
+        ctx.save_for_backward(raw)
+        ctx.save_for_forward(raw)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (raw,), (g,) = ctx.saved_tensors, grads
+        return g.masked_fill((raw < 0) & (g > 0), 0.0)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (raw,), (t,) = ctx.saved_tensors, tangents
+        return t.masked_fill(raw < 0, 0.0)
+
+
 class EnsembleLinear(nn.Module):
     """E linear maps side by side: (B, in) or (E, B, in) -> (E, B, out).
 
@@ -117,10 +145,12 @@ class NonNegativeLinear(nn.Module):
         in_features: size of the input.
         out_features: size of the output.
         bias: whether to add b, free in sign.
-        positivity: how W stays non-negative.
-            ``"clamp"``: W is the parameter; call :meth:`project_` after every optimiser step (the paper's way).
-            ``"softplus"``: W = softplus(V), always positive. ``"relu"``: W = max(V, 0); an entry at zero gets no
-                gradient.
+        positivity: how W stays non-negative whatever an optimiser does to the parameter V.
+            ``"clamp"``: W = max(V, 0). An entry below 0 still gets the gradient that would raise it, so that it can
+                return: steps as the projected gradient's, in the paper's way. Call :meth:`project_` after every step
+                and they are just that; without, momentum may carry V below 0 for a while.
+            ``"softplus"``: W = softplus(V), always positive. ``"relu"``: W = max(V, 0); an entry at or below zero gets
+                no gradient.
         activation: the activation whose outputs come in, for the initialisation that keeps the signal's scale.
         ensemble: None for one map (weight (out, in)), or E for E maps side by side (weight (E, out, in)).
 
@@ -166,17 +196,22 @@ class NonNegativeLinear(nn.Module):
 
     @property
     def weight_nonneg(self) -> Tensor:
-        """(out, in) or (E, out, in): the weights that forward uses. With "clamp", non-negative once projected."""
+        """(out, in) or (E, out, in), >= 0: the weights that forward uses; NaN where the parameter is."""
         if self.positivity == "softplus":
             return F.softplus(self.weight)
-        return self.weight.relu() if self.positivity == "relu" else self.weight
+        if self.positivity == "relu":
+            return self.weight.relu()
+        if not torch.is_grad_enabled():
+            return self.weight.clamp(min=0.0)
+        return _Clamped.apply(self.weight)  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         return affine(x, self.weight_nonneg, self.bias)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Clamp the weights to >= 0. Does nothing unless positivity is "clamp"; a NaN stays a NaN."""
+        """Clamp the parameter to >= 0, which changes no weight that forward uses. Does nothing unless positivity is
+        "clamp"; a NaN stays a NaN."""
         if self.positivity == "clamp":
             self.weight.clamp_(min=0.0)
 
@@ -192,15 +227,16 @@ class NonNegativeLinear(nn.Module):
 
 
 class ConvexNetwork(nn.Module):
-    """A network whose convexity rests on the weights of its ``nonneg`` layers being non-negative."""
+    """A network whose convexity rests on the weights of its ``nonneg`` layers, which are never negative."""
 
     nonneg: Layers[NonNegativeLinear]
 
     def project_(self) -> None:
-        """Clamp W^(z) to >= 0 after an optimiser step. A no-op unless positivity is "clamp"."""
+        """Clamp the parameters of W^(z) to >= 0 after an optimiser step, see :class:`NonNegativeLinear`: convex it is
+        without. A no-op unless positivity is "clamp"."""
         for layer in self.nonneg:
             layer.project_()
 
     def is_convex(self) -> bool:
-        """Whether every weight that carries convexity is >= 0."""
+        """Whether every weight that carries convexity is >= 0: false where one is NaN."""
         return all(layer.is_nonneg() for layer in self.nonneg)

@@ -45,7 +45,8 @@ def minimize(
         energy: convex function y (B, n) -> (B,), each row on its own: ``net.bind(x)``, an :class:`ICNN`, or any
             callable. Methods ``value_and_grad`` and ``value_grad_hessian`` are used where present, autograd elsewhere;
             an attribute ``curvature`` (n,) or (B, n), m >= 0 with energy - 1/2 sum_j m_j y_j^2 convex, sharpens the
-            certificate.
+            certificate. The package's networks are convex whatever their weights; that a callable is has to be known,
+            and an attribute ``convex`` that is false takes the certificate away.
         solver: settings, for instance ``ProjectedNewton(tol=1e-6, max_steps=50)``.
         y0: (B, n) starting point, float32 or float64; projected onto the domain first. Any number of leading batch
             dimensions, or none.
@@ -81,6 +82,8 @@ def minimize(
     start = _check_arguments(energy, solver, y0, domain, warm_start)
     problem = Problem(energy, domain, start)
     solution = _unroll(problem, solver, start) if isinstance(adjoint, Unrolled) else solve(problem, solver, start)
+    if not getattr(energy, "convex", True):
+        solution = dataclasses.replace(solution, gap=torch.full_like(solution.gap, torch.inf))
     if throw and not bool(solution.success.all()):
         raise SolveError(solution)
     chosen = _default_adjoint(energy, solver) if adjoint == "auto" else adjoint
