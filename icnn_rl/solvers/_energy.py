@@ -42,20 +42,21 @@ def value_grad_hessian(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tenso
     return f.detach(), g.detach(), torch.stack(columns, dim=-1).detach()
 
 
-def live_gradient(energy: EnergyFunction, y: Tensor) -> Tensor:
-    """The gradient at the constant ``y``, as a function of whatever parameters the energy depends on."""
+def live_value_and_grad(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tensor]:
+    """f and its gradient at the constant ``y``, as functions of whatever parameters the energy depends on."""
     if hasattr(energy, "value_and_grad"):
-        return gradient_with_graph(energy, y.detach())
-    return gradient_with_graph(energy, y.detach().requires_grad_())
+        return with_graph(energy, y.detach())
+    return with_graph(energy, y.detach().requires_grad_())
 
 
-def gradient_with_graph(energy: EnergyFunction, leaf: Tensor) -> Tensor:
-    """The gradient at ``leaf``, as a function of it and of whatever parameters the energy depends on."""
+def with_graph(energy: EnergyFunction, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """f and its gradient at ``leaf``, as functions of it and of whatever parameters the energy depends on."""
     with torch.enable_grad():
         if hasattr(energy, "value_and_grad"):
-            g: Tensor = energy.value_and_grad(leaf)[1]
-            return g
-        return _grad(_value(energy, leaf).sum(), leaf, create_graph=True)
+            f, g = energy.value_and_grad(leaf)
+            return f, g
+        f = _value(energy, leaf)
+        return f, _grad(f.sum(), leaf, create_graph=True)
 
 
 def curvature_of(energy: EnergyFunction) -> Tensor | None:

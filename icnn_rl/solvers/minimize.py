@@ -13,11 +13,12 @@ from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
 from icnn_rl.solvers._loop import freeze, report, solved, sound_start
-from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
+from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable
 from icnn_rl.solvers.approach import STAGES, approach
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.domain import Unconstrained
+from icnn_rl.solvers.envelope import minimum
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.newton import ProjectedNewton
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
@@ -54,7 +55,9 @@ def minimize(
             ``Ball(radius)``, or any :class:`icnn_rl.qp.sets.ConvexSet`.
         adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
             for BundleEntropy on an energy that is not known to be smooth, None for ProximalBundle on such a one,
-            Implicit otherwise. None: the value is detached. Unrolled: ProjectedGradient only.
+            Implicit otherwise. Unrolled: ProjectedGradient only. With any of them ``fun`` has the gradient of the
+            minimum, by the envelope theorem, which takes no linear solve; Unrolled: that of the steps. None: value and
+            fun are detached.
         warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem.
         throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
 
@@ -90,7 +93,8 @@ def minimize(
     if chosen is None or isinstance(chosen, Unrolled) or not torch.is_grad_enabled():
         return solution
     assert not isinstance(chosen, str)  # checked above
-    return dataclasses.replace(solution, value=differentiable_value(chosen, problem, solver, solution, domain))
+    live = differentiable(chosen, problem, solver, solution, domain)
+    return dataclasses.replace(solution, value=live.value, fun=minimum(problem, solver, solution, domain, live))
 
 
 def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object, warm_start: Tensor | None) -> Tensor:
@@ -147,10 +151,11 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
     state = solver.init(problem, problem.project(start))
     for _ in range(solver.max_steps):
         state = solver.step(problem, state)
-    progress = Progress(*(item.detach() for item in solver.progress(problem, state)))
+    live = solver.progress(problem, state)
+    progress = Progress(*(item.detach() for item in live))
     sound = sound_start(progress)
     steps = torch.full_like(progress.fun, solver.max_steps, dtype=torch.int64)
-    return report(solver, state, progress, sound, steps)
+    return dataclasses.replace(report(solver, state, progress, sound, steps), fun=live.fun)
 
 
 @torch.no_grad()
