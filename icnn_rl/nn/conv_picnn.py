@@ -17,6 +17,7 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
+from icnn_rl._eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.conv_context import ConvContext
 from icnn_rl.nn.conv_energy import ConvEnergy, ConvLayer, Stride
@@ -254,6 +255,7 @@ class ConvPICNN(ConvexNetwork):
         for weight in (self.dense_linear.weight, self.heads[0].weight[:linear], self.nonneg[-1].weight):
             weight.mul_(factor)
 
+    @full_precision
     def bind(self, x: Tensor) -> ConvEnergy:
         """f(x, .) as an energy in y (B, n): evaluates the context path and all gates, once.
 
@@ -303,6 +305,7 @@ class ConvPICNN(ConvexNetwork):
     def _positive(self, pre: Tensor) -> Tensor:
         return F.softplus(pre) if self.gate == "softplus" else pre.relu()
 
+    @full_precision
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self._check_images("y", y, self.y_shape)
         check_same_kind("y", y, "x", x)

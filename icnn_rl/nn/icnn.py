@@ -16,6 +16,7 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
+from icnn_rl._eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
 from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, Layers, NonNegativeLinear
@@ -84,6 +85,7 @@ class ICNN(ConvexNetwork):
             for before, after in itertools.pairwise(widths)
         )
 
+    @full_precision
     def bind(self, reduction: str = "none", temperature: float = 1.0) -> EnsembleEnergy:
         """The network as an energy with closed-form derivatives, see :class:`EnsembleEnergy`."""
         layers = []
@@ -109,6 +111,7 @@ class ICNN(ConvexNetwork):
             squeeze=self.ensemble is None,
         )
 
+    @full_precision
     def forward(self, y: Tensor) -> Tensor:
         check_float_tensor("y", y)
         if y.dim() < 2:

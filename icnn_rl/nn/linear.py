@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icnn_rl._checks import check_choice, check_positive_int
+from icnn_rl._eager import any_transform, recorded, traced
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
 
-__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear"]
+__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear", "affine", "plain"]
 
 POSITIVITY = ("clamp", "softplus", "relu")
 
@@ -38,16 +39,23 @@ def _inverse_softplus(value: Tensor) -> Tensor:
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b, member by member where there are members: (B, in) or (E, B, in) -> (B, out) or (E, B, out)."""
+    transposed = weight.transpose(-1, -2)  # not mT, which the exporter to ONNX that traces does not know
     if bias is not None and weight.dim() == 3:
         if bias.dim() == 3 and bias.shape[1] == 1:
             members = x.expand(len(weight), -1, -1)
-            if not torch.is_grad_enabled():
-                return torch.baddbmm(bias, members, weight.mT)
+            if not torch.is_grad_enabled() or not plain():
+                return torch.baddbmm(bias, members, transposed)
             return _Affine.apply(members, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
         if x.dim() == 3 and x.shape[0] == weight.shape[0]:
-            return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
-    product = torch.matmul(x, weight.mT)
+            return torch.baddbmm(bias, x, transposed)  # the bias in the same pass
+    product = torch.matmul(x, transposed)
     return product if bias is None else product + bias
+
+
+def plain() -> bool:
+    """Whether operations run as they come, so that some may be code of ours: nothing records or transforms them, nor
+    casts their results."""
+    return not (recorded() or any_transform() or torch._C._is_any_autocast_enabled())
 
 
 class _Affine(torch.autograd.Function):
@@ -65,10 +73,35 @@ class _Affine(torch.autograd.Function):
         return into_x, torch.bmm(g.mT, x), g.sum(1, keepdim=True)
 
 
-class _Clamped(torch.autograd.Function):
+def clamped(raw: Tensor) -> Tensor:
     """max(V, 0), elementwise, with a gradient that can still raise what is below 0: there the clamp's own is 0, and an
     entry that an optimiser carried below 0 would stay there for good. What would carry it further down is left out.
     Where V >= 0 it is the identity."""
+    if not torch.is_grad_enabled() or traced():
+        return raw.clamp(min=0.0)
+    kind = _ClampedInTransforms if any_transform() else _Clamped
+    return kind.apply(raw)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _into_raw(raw: Tensor, g: Tensor) -> Tensor:
+    return g.masked_fill((raw < 0) & (g > 0), 0.0)
+
+
+class _Clamped(torch.autograd.Function):
+    """:func:`clamped`."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor) -> Tensor:
+        ctx.save_for_backward(raw)
+        return raw.clamp(min=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _into_raw(*ctx.saved_tensors, *grads)
+
+
+class _ClampedInTransforms(torch.autograd.Function):
+    """:func:`clamped` as ``torch.func`` asks for it, which takes ten times as long."""
 
     generate_vmap_rule = True
 
@@ -78,14 +111,12 @@ class _Clamped(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        (raw,) = inputs
-        ctx.save_for_backward(raw)
-        ctx.save_for_forward(raw)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (raw,), (g,) = ctx.saved_tensors, grads
-        return g.masked_fill((raw < 0) & (g > 0), 0.0)
+        return _into_raw(*ctx.saved_tensors, *grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
@@ -201,9 +232,7 @@ class NonNegativeLinear(nn.Module):
             return F.softplus(self.weight)
         if self.positivity == "relu":
             return self.weight.relu()
-        if not torch.is_grad_enabled():
-            return self.weight.clamp(min=0.0)
-        return _Clamped.apply(self.weight)  # type: ignore[no-any-return, no-untyped-call]
+        return clamped(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return affine(x, self.weight_nonneg, self.bias)

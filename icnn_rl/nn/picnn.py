@@ -18,6 +18,7 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
+from icnn_rl._eager import full_precision
 from icnn_rl.nn._fused import context_layer
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy, present
@@ -180,6 +181,7 @@ class PICNN(ConvexNetwork):
             else:
                 part.zero_()
 
+    @full_precision
     def encode(self, x: Tensor) -> Tensor:
         """The context u (E, B, width) of x (B, x_features) or (E, B, x_features)."""
         rectified = self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
@@ -194,6 +196,7 @@ class PICNN(ConvexNetwork):
             u = self.context_activation(u)
         return u
 
+    @full_precision
     def bind(self, x: Tensor, reduction: str = "none", temperature: float = 1.0) -> EnsembleEnergy:
         """f(x, .) as an energy in y: evaluates the context path and all gates, once.
 
@@ -245,6 +248,7 @@ class PICNN(ConvexNetwork):
     def _positive(self, pre: Tensor) -> Tensor:
         return F.softplus(pre) if self.gate == "softplus" else pre.relu()
 
+    @full_precision
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         check_float_tensor("y", y)
         check_last_dim("y", y, self.y_features)

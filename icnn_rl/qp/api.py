@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from icnn_rl._eager import eager
 from icnn_rl.qp import driver, inputs
 from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External
@@ -27,6 +28,7 @@ __all__ = ["solve_known", "solve_qp"]
 _DEFAULT = PrimalDual()
 
 
+@eager("solve_qp", mapped=True)
 def solve_qp(
     Q: Tensor | Diagonal | float,
     p: Tensor,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.kernel.dispatch import available
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.base import Problem
@@ -32,6 +33,8 @@ def fits(problem: Problem, y: Tensor) -> bool:
     """Whether f over the box is for the kernel: one layer of squareplus units, finite bounds, on the CPU, and numba
     installed."""
     if problem.region is not None or not problem.finite or y.dim() != 2 or y.device.type != "cpu" or not available():
+        return False
+    if transformed():  # tensors hide their numbers
         return False
     form = _one_layer(problem)
     if form is None or y.dtype != form.offset.dtype or y.shape[0] == 0:

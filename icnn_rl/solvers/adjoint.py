@@ -10,6 +10,7 @@ from torch import Tensor
 
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl._first_order import first_order
+from icnn_rl.qp.functorch import batched, transformed
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
@@ -145,6 +146,8 @@ def _with_graph(
         return Live(_implicit_on_set(adjoint, problem, solution, as_set(domain, y.double()), y, g), f, g)
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
     if isinstance(adjoint, ImplicitCG):
+        if transformed():
+            raise ValueError("adjoint: ImplicitCG() does not go with torch.func; use Implicit(), or torch.autograd.")
         f, g = _energy.with_graph(problem.energy, y.requires_grad_())
         return Live(_implicit_cg(adjoint, problem, tau, solution, y, g), f, g)
     f, g = _energy.live_value_and_grad(problem.energy, y)
@@ -217,6 +220,8 @@ class _OptimalPoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if batched(grads[0]):
+            raise RuntimeError("ImplicitCG: takes one gradient at a time, not is_grads_batched=True; use Implicit().")
         (root,) = ctx.saved_tensors
         inner = conjugate_gradients(ctx.product, root * grads[0], ctx.adjoint.tol, ctx.adjoint.max_steps)
         return -root * inner, None, None, None, None
@@ -257,9 +262,10 @@ def _finite_point(problem: Problem, solution: Solution) -> Tensor:
 class _BundleValue(torch.autograd.Function):
     """y as a function of the live cuts: forward hands the value through, backward solves the KKT system above."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         values: Tensor,
         slopes: Tensor,
         y: Tensor,
@@ -268,8 +274,12 @@ class _BundleValue(torch.autograd.Function):
         active: Tensor,
         scale: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(slopes, w, multipliers, active, scale)
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, slopes, _, *rest = inputs
+        ctx.save_for_backward(slopes, *rest)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

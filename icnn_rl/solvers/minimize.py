@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl._eager import eager, no_forward_mode, transforms
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
@@ -30,6 +31,7 @@ _WORTH_SHRINKING = 32  # below so many rows a step costs what its tensor operati
 Adjoint = Implicit | ImplicitCG | DualKKT | Unrolled
 
 
+@eager("minimize", dual=True)
 def minimize(
     energy: EnergyFunction,
     solver: Solver,
@@ -82,6 +84,8 @@ def minimize(
         raise ValueError(
             f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
         )
+    if transforms()[1] and not isinstance(adjoint, Unrolled):
+        raise no_forward_mode("minimize")
     start = _check_arguments(energy, solver, y0, domain, warm_start)
     problem = Problem(energy, domain, start)
     solution = _unroll(problem, solver, start) if isinstance(adjoint, Unrolled) else solve(problem, solver, start)
@@ -158,6 +162,7 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
     return dataclasses.replace(report(solver, state, progress, sound, steps), fun=live.fun)
 
 
+@eager("solve")
 @torch.no_grad()
 def solve(
     problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = False, atol: float | Tensor = 0.0

@@ -84,7 +84,7 @@ def test_plain_training_keeps_it_convex_and_minimisers_right(solver: Solver) -> 
     assert any((layer.weight < 0).any() for layer in net.nonneg)  # else this would show nothing
     assert net.is_convex()
     net.double()
-    found = minimize(net, solver, torch.zeros(1, 2, dtype=DOUBLE), domain=Box(-2.0, 2.0))
+    found = minimize(net, solver, torch.zeros(1, 2, dtype=DOUBLE), domain=Box(-2.0, 2.0), adjoint=None)
     axis = torch.linspace(-2, 2, 201, dtype=DOUBLE)
     least = net(torch.cartesian_prod(axis, axis)).min().detach()
     assert float(found.fun - least) <= 1e-6

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icnn_rl.qp.active_set import PHASES, phases_of
 from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.functorch import batched
 from icnn_rl.qp.linear import primal
 from icnn_rl.qp.linear.base import Refined, System, Triple
 from icnn_rl.qp.linear.dense import cholesky, cholesky_solve
@@ -101,7 +101,7 @@ class KernelFactor(Refined):
         return dx, ra, dz
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-        if transformed():
+        if batched(rx):
             return super().refined(rx, ra, rc, corrections)
         (q, g), w, chol = _matrices(self.problem), _array(self.w), _array(self.chol)
         dx, dz = np.empty(rx.shape), np.empty(rc.shape)
@@ -109,7 +109,7 @@ class KernelFactor(Refined):
         return torch.from_numpy(dx), torch.zeros_like(ra), torch.from_numpy(dz)
 
     def minus_outers(self, u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        if transformed() or torch.is_grad_enabled():
+        if batched(u) or torch.is_grad_enabled():
             return super().minus_outers(u, v, s, t)
         out = np.empty((*u.shape, v.shape[-1]))
         _kernel().minus_outers(_array(u), _array(v), _array(s), _array(t), out)
@@ -147,7 +147,7 @@ class DenseFactor(Refined):
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-        if transformed():
+        if batched(rx):
             return super().refined(rx, ra, rc, corrections)
         kernel, addresses = _dense_kernel()
         q, a, g = _dense_matrices(self.problem)
