@@ -120,7 +120,7 @@ def _eager(name: str, mapped: bool, dual: bool, function: Callable[P, R]) -> Cal
                 "in Python. torch.compile works: it goes around."
             )
         vmap, forward = transforms()
-        if forward and (vmap or not dual):
+        if forward and (not dual or (vmap and not mapped)):
             raise no_forward_mode(name)
         if vmap and not mapped:
             raise RuntimeError(

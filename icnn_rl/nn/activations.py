@@ -133,6 +133,11 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActi
     if isinstance(activation, ConvexActivation):
         _check_shape(activation.value, activation.name)
         return activation
+    if isinstance(activation, type):
+        raise ValueError(
+            f"activation: expected a name or a function, got the class {activation.__name__}. Pass an instance of it, "
+            f"{activation.__name__}(), or a name such as 'relu'."
+        )
     if not callable(activation):
         raise ValueError(f"activation: expected a name or a function, got {type(activation).__name__}.")
     name = getattr(activation, "__name__", type(activation).__name__)

@@ -336,12 +336,11 @@ class EnsembleEnergy:
             assert layer.weight is not None
             scale = _scaled(trace.slope[i - 1], layer.z_gate)
             inner = scale[..., None, :] * jacobian
-            batch = inner.shape[1]
             own = layer.passthrough.mT.unsqueeze(1)
             if layer.y_gate is not None:
                 own = own * layer.y_gate[..., :, None]
             carried = torch.matmul(inner.flatten(1, 2), layer.weight.mT)
-            jacobian = carried.unflatten(1, (batch, n)) + own
+            jacobian = carried.view(*inner.shape[:-1], carried.shape[-1]) + own
             curvature = (adjoints[i] * trace.bend[i])[..., None, :]
             hessian = hessian + self._total(torch.matmul(jacobian * curvature, jacobian.mT))
         return hessian

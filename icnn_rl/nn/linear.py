@@ -10,12 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_choice, check_positive_int
+from icnn_rl._checks import check_choice, check_last_dim, check_positive_int
 from icnn_rl._eager import any_transform, recorded, traced
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
 
-__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear", "affine", "plain"]
+__all__ = [
+    "ConvexNetwork",
+    "EnsembleLinear",
+    "EnsembleNorm",
+    "Layers",
+    "NonNegativeLinear",
+    "affine",
+    "check_batch",
+    "plain",
+]
 
 POSITIVITY = ("clamp", "softplus", "relu")
 
@@ -50,6 +59,18 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return torch.baddbmm(bias, x, transposed)  # the bias in the same pass
     product = torch.matmul(x, transposed)
     return product if bias is None else product + bias
+
+
+def check_batch(name: str, value: Tensor, size: int, ensemble: int | None) -> None:
+    """``value`` must be a batch (B, size), or one for each member of an ensemble (E, B, size)."""
+    if value.dim() < 2:
+        raise ValueError(f"{name}: expected shape (B, {size}), got {tuple(value.shape)}. Give it a batch dimension.")
+    check_last_dim(name, value, size)
+    if value.dim() > 2 and (value.dim() > 3 or value.shape[0] not in (1, ensemble or 1)):
+        each = "" if ensemble is None else f" or ({ensemble}, B, {size}), a batch for each member"
+        raise ValueError(
+            f"{name}: expected shape (B, {size}){each}, got {tuple(value.shape)}. Flatten further batch dimensions."
+        )
 
 
 def plain() -> bool:

@@ -67,8 +67,8 @@ def solve_qp(
             Bounds stay hard. ``Elastic(ineq=..., eq=...)`` takes a price for each row, and leaves hard what it has no
             price for. Every problem then has a feasible point, as long as lb <= ub. Multipliers are at most rho.
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
-        warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
-            changes nothing but the time.
+        warm_start: ``solution.warm_start`` of a similar problem with the same shapes, or with more rows, of which the
+            first are taken. It is tried first and changes nothing but the time.
         throw: raise if any row failed; otherwise look at ``solution.status``.
 
     Returns:

@@ -55,7 +55,7 @@ class Edges(NamedTuple):
     sign: Tensor
 
 
-@eager("total_variation", mapped=True)
+@eager("total_variation", mapped=True, dual=True)
 def total_variation(y: Tensor, lam: float | Tensor, weights: Tensor | None = None, *, throw: bool = True) -> Solution:
     """Find argmin_x 1/2 sum_i w_i (x_i - y_i)^2 + sum_i lam_i |x_{i+1} - x_i| for every row of a batch.
 

@@ -23,6 +23,7 @@ from icnn_rl.solvers.envelope import minimum
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.newton import ProjectedNewton
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
+from icnn_rl.solvers.unbounded import without_minimum
 
 __all__ = ["minimize"]
 
@@ -60,15 +61,18 @@ def minimize(
             Implicit otherwise. Unrolled: ProjectedGradient only. With any of them ``fun`` has the gradient of the
             minimum, by the envelope theorem, which takes no linear solve; Unrolled: that of the steps. None: value and
             fun are detached.
-        warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem.
+        warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem;
+            of a batch with more rows the first ones.
         throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
 
     Returns:
         A :class:`Solution`. ``gap`` is certified for convex energies: on a box one gradient bounds the minimum from
         below, on other sets the multipliers of its rows together with the gradient. A row with a non-finite energy, or
         set, keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT; a row whose set is empty gets the
-        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE. Other rows do not notice, and failed rows
-        pass no gradient on.
+        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE; one that falls for ever along a ray of a box
+        without end DUAL_INFEASIBLE. Other rows do not notice, and failed rows pass no gradient on. With the default
+        tolerances a value is off by about 1e-3 of its scale, and a gradient likewise: for gradcheck take float64,
+        ``ProjectedNewton(tol=1e-14)`` and ``adjoint=Implicit(damping=0.0)``.
 
     Raises:
         SolveError: some row did not succeed and ``throw`` is set; carries the solution.
@@ -89,6 +93,10 @@ def minimize(
     start = _check_arguments(energy, solver, y0, domain, warm_start)
     problem = Problem(energy, domain, start)
     solution = _unroll(problem, solver, start) if isinstance(adjoint, Unrolled) else solve(problem, solver, start)
+    falling = without_minimum(problem, solution, start)
+    if bool(falling.any()):
+        status = torch.where(falling, int(Status.DUAL_INFEASIBLE), solution.status)
+        solution = dataclasses.replace(solution, status=status)
     if not getattr(energy, "convex", True):
         solution = dataclasses.replace(solution, gap=torch.full_like(solution.gap, torch.inf))
     if throw and not bool(solution.success.all()):
@@ -116,9 +124,7 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
         raise ValueError("y0: expected shape (..., n), got a number. Give it at least one dimension.")
     if warm_start is not None:
         check_same_kind("warm_start", check_float_tensor("warm_start", warm_start), "y0", y0)
-        if warm_start.shape != y0.shape:
-            raise ValueError(f"warm_start: expected y0's shape {tuple(y0.shape)}, got {tuple(warm_start.shape)}.")
-        start = warm_start
+        start = _fitted(warm_start, y0)
     start = start.detach()
     try:
         with torch.no_grad():
@@ -135,6 +141,17 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
             f"{came}."
         )
     return start
+
+
+def _fitted(warm_start: Tensor, y0: Tensor) -> Tensor:
+    """The warm start of a batch; of one with more rows, the first: the last batch of an epoch may be smaller."""
+    if warm_start.dim() == y0.dim() == 2 and len(warm_start) > len(y0):
+        warm_start = warm_start[: len(y0)]
+    if warm_start.shape != y0.shape:
+        raise ValueError(
+            f"warm_start: expected y0's shape {tuple(y0.shape)}, or one with more rows, got {tuple(warm_start.shape)}."
+        )
+    return warm_start
 
 
 def _default_adjoint(energy: EnergyFunction, solver: Solver) -> Implicit | DualKKT | None:

@@ -128,6 +128,13 @@ def test_bind_equals_forward_and_gradients_flow() -> None:
         (lambda: ICNN(3, strong_convexity=-0.1), r"strong_convexity: expected a number in \[0"),
         (lambda: ICNN(3, positivity="abs"), r"positivity: expected one of"),
         (lambda: ICNN(3, ensemble=0), r"ensemble: expected an integer >= 1, got 0"),
+        (
+            lambda: ICNN(3, activation=torch.nn.ReLU),
+            r"activation: .* got the class ReLU\. Pass an instance of it, ReLU\(\)",
+        ),
+        (lambda: ICNN(3)(torch.zeros(2, 4, 3)), r"y: expected shape \(B, 3\), got \(2, 4, 3\)\. Flatten"),
+        (lambda: ICNN(3, ensemble=2)(torch.zeros(3, 4, 3)), r"y: expected shape \(B, 3\) or \(2, B, 3\)"),
+        (lambda: ICNN(3)(torch.zeros(3)), r"y: expected shape \(B, 3\), got \(3,\)\. Give it a batch"),
         (lambda: ICNN(3)(torch.zeros(2, 4)), r"y: expected shape \(\.\.\., 3\), got \(2, 4\)"),
         (
             lambda: ICNN(3)(torch.zeros(2, 3, dtype=torch.int32)),
