@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl._numba import available
 from icnn_rl.qp.active_set import PHASES, phases_of
 from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.functorch import batched
@@ -61,23 +62,17 @@ def _dense_kernel() -> tuple[ModuleType, tuple[int, ...]]:
     return kernel, addresses
 
 
-@functools.cache
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
 def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
     """Whether the problem is small enough, of the right kind, and to be solved here; ``data``: the dtype it came in."""
     if not solver.compiled or (solver.dtype == "input" and data != torch.float64):
         return False
-    if problem.sparse or problem.p.device.type != "cpu" or problem.p.shape[0] == 0 or not available():
+    if problem.sparse or problem.p.device.type != "cpu" or problem.p.shape[0] == 0:
         return False
     if not solver.dense:
-        return _tiny(problem)
+        return _tiny(problem) and available()
     rows = problem.m + problem.b.shape[-1]
     narrow = problem.diagonal and problem.n > _WIDE and _FEW * rows < problem.n
-    return problem.n <= _DENSE and not narrow
+    return problem.n <= _DENSE and not narrow and available()
 
 
 def _tiny(problem: Problem) -> bool:
@@ -300,7 +295,7 @@ def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Arr
     """
     batch, n = point.shape
     k = h.shape[-1] + 2 * n
-    if not available() or n > _LARGEST[0] or k > _LARGEST[1]:
+    if n > _LARGEST[0] or k > _LARGEST[1] or not available():
         return None
     found, solver = _nothing_found(batch, n, k), PrimalDual()
     _kernel().solve(
