@@ -15,6 +15,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from icnn_rl._eager import eager
 from icnn_rl.nn import PICNN
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection
@@ -129,6 +130,7 @@ class ConcaveCritic(BasePolicy):
         like = torch.zeros(batch, self.action_dim, dtype=torch.float64, device=self.device)
         return self.limits.actions.at(obs, like)
 
+    @eager("The greedy action")
     def maximise(
         self,
         energy: BoundCritic,
@@ -148,6 +150,7 @@ class ConcaveCritic(BasePolicy):
         instead = torch.where(empty.unsqueeze(-1), self.nearest(obs, solution.value, allowed), solution.value)
         return dataclasses.replace(solution, value=instead, fun=torch.where(empty, energy(instead), solution.fun))
 
+    @eager("The nearest action")
     def nearest(self, obs: PyTorchObs, actions: Tensor, allowed: Box | ConvexSet) -> Tensor:
         """The allowed actions nearest to these, all scaled."""
         if self.limits is None:
@@ -161,6 +164,7 @@ class ConcaveCritic(BasePolicy):
         found = self._solve(obs)
         return Greedy(*(part.clone() for part in (found.value, -found.fun, found.gap, found.status)))
 
+    @eager("The greedy action")
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver, obs)

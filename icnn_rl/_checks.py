@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Function = TypeVar("Function")
 
 FLOAT_DTYPES = (torch.float32, torch.float64)
 
@@ -60,6 +63,17 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}.")
     return str(value)
+
+
+def check_function(name: str, value: Function) -> Function:
+    """Return ``value`` if it can be called, and is no class: a module's class makes a module, not a number."""
+    if isinstance(value, type):
+        raise ValueError(
+            f"{name}: expected a function, got the class {value.__name__}. Pass an instance of it, {value.__name__}()."
+        )
+    if not callable(value):
+        raise ValueError(f"{name}: expected a function, got {value!r}.")
+    return value
 
 
 def check_range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> float:

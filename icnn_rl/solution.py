@@ -62,7 +62,8 @@ class Solution:
 
     Attributes:
         value: (B, n) the minimiser found; differentiable if an adjoint was asked for.
-        fun: (B,) objective at ``value``. BundleEntropy reports f - tau H, the function it minimises.
+        fun: (B,) objective at ``value``, differentiable likewise. BundleEntropy reports f - tau H, the function it
+            minimises.
         gap: (B,) certified upper bound on ``fun - minimum``, up to rounding; inf where no certificate exists.
         status: (B,) int64, see :class:`Status`.
         num_steps: (B,) int64, steps taken before the row was done.

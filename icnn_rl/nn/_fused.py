@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icnn_rl.nn.linear import affine
-from icnn_rl.qp.kernel.dispatch import available
+from icnn_rl._numba import available
+from icnn_rl.nn.linear import affine, plain
+from icnn_rl.qp.functorch import batched
 
 
 @functools.cache
@@ -32,7 +33,9 @@ def context_layer(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Ten
         weight: (E, out, in).
         bias, shift: (E, 1, out).
     """
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or not available():
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return reference(x, weight, bias, shift)
+    if not plain() or not available():
         return reference(x, weight, bias, shift)
     members = x.expand(weight.shape[0], -1, -1)
     if not torch.is_grad_enabled():
@@ -53,6 +56,16 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> tuple[Te
     return u, xhat, per_std
 
 
+def _reference_backward(
+    du: Tensor, x: Tensor, weight: Tensor, shift: Tensor, xhat: Tensor, per_std: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The kernel's backward pass in tensor operations, for gradients that are many at once."""
+    v = du * (xhat + shift > 0)
+    centred = v - v.mean(-1, keepdim=True) - xhat * (v * xhat).mean(-1, keepdim=True)
+    dx = centred * per_std.unsqueeze(-1)
+    return torch.matmul(dx, weight), torch.matmul(dx.mT, x), dx.sum(-2, keepdim=True), v.sum(-2, keepdim=True)
+
+
 class _ContextLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
@@ -70,6 +83,8 @@ class _ContextLayer(torch.autograd.Function):
             found = iter(torch.autograd.grad(u, wanted, grads, create_graph=True))
             return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
         xhat, per_std = ctx.normalised
+        if batched(grads[0]):
+            return _reference_backward(grads[0], x, weight, shift, xhat, per_std)
         du, dx = grads[0].contiguous(), torch.empty_like(xhat)
         dbias, dshift = torch.zeros(2, *shift.shape, dtype=shift.dtype)
         arrays = (part.detach().numpy() for part in (xhat, shift[:, 0], per_std, du, dx, dbias[:, 0], dshift[:, 0]))

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icnn_rl._eager import any_transform
+
 __all__ = ["CONVEX_ACTIVATIONS", "ConvexActivation", "resolve_activation"]
 
 _GRID_LIMIT, _GRID_POINTS = 12.0, 4097
@@ -131,6 +133,11 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActi
     if isinstance(activation, ConvexActivation):
         _check_shape(activation.value, activation.name)
         return activation
+    if isinstance(activation, type):
+        raise ValueError(
+            f"activation: expected a name or a function, got the class {activation.__name__}. Pass an instance of it, "
+            f"{activation.__name__}(), or a name such as 'relu'."
+        )
     if not callable(activation):
         raise ValueError(f"activation: expected a name or a function, got {type(activation).__name__}.")
     name = getattr(activation, "__name__", type(activation).__name__)
@@ -185,6 +192,8 @@ class _AutogradJet:
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Tensor) -> Jet:
+        if any_transform():  # of torch.func, which allows no requires_grad_()
+            return self.function(x), self._slope(x), torch.func.grad(lambda x: self._slope(x).sum())(x)
         keep = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x if keep else x.detach().clone().requires_grad_()  # a copy: autograd takes no inference tensor
@@ -195,3 +204,7 @@ class _AutogradJet:
             else:
                 second = torch.zeros_like(x)
         return (g, first, second) if keep else (g.detach(), first.detach(), second.detach())
+
+    def _slope(self, x: Tensor) -> Tensor:
+        slope: Tensor = torch.func.grad(lambda x: self.function(x).sum())(x)
+        return slope

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icnn_rl.nn.linear import Layers
+from icnn_rl.qp.functorch import transformed
 
 __all__ = ["ConvContext", "halved"]
 
@@ -23,13 +24,23 @@ def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
     return height, width
 
 
+class _Norm(nn.BatchNorm2d):
+    """Batch norm. Inside of ``torch.func``, whose functions change nothing but what they return, the running moments
+    stay as they are."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.training and transformed():
+            return F.batch_norm(image, None, None, self.weight, self.bias, True, eps=self.eps)
+        return super().forward(image)
+
+
 class _Block(nn.Module):
     """3x3 convolution, batch norm, ReLU."""
 
     def __init__(self, before: int, after: int, stride: int, norm: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(before, after, 3, stride, 1, bias=not norm)
-        self.norm = nn.BatchNorm2d(after) if norm else None
+        self.norm = _Norm(after) if norm else None
 
     def forward(self, image: Tensor) -> Tensor:
         image = self.conv(image)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icnn_rl._eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 
 __all__ = ["ConvEnergy", "ConvLayer", "Stride"]
@@ -71,6 +72,7 @@ class ConvEnergy:
         quadratic: q (B, n), >= 0.
         activation: g.
         shape: (C, H, W) of y.
+        convex: False where weights may be negative, so that no gradient bounds f from below.
     """
 
     layers: list[ConvLayer]
@@ -80,6 +82,7 @@ class ConvEnergy:
     quadratic: Tensor
     activation: ConvexActivation
     shape: tuple[int, int, int]
+    convex: bool = True
 
     separable = True  # one number a row: solvers may take rows out
 
@@ -116,12 +119,14 @@ class ConvEnergy:
         """(B, n) of zeros: a starting point of the right shape, dtype and device."""
         return torch.zeros_like(self.linear, requires_grad=False)
 
+    @full_precision
     def __call__(self, y: Tensor) -> Tensor:
         z: Tensor | None = None
         for layer in self.layers:
             z = self.activation.value(self._pre_activation(layer, z, y))
         return self._value(z, y)
 
+    @full_precision
     def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """f (B,) and its gradient in y (B, n)."""
         slopes, z = [], None

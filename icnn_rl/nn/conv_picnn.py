@@ -17,6 +17,7 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
+from icnn_rl._eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.conv_context import ConvContext
 from icnn_rl.nn.conv_energy import ConvEnergy, ConvLayer, Stride
@@ -89,6 +90,11 @@ class NonNegativeConv2d(NonNegativeLinear):
 class _SignedConv2d(NonNegativeConv2d):
     """The same layer, started the same way, whose weights may become negative."""
 
+    @property
+    def weight_nonneg(self) -> Tensor:
+        """The parameter itself."""
+        return self.weight
+
     def project_(self) -> None:
         return
 
@@ -126,7 +132,8 @@ class ConvPICNN(ConvexNetwork):
         strong_convexity: lower bound on q, >= 0.
         kernel: side of the kernels on z.
         positivity: how W^(z) and w stay non-negative, see :class:`NonNegativeConv2d`.
-        convex: False leaves W^(z) and w free in sign: the non-convex twin, for comparisons.
+        convex: False leaves W^(z) and w free in sign: the non-convex twin, for comparisons. Nothing is certified of its
+            minimisers.
 
     Shapes:
         ``f(x, y)``: (B, *x_shape), (B, *y_shape) -> (B,). ``bind(x)``: a function of y as rows (B, n), n = C H W, for
@@ -248,6 +255,7 @@ class ConvPICNN(ConvexNetwork):
         for weight in (self.dense_linear.weight, self.heads[0].weight[:linear], self.nonneg[-1].weight):
             weight.mul_(factor)
 
+    @full_precision
     def bind(self, x: Tensor) -> ConvEnergy:
         """f(x, .) as an energy in y (B, n): evaluates the context path and all gates, once.
 
@@ -291,11 +299,13 @@ class ConvPICNN(ConvexNetwork):
             quadratic,
             self.activation,
             self.y_shape,
+            self.convex,
         )
 
     def _positive(self, pre: Tensor) -> Tensor:
         return F.softplus(pre) if self.gate == "softplus" else pre.relu()
 
+    @full_precision
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self._check_images("y", y, self.y_shape)
         check_same_kind("y", y, "x", x)

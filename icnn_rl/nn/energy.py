@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_range
+from icnn_rl._eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 from icnn_rl.nn.linear import affine
 
@@ -223,6 +224,7 @@ class EnsembleEnergy:
         """(B, n) of zeros: a starting point of the right shape, dtype and device."""
         return self.linear.new_zeros(self.linear.shape[-2:])
 
+    @full_precision
     def __call__(self, y: Tensor) -> Tensor:
         f = self.member_values(y)
         if self.reduction == "mean":
@@ -231,6 +233,7 @@ class EnsembleEnergy:
             return self._soft_maximum(f)
         return f.squeeze(0) if self.squeeze else f
 
+    @full_precision
     def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """f and its gradient in y, shapes (B,) and (B, n), or with a leading E for reduction "none"."""
         trace, z = self._forward(y)
@@ -240,6 +243,7 @@ class EnsembleEnergy:
             return self._soft_maximum(f), (self._member_weights(f)[..., None] * g).sum(0)
         return (f.squeeze(0), g.squeeze(0)) if self.squeeze else (f, g)
 
+    @full_precision
     def value_grad_hessian(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f, its gradient and its Hessian in y: (B,), (B, n), (B, n, n), or with a leading E for reduction "none"."""
         trace, z = self._forward(y)
@@ -254,6 +258,7 @@ class EnsembleEnergy:
             return self._soft_maximum(f), gradient, (weights[..., None, None] * h).sum(0) + spread / self.temperature
         return (f.squeeze(0), g.squeeze(0), h.squeeze(0)) if self.squeeze else (f, g, h)
 
+    @full_precision
     def grad_hessian(self, y: Tensor, blur: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Gradient and Hessian of the average of f over the spread that ``blur`` stands for, nearly."""
         trace, _ = self._forward(y, blur)
@@ -261,6 +266,7 @@ class EnsembleEnergy:
         h = self._hessian(trace, adjoints, g)
         return (g.squeeze(0), h.squeeze(0)) if self.squeeze else (g, h)
 
+    @full_precision
     def member_values(self, y: Tensor) -> Tensor:
         """(E, B): every member's value, whatever the reduction."""
         z: Tensor | None = None
@@ -330,12 +336,11 @@ class EnsembleEnergy:
             assert layer.weight is not None
             scale = _scaled(trace.slope[i - 1], layer.z_gate)
             inner = scale[..., None, :] * jacobian
-            ens, batch = inner.shape[:2]
             own = layer.passthrough.mT.unsqueeze(1)
             if layer.y_gate is not None:
                 own = own * layer.y_gate[..., :, None]
-            carried = torch.matmul(inner.reshape(ens, batch * n, -1), layer.weight.mT)
-            jacobian = carried.view(ens, batch, n, -1) + own
+            carried = torch.matmul(inner.flatten(1, 2), layer.weight.mT)
+            jacobian = carried.view(*inner.shape[:-1], carried.shape[-1]) + own
             curvature = (adjoints[i] * trace.bend[i])[..., None, :]
             hessian = hessian + self._total(torch.matmul(jacobian * curvature, jacobian.mT))
         return hessian

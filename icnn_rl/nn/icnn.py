@@ -10,15 +10,15 @@ from torch import Tensor
 
 from icnn_rl._checks import (
     check_float_tensor,
-    check_last_dim,
     check_positive_int,
     check_range,
     check_same_kind,
     check_widths,
 )
+from icnn_rl._eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
-from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, Layers, NonNegativeLinear
+from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, Layers, NonNegativeLinear, check_batch
 
 __all__ = ["ICNN"]
 
@@ -84,6 +84,7 @@ class ICNN(ConvexNetwork):
             for before, after in itertools.pairwise(widths)
         )
 
+    @full_precision
     def bind(self, reduction: str = "none", temperature: float = 1.0) -> EnsembleEnergy:
         """The network as an energy with closed-form derivatives, see :class:`EnsembleEnergy`."""
         layers = []
@@ -109,13 +110,9 @@ class ICNN(ConvexNetwork):
             squeeze=self.ensemble is None,
         )
 
+    @full_precision
     def forward(self, y: Tensor) -> Tensor:
-        check_float_tensor("y", y)
-        if y.dim() < 2:
-            raise ValueError(
-                f"y: expected shape (B, {self.in_features}), got {tuple(y.shape)}. Give it a batch dimension."
-            )
-        check_last_dim("y", y, self.in_features)
+        check_batch("y", check_float_tensor("y", y), self.in_features, self.ensemble)
         check_same_kind("y", y, "the network's parameters", self.passthrough[0].weight)
         return self.bind()(y)
 

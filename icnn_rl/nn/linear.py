@@ -10,11 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_choice, check_positive_int
+from icnn_rl._checks import check_choice, check_last_dim, check_positive_int
+from icnn_rl._eager import any_transform, recorded, traced
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
 
-__all__ = ["ConvexNetwork", "EnsembleLinear", "EnsembleNorm", "Layers", "NonNegativeLinear"]
+__all__ = [
+    "ConvexNetwork",
+    "EnsembleLinear",
+    "EnsembleNorm",
+    "Layers",
+    "NonNegativeLinear",
+    "affine",
+    "check_batch",
+    "plain",
+]
 
 POSITIVITY = ("clamp", "softplus", "relu")
 
@@ -38,16 +48,35 @@ def _inverse_softplus(value: Tensor) -> Tensor:
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b, member by member where there are members: (B, in) or (E, B, in) -> (B, out) or (E, B, out)."""
+    transposed = weight.transpose(-1, -2)  # not mT, which the exporter to ONNX that traces does not know
     if bias is not None and weight.dim() == 3:
         if bias.dim() == 3 and bias.shape[1] == 1:
             members = x.expand(len(weight), -1, -1)
-            if not torch.is_grad_enabled():
-                return torch.baddbmm(bias, members, weight.mT)
+            if not torch.is_grad_enabled() or not plain():
+                return torch.baddbmm(bias, members, transposed)
             return _Affine.apply(members, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
         if x.dim() == 3 and x.shape[0] == weight.shape[0]:
-            return torch.baddbmm(bias, x, weight.mT)  # the bias in the same pass
-    product = torch.matmul(x, weight.mT)
+            return torch.baddbmm(bias, x, transposed)  # the bias in the same pass
+    product = torch.matmul(x, transposed)
     return product if bias is None else product + bias
+
+
+def check_batch(name: str, value: Tensor, size: int, ensemble: int | None) -> None:
+    """``value`` must be a batch (B, size), or one for each member of an ensemble (E, B, size)."""
+    if value.dim() < 2:
+        raise ValueError(f"{name}: expected shape (B, {size}), got {tuple(value.shape)}. Give it a batch dimension.")
+    check_last_dim(name, value, size)
+    if value.dim() > 2 and (value.dim() > 3 or value.shape[0] not in (1, ensemble or 1)):
+        each = "" if ensemble is None else f" or ({ensemble}, B, {size}), a batch for each member"
+        raise ValueError(
+            f"{name}: expected shape (B, {size}){each}, got {tuple(value.shape)}. Flatten further batch dimensions."
+        )
+
+
+def plain() -> bool:
+    """Whether operations run as they come, so that some may be code of ours: nothing records or transforms them, nor
+    casts their results."""
+    return not (recorded() or any_transform() or torch._C._is_any_autocast_enabled())
 
 
 class _Affine(torch.autograd.Function):
@@ -63,6 +92,57 @@ class _Affine(torch.autograd.Function):
         (x, weight), (g,) = ctx.saved_tensors, grads
         into_x = torch.bmm(g, weight) if ctx.needs_input_grad[0] else None
         return into_x, torch.bmm(g.mT, x), g.sum(1, keepdim=True)
+
+
+def clamped(raw: Tensor) -> Tensor:
+    """max(V, 0), elementwise, with a gradient that can still raise what is below 0: there the clamp's own is 0, and an
+    entry that an optimiser carried below 0 would stay there for good. What would carry it further down is left out.
+    Where V >= 0 it is the identity."""
+    if not torch.is_grad_enabled() or traced():
+        return raw.clamp(min=0.0)
+    kind = _ClampedInTransforms if any_transform() else _Clamped
+    return kind.apply(raw)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _into_raw(raw: Tensor, g: Tensor) -> Tensor:
+    return g.masked_fill((raw < 0) & (g > 0), 0.0)
+
+
+class _Clamped(torch.autograd.Function):
+    """:func:`clamped`."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor) -> Tensor:
+        ctx.save_for_backward(raw)
+        return raw.clamp(min=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _into_raw(*ctx.saved_tensors, *grads)
+
+
+class _ClampedInTransforms(torch.autograd.Function):
+    """:func:`clamped` as ``torch.func`` asks for it, which takes ten times as long."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(raw: Tensor) -> Tensor:
+        return raw.clamp(min=0.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _into_raw(*ctx.saved_tensors, *grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (raw,), (t,) = ctx.saved_tensors, tangents
+        return t.masked_fill(raw < 0, 0.0)
 
 
 class EnsembleLinear(nn.Module):
@@ -117,10 +197,12 @@ class NonNegativeLinear(nn.Module):
         in_features: size of the input.
         out_features: size of the output.
         bias: whether to add b, free in sign.
-        positivity: how W stays non-negative.
-            ``"clamp"``: W is the parameter; call :meth:`project_` after every optimiser step (the paper's way).
-            ``"softplus"``: W = softplus(V), always positive. ``"relu"``: W = max(V, 0); an entry at zero gets no
-                gradient.
+        positivity: how W stays non-negative whatever an optimiser does to the parameter V.
+            ``"clamp"``: W = max(V, 0). An entry below 0 still gets the gradient that would raise it, so that it can
+                return: steps as the projected gradient's, in the paper's way. Call :meth:`project_` after every step
+                and they are just that; without, momentum may carry V below 0 for a while.
+            ``"softplus"``: W = softplus(V), always positive. ``"relu"``: W = max(V, 0); an entry at or below zero gets
+                no gradient.
         activation: the activation whose outputs come in, for the initialisation that keeps the signal's scale.
         ensemble: None for one map (weight (out, in)), or E for E maps side by side (weight (E, out, in)).
 
@@ -166,17 +248,20 @@ class NonNegativeLinear(nn.Module):
 
     @property
     def weight_nonneg(self) -> Tensor:
-        """(out, in) or (E, out, in): the weights that forward uses. With "clamp", non-negative once projected."""
+        """(out, in) or (E, out, in), >= 0: the weights that forward uses; NaN where the parameter is."""
         if self.positivity == "softplus":
             return F.softplus(self.weight)
-        return self.weight.relu() if self.positivity == "relu" else self.weight
+        if self.positivity == "relu":
+            return self.weight.relu()
+        return clamped(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return affine(x, self.weight_nonneg, self.bias)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Clamp the weights to >= 0. Does nothing unless positivity is "clamp"; a NaN stays a NaN."""
+        """Clamp the parameter to >= 0, which changes no weight that forward uses. Does nothing unless positivity is
+        "clamp"; a NaN stays a NaN."""
         if self.positivity == "clamp":
             self.weight.clamp_(min=0.0)
 
@@ -192,15 +277,16 @@ class NonNegativeLinear(nn.Module):
 
 
 class ConvexNetwork(nn.Module):
-    """A network whose convexity rests on the weights of its ``nonneg`` layers being non-negative."""
+    """A network whose convexity rests on the weights of its ``nonneg`` layers, which are never negative."""
 
     nonneg: Layers[NonNegativeLinear]
 
     def project_(self) -> None:
-        """Clamp W^(z) to >= 0 after an optimiser step. A no-op unless positivity is "clamp"."""
+        """Clamp the parameters of W^(z) to >= 0 after an optimiser step, see :class:`NonNegativeLinear`: convex it is
+        without. A no-op unless positivity is "clamp"."""
         for layer in self.nonneg:
             layer.project_()
 
     def is_convex(self) -> bool:
-        """Whether every weight that carries convexity is >= 0."""
+        """Whether every weight that carries convexity is >= 0: false where one is NaN."""
         return all(layer.is_nonneg() for layer in self.nonneg)

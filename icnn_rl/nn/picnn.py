@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from icnn_rl._checks import (
     check_choice,
     check_float_tensor,
-    check_last_dim,
+    check_function,
     check_positive_int,
     check_range,
     check_same_kind,
     check_widths,
 )
+from icnn_rl._eager import full_precision
 from icnn_rl.nn._fused import context_layer
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy, present
 from icnn_rl.nn.initialisation import non_negative_moments
-from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear
+from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear, check_batch
 
 __all__ = ["PICNN"]
 
@@ -104,7 +105,7 @@ class PICNN(ConvexNetwork):
         self.context_widths = check_widths("context", context)
         self.hidden = check_widths("hidden", hidden)
         self.activation = resolve_activation(activation)
-        self.context_activation = context_activation
+        self.context_activation = check_function("context_activation", context_activation)
         self.gate = check_choice("gate", gate, ("softplus", "relu"))
         self.quadratic = bool(quadratic)
         self.strong_convexity = check_range("strong_convexity", strong_convexity, 0.0, float("inf"))
@@ -180,6 +181,7 @@ class PICNN(ConvexNetwork):
             else:
                 part.zero_()
 
+    @full_precision
     def encode(self, x: Tensor) -> Tensor:
         """The context u (E, B, width) of x (B, x_features) or (E, B, x_features)."""
         rectified = self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
@@ -194,6 +196,7 @@ class PICNN(ConvexNetwork):
             u = self.context_activation(u)
         return u
 
+    @full_precision
     def bind(self, x: Tensor, reduction: str = "none", temperature: float = 1.0) -> EnsembleEnergy:
         """f(x, .) as an energy in y: evaluates the context path and all gates, once.
 
@@ -206,8 +209,7 @@ class PICNN(ConvexNetwork):
             A callable y -> f with ``value_and_grad`` and ``value_grad_hessian``; gradients flow into x and the
             parameters.
         """
-        check_float_tensor("x", x)
-        check_last_dim("x", x, self.x_features)
+        check_batch("x", check_float_tensor("x", x), self.x_features, self.ensemble)
         check_same_kind("x", x, "the network's parameters", self.heads.weight)
         heads = self.heads(self.encode(x)).split(list(self._head_sizes.values()), dim=-1)
         head = dict(zip(self._head_sizes, heads, strict=True))
@@ -245,10 +247,12 @@ class PICNN(ConvexNetwork):
     def _positive(self, pre: Tensor) -> Tensor:
         return F.softplus(pre) if self.gate == "softplus" else pre.relu()
 
+    @full_precision
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        check_float_tensor("y", y)
-        check_last_dim("y", y, self.y_features)
+        check_batch("y", check_float_tensor("y", y), self.y_features, self.ensemble)
         check_same_kind("y", y, "x", x)
+        if x.dim() >= 2 and len({x.shape[-2], y.shape[-2], 1}) > 2:
+            raise ValueError(f"y: expected as many rows as x has, {x.shape[-2]}, got shape {tuple(y.shape)}.")
         return self.bind(x)(y)
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from icnn_rl._eager import eager
 from icnn_rl.qp import driver, inputs
 from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External
@@ -29,6 +30,7 @@ __all__ = ["solve_known", "solve_qp"]
 _DEFAULT = PrimalDual()
 
 
+@eager("solve_qp", mapped=True)
 def solve_qp(
     Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
@@ -70,8 +72,8 @@ def solve_qp(
             Bounds stay hard. ``Elastic(ineq=..., eq=...)`` takes a price for each row, and leaves hard what it has no
             price for. Every problem then has a feasible point, as long as lb <= ub. Multipliers are at most rho.
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
-        warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
-            changes nothing but the time.
+        warm_start: ``solution.warm_start`` of a similar problem with the same shapes, or with more rows, of which the
+            first are taken. It is tried first and changes nothing but the time.
         blocks: sizes of stages, n in all, that the variables come in: no row of G or A, and no entry of Q, may reach
             further than from one stage to the next, as in optimal control. Time and memory are then linear in the
             number of stages. Entries of dense matrices outside this pattern are 0 and get no gradient, nor do blocks

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_range
+from icnn_rl._eager import eager
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Interior, join, largest, vector_of
 from icnn_rl.solution import Status
 
@@ -104,6 +105,7 @@ class ActionConstraint(ABC):
         """A strictly feasible action for every observation, ``like`` (B, n) in shape; depth < 0 where there is none."""
         return self.at(obs, like.shape[-1]).to(like).interior(like)
 
+    @eager("ActionConstraint.project")
     def project(self, obs: Observation, action: Tensor, *, fallback: Fallback = "least_violation") -> Projection:
         """The nearest action of the set, differentiable in ``action`` and in what the set is made of.
 

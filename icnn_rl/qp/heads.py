@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
+from icnn_rl._eager import eager
 from icnn_rl.qp.constraints import NEARLY, ActionConstraint, Fallback, Observation, backup, intersect
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.sets import ConvexSet
@@ -251,6 +252,7 @@ class ActionProjection(_Counting):
         return_output: Literal[True],
     ) -> HeadOutput: ...
 
+    @eager("ActionProjection")
     def forward(
         self,
         obs: Observation | None,
@@ -395,6 +397,7 @@ class OptNetHead(_Counting):
         return_output: Literal[True],
     ) -> HeadOutput: ...
 
+    @eager("OptNetHead")
     def forward(
         self,
         features: Tensor,

@@ -351,6 +351,8 @@ def stack_active(warm_start: ActiveSet, problem: Problem, form: Form, shape: tor
     parts += [(warm_start.upper, n)] if problem.upper else []
     found = []
     for part, size in parts:
+        if isinstance(part, Tensor) and len(shape) == 1 and part.dim() == 2 and len(part) > shape[0]:
+            part = part[: shape[0]]  # the last batch of an epoch may be smaller
         if not isinstance(part, Tensor) or part.dtype != torch.bool or part.shape != (*shape, size):
             came = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
             also = f", ineq_low {(*shape, m)}" if form.low else ""

@@ -18,6 +18,7 @@ from icnn_rl._checks import (
     check_range,
     check_same_kind,
 )
+from icnn_rl._eager import eager
 from icnn_rl.qp.api import solve_known
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal
@@ -355,6 +356,7 @@ class QPLayer(nn.Module):
         return_solution: Literal[True],
     ) -> tuple[Tensor, QPSolution]: ...
 
+    @eager("QPLayer", mapped=True)
     def forward(
         self,
         p: Tensor | None = None,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_positive_int, check_range
+from icnn_rl._eager import eager
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.external import External
 from icnn_rl.qp.settings import PrimalDual
@@ -91,6 +92,7 @@ def QPFunction(  # noqa: N802  qpth's name
     return functools.partial(_solve, method, bool(check_Q_spd), bool(average_shared_gradients))
 
 
+@eager("QPFunction")
 def _solve(
     method: PrimalDual | External,
     check_spd: bool,

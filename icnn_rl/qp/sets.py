@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor
+from icnn_rl._eager import eager
 from icnn_rl._first_order import first_order
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.external import External
@@ -201,6 +202,7 @@ class ConvexSet:
     lifted: int = 0
     ellipsoid: Ellipsoid | None = None
 
+    @eager("ConvexSet.minimise", mapped=True)
     def minimise(
         self,
         Q: Tensor | Diagonal | float,
@@ -271,6 +273,7 @@ class ConvexSet:
             parts.append(self.ellipsoid.violation(y))
         return largest(parts) if parts else torch.where(y.isnan().any(-1), y.sum(-1), -torch.inf)
 
+    @eager("ConvexSet.interior")
     def interior(self, like: Tensor) -> Interior:
         """A point away from all borders: the centre of the largest ball between rows and bounds, of radius 1 at most;
         with an ellipsoid, a point of it towards that centre. ``like`` (..., n): shape, dtype and device."""
@@ -294,6 +297,7 @@ class ConvexSet:
         point = points.gather(0, best.unsqueeze(-1).expand_as(centre.point).unsqueeze(0)).squeeze(0)
         return Interior(point, torch.minimum(depth, centre.depth))
 
+    @eager("ConvexSet.least_violating")
     def least_violating(self, proposal: Tensor) -> Tensor:
         """Of the points within the bounds at which the largest violation of a row is smallest, the one nearest to the
         proposal (..., n); of a row or bound where the bounds contradict each other. For empty sets.

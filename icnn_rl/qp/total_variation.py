@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl._eager import eager
 from icnn_rl.solution import Solution, SolveError, Status
 
 __all__ = ["Edges", "total_variation"]
@@ -54,6 +55,7 @@ class Edges(NamedTuple):
     sign: Tensor
 
 
+@eager("total_variation", mapped=True, dual=True)
 def total_variation(y: Tensor, lam: float | Tensor, weights: Tensor | None = None, *, throw: bool = True) -> Solution:
     """Find argmin_x 1/2 sum_i w_i (x_i - y_i)^2 + sum_i lam_i |x_{i+1} - x_i| for every row of a batch.
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.kernel.dispatch import available
+from icnn_rl._numba import available
+from icnn_rl.qp.functorch import transformed
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.base import Problem
 from icnn_rl.solvers.newton import ProjectedNewton
@@ -31,14 +32,16 @@ def _kernel() -> ModuleType:
 def fits(problem: Problem, y: Tensor) -> bool:
     """Whether f over the box is for the kernel: one layer of squareplus units, finite bounds, on the CPU, and numba
     installed."""
-    if problem.region is not None or not problem.finite or y.dim() != 2 or y.device.type != "cpu" or not available():
+    if problem.region is not None or not problem.finite or y.dim() != 2 or y.device.type != "cpu":
+        return False
+    if transformed():  # tensors hide their numbers
         return False
     form = _one_layer(problem)
     if form is None or y.dtype != form.offset.dtype or y.shape[0] == 0:
         return False
     units, n = form.offset.shape[0] * form.offset.shape[2], form.passthrough.shape[2]
     batch = max(form.offset.shape[1], form.linear.shape[0])
-    return n <= _LARGEST[0] and units <= _LARGEST[1] and batch in (1, y.shape[0])
+    return n <= _LARGEST[0] and units <= _LARGEST[1] and batch in (1, y.shape[0]) and available()
 
 
 def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, atol: float) -> Solution:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.functorch import transformed
+
 EnergyFunction = Callable[[Tensor], Tensor]
 
 
@@ -21,6 +23,9 @@ def value_and_grad(energy: EnergyFunction, y: Tensor, *, differentiable: bool = 
         with torch.set_grad_enabled(differentiable):
             f, g = energy.value_and_grad(y)
             return f, g
+    if transformed():
+        f, g = _in_transform(energy, y)
+        return (f, g) if differentiable else (f.detach(), g.detach())
     with _recording():
         leaf = y if differentiable and y.requires_grad else _leaf(y)
         f = _value(energy, leaf)
@@ -34,6 +39,8 @@ def value_grad_hessian(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tenso
         with torch.no_grad():
             f, g, h = energy.value_grad_hessian(y)
             return f, g, h
+    if transformed():
+        return _hessian_in_transform(energy, y.detach())
     with _recording():
         leaf = _leaf(y)
         f = _value(energy, leaf)
@@ -42,26 +49,53 @@ def value_grad_hessian(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tenso
     return f.detach(), g.detach(), torch.stack(columns, dim=-1).detach()
 
 
-def live_gradient(energy: EnergyFunction, y: Tensor) -> Tensor:
-    """The gradient at the constant ``y``, as a function of whatever parameters the energy depends on."""
+def live_value_and_grad(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tensor]:
+    """f and its gradient at the constant ``y``, as functions of whatever parameters the energy depends on."""
     if hasattr(energy, "value_and_grad"):
-        return gradient_with_graph(energy, y.detach())
-    return gradient_with_graph(energy, y.detach().requires_grad_())
+        return with_graph(energy, y.detach())
+    if transformed():
+        return _in_transform(energy, y.detach())
+    return with_graph(energy, y.detach().requires_grad_())
 
 
-def gradient_with_graph(energy: EnergyFunction, leaf: Tensor) -> Tensor:
-    """The gradient at ``leaf``, as a function of it and of whatever parameters the energy depends on."""
+def with_graph(energy: EnergyFunction, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """f and its gradient at ``leaf``, as functions of it and of whatever parameters the energy depends on."""
     with torch.enable_grad():
         if hasattr(energy, "value_and_grad"):
-            g: Tensor = energy.value_and_grad(leaf)[1]
-            return g
-        return _grad(_value(energy, leaf).sum(), leaf, create_graph=True)
+            f, g = energy.value_and_grad(leaf)
+            return f, g
+        f = _value(energy, leaf)
+        return f, _grad(f.sum(), leaf, create_graph=True)
 
 
 def curvature_of(energy: EnergyFunction) -> Tensor | None:
     """The energy's own lower bound on its curvature, detached, or None."""
     curvature = getattr(energy, "curvature", None)
     return None if curvature is None else curvature.detach()
+
+
+def _in_transform(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tensor]:
+    """f and its gradient inside of ``torch.func``, which allows no ``requires_grad_()``."""
+
+    def total(y: Tensor) -> tuple[Tensor, Tensor]:
+        f = energy(y)
+        return f.sum(), f
+
+    with torch.enable_grad():
+        g, (_, f) = torch.func.grad_and_value(total, has_aux=True)(y)
+    return f, g
+
+
+def _hessian_in_transform(energy: EnergyFunction, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(y: Tensor) -> tuple[Tensor, Tensor]:
+        f, g = _in_transform(energy, y)
+        return g, f
+
+    with torch.enable_grad():
+        g, pull, f = torch.func.vjp(gradient, y, has_aux=True)  # type: ignore[misc]  # three, with has_aux
+        units = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+        columns = [pull(unit.expand_as(y))[0] for unit in units]
+    return f.detach(), g.detach(), torch.stack(columns, dim=-1).detach()
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_positive_int, check_range
 from icnn_rl._first_order import first_order
+from icnn_rl.qp.functorch import batched, transformed
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
@@ -20,7 +21,7 @@ from icnn_rl.solvers.base import Problem, as_set
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
-__all__ = ["DualKKT", "Implicit", "ImplicitCG", "Unrolled"]
+__all__ = ["DualKKT", "Implicit", "ImplicitCG", "Live", "Unrolled", "differentiable"]
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,30 @@ class DualKKT:
         check_range("DualKKT.threshold", self.threshold, 0.0, 1.0)
 
 
-def differentiable_value(
+class Live(NamedTuple):
+    """The minimiser as a function of the problem, and f at the minimiser held fixed.
+
+    value (..., n); fun (...): of failed rows of no meaning; grad (..., n): the gradient of f there, an element of the
+    subdifferential on a kink, the one that makes it a minimum.
+    """
+
+    value: Tensor
+    fun: Tensor
+    grad: Tensor
+
+
+def differentiable(
     adjoint: Implicit | ImplicitCG | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
-) -> Tensor:
+) -> Live:
     """``solution.value`` with a gradient attached, of first order. Failed rows stay detached: they must not spoil the
     others."""
-    return first_order(_value_with_graph(adjoint, problem, solver, solution, domain))
+    live = _with_graph(adjoint, problem, solver, solution, domain)
+    return live._replace(value=first_order(live.value))
 
 
-def _value_with_graph(
+def _with_graph(
     adjoint: Implicit | ImplicitCG | DualKKT, problem: Problem, solver: Any, solution: Solution, domain: Any
-) -> Tensor:
+) -> Live:
     if isinstance(adjoint, DualKKT):
         if not isinstance(solver, BundleEntropy):
             raise ValueError(
@@ -124,20 +138,26 @@ def _value_with_graph(
             "`smooth = True` on the energy if it has, use adjoint=None if no gradient is needed, or BundleEntropy with "
             "DualKKT() on a box."
         )
+    y = _finite_point(problem, solution)
     if problem.region is not None:
         if isinstance(adjoint, ImplicitCG):
             raise ValueError("adjoint: ImplicitCG() differentiates on a box; on other sets use Implicit().")
-        return _implicit_on_set(adjoint, problem, solution, as_set(domain, solution.value.double()))
+        f, g = _energy.live_value_and_grad(problem.energy, y)
+        return Live(_implicit_on_set(adjoint, problem, solution, as_set(domain, y.double()), y, g), f, g)
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
     if isinstance(adjoint, ImplicitCG):
-        return _implicit_cg(adjoint, problem, tau, solution)
-    return _implicit(adjoint, problem, tau, solution, domain)
+        if transformed():
+            raise ValueError("adjoint: ImplicitCG() does not go with torch.func; use Implicit(), or torch.autograd.")
+        f, g = _energy.with_graph(problem.energy, y.requires_grad_())
+        return Live(_implicit_cg(adjoint, problem, tau, solution, y, g), f, g)
+    f, g = _energy.live_value_and_grad(problem.energy, y)
+    return Live(_implicit(adjoint, problem, tau, solution, domain, y, g), f, g)
 
 
-def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solution, domain: Any) -> Tensor:
+def _implicit(
+    adjoint: Implicit, problem: Problem, tau: float, solution: Solution, domain: Any, y: Tensor, gradient: Tensor
+) -> Tensor:
     usable = ~solution.failed.unsqueeze(-1)
-    y = _finite_point(problem, solution)
-    gradient = _energy.live_gradient(problem.energy, y)
     _, g, hessian = problem.value_grad_hessian(y)
     lower, upper = domain.bounds(y)
     if tau > 0:
@@ -160,7 +180,9 @@ def _implicit(adjoint: Implicit, problem: Problem, tau: float, solution: Solutio
     return torch.where(usable, y + change, solution.value.detach())
 
 
-def _implicit_on_set(adjoint: Implicit, problem: Problem, solution: Solution, domain: ConvexSet) -> Tensor:
+def _implicit_on_set(
+    adjoint: Implicit, problem: Problem, solution: Solution, domain: ConvexSet, y: Tensor, gradient: Tensor
+) -> Tensor:
     """The minimiser y of f over C also minimises its quadratic model there,
 
         y = argmin { 1/2 z^T H z + (g(y) - H y) . z : z in C },
@@ -168,15 +190,13 @@ def _implicit_on_set(adjoint: Implicit, problem: Problem, solution: Solution, do
     and moves like it: to first order, what changes f or C enters through g and the data of C alone.
     """
     failed = solution.failed.unsqueeze(-1)
-    y = _finite_point(problem, solution)
-    gradient = _energy.live_gradient(problem.energy, y).double()
     _, _, hessian = problem.value_grad_hessian(y)
     with torch.no_grad():
         eye = torch.eye(y.shape[-1], dtype=torch.float64, device=y.device)
         rounding = torch.finfo(y.dtype).eps * hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
         hessian = hessian.double() + (adjoint.damping + rounding)[..., None, None] * eye
         hessian = torch.where(failed.unsqueeze(-1), eye, hessian)
-    p = torch.where(failed, 0.0, gradient - times(hessian, y.double()))
+    p = torch.where(failed, 0.0, gradient.double() - times(hessian, y.double()))
     guess = solution.state if isinstance(solution.state, ActiveSet) else None
     moved = domain.minimise(hessian, p, throw=False, warm_start=guess).value
     change = (moved - moved.detach()).nan_to_num(0.0).to(y.dtype)
@@ -200,15 +220,17 @@ class _OptimalPoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if batched(grads[0]):
+            raise RuntimeError("ImplicitCG: takes one gradient at a time, not is_grads_batched=True; use Implicit().")
         (root,) = ctx.saved_tensors
         inner = conjugate_gradients(ctx.product, root * grads[0], ctx.adjoint.tol, ctx.adjoint.max_steps)
         return -root * inner, None, None, None, None
 
 
-def _implicit_cg(adjoint: ImplicitCG, problem: Problem, tau: float, solution: Solution) -> Tensor:
+def _implicit_cg(
+    adjoint: ImplicitCG, problem: Problem, tau: float, solution: Solution, y: Tensor, gradient: Tensor
+) -> Tensor:
     usable = ~solution.failed.unsqueeze(-1)
-    y = _finite_point(problem, solution).requires_grad_()
-    gradient = _energy.gradient_with_graph(problem.energy, y)
     with torch.no_grad():
         if tau > 0:
             root, own = _entropy_root(problem, tau, y), torch.ones_like(y)
@@ -240,9 +262,10 @@ def _finite_point(problem: Problem, solution: Solution) -> Tensor:
 class _BundleValue(torch.autograd.Function):
     """y as a function of the live cuts: forward hands the value through, backward solves the KKT system above."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         values: Tensor,
         slopes: Tensor,
         y: Tensor,
@@ -251,8 +274,12 @@ class _BundleValue(torch.autograd.Function):
         active: Tensor,
         scale: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(slopes, w, multipliers, active, scale)
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, slopes, _, *rest = inputs
+        ctx.save_for_backward(slopes, *rest)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -279,24 +306,30 @@ def _kkt_solve(v: Tensor, slopes: Tensor, inverse: Tensor, active: Tensor) -> tu
     return a, b
 
 
-def _through_bundle(adjoint: DualKKT, problem: Problem, solver: BundleEntropy, solution: Solution) -> Tensor:
+def _through_bundle(adjoint: DualKKT, problem: Problem, solver: BundleEntropy, solution: Solution) -> Live:
     bundle: Bundle = solution.state
     y = _finite_point(problem, solution)
     active = bundle.present & (bundle.multipliers > adjoint.threshold) & ~solution.failed.unsqueeze(-1)
     width = problem.widths(y).expand_as(y)
-    values, slopes = [], []
+    cuts, grads = [], []
     with torch.enable_grad():
         for k in range(active.shape[-1]):
             point = torch.where(active[..., k, None], bundle.points[..., k, :], y)
             if not bool(active[..., k].any()):
-                values.append(torch.zeros_like(y[..., 0]))
-                slopes.append(torch.zeros_like(y))
+                cuts.append(torch.zeros_like(y[..., 0]))
+                grads.append(torch.zeros_like(y))
                 continue
-            g = _energy.live_gradient(problem.energy, point)
-            values.append(problem.energy(point) + (g * (y - point)).sum(-1))
-            slopes.append(g * width)
+            f, g = _energy.live_value_and_grad(problem.energy, point)
+            cuts.append(f + (g * (y - point)).sum(-1))
+            grads.append(g)
+    values, slopes = torch.stack(cuts, -1), torch.stack(grads, -2)
     scale = torch.cat((width, torch.full_like(y[..., :1], solver.entropy)), -1)
     value: Tensor = _BundleValue.apply(  # type: ignore[no-untyped-call]
-        torch.stack(values, -1), torch.stack(slopes, -2), y, to_unit(problem, y), bundle.multipliers, active, scale
+        values, slopes * width.unsqueeze(-2), y, to_unit(problem, y), bundle.multipliers, active, scale
     )
-    return torch.where(solution.failed.unsqueeze(-1), solution.value.detach(), value)
+    share = bundle.multipliers * active
+    return Live(
+        torch.where(solution.failed.unsqueeze(-1), solution.value.detach(), value),
+        (share * values).sum(-1),
+        (share.unsqueeze(-1) * slopes).sum(-2),
+    )

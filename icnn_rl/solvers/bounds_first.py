@@ -8,6 +8,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from icnn_rl._eager import eager
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.base import Problem, Solver
 from icnn_rl.solvers.minimize import solve
@@ -15,6 +16,7 @@ from icnn_rl.solvers.minimize import solve
 __all__ = ["solve_bounds_first"]
 
 
+@eager("solve_bounds_first")
 @torch.no_grad()
 def solve_bounds_first(problem: Problem, solver: Solver, y0: Tensor, *, atol: float = 0.0) -> Solution:
     """:func:`icnn_rl.solvers.minimize.solve` with ``averages``, for sets with rows.

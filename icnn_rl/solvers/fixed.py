@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from icnn_rl._eager import eager
 from icnn_rl.solution import Solution
 from icnn_rl.solvers._loop import freeze, report, solved, sound_start
 from icnn_rl.solvers._questions import no_questions
@@ -14,6 +15,7 @@ from icnn_rl.solvers.newton import ProjectedNewton
 __all__ = ["solve_fixed"]
 
 
+@eager("solve_fixed")
 @torch.no_grad()
 def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
     """As :func:`icnn_rl.solvers.solve` on a finite box, with all ``max_steps`` steps done for every row.

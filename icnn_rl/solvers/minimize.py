@@ -9,18 +9,21 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl._eager import eager, no_forward_mode, transforms
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import _compiled
 from icnn_rl.solvers._energy import EnergyFunction
 from icnn_rl.solvers._loop import freeze, report, solved, sound_start
-from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable_value
+from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable
 from icnn_rl.solvers.approach import STAGES, approach
 from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.domain import Unconstrained
+from icnn_rl.solvers.envelope import minimum
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.newton import ProjectedNewton
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
+from icnn_rl.solvers.unbounded import without_minimum
 
 __all__ = ["minimize"]
 
@@ -29,6 +32,7 @@ _WORTH_SHRINKING = 32  # below so many rows a step costs what its tensor operati
 Adjoint = Implicit | ImplicitCG | DualKKT | Unrolled
 
 
+@eager("minimize", dual=True)
 def minimize(
     energy: EnergyFunction,
     solver: Solver,
@@ -45,7 +49,8 @@ def minimize(
         energy: convex function y (B, n) -> (B,), each row on its own: ``net.bind(x)``, an :class:`ICNN`, or any
             callable. Methods ``value_and_grad`` and ``value_grad_hessian`` are used where present, autograd elsewhere;
             an attribute ``curvature`` (n,) or (B, n), m >= 0 with energy - 1/2 sum_j m_j y_j^2 convex, sharpens the
-            certificate.
+            certificate. The package's networks are convex whatever their weights; that a callable is has to be known,
+            and an attribute ``convex`` that is false takes the certificate away.
         solver: settings, for instance ``ProjectedNewton(tol=1e-6, max_steps=50)``.
         y0: (B, n) starting point, float32 or float64; projected onto the domain first. Any number of leading batch
             dimensions, or none.
@@ -53,16 +58,21 @@ def minimize(
             ``Ball(radius)``, or any :class:`icnn_rl.qp.sets.ConvexSet`.
         adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
             for BundleEntropy on an energy that is not known to be smooth, None for ProximalBundle on such a one,
-            Implicit otherwise. None: the value is detached. Unrolled: ProjectedGradient only.
-        warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem.
+            Implicit otherwise. Unrolled: ProjectedGradient only. With any of them ``fun`` has the gradient of the
+            minimum, by the envelope theorem, which takes no linear solve; Unrolled: that of the steps. None: value and
+            fun are detached.
+        warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem;
+            of a batch with more rows the first ones.
         throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
 
     Returns:
         A :class:`Solution`. ``gap`` is certified for convex energies: on a box one gradient bounds the minimum from
         below, on other sets the multipliers of its rows together with the gradient. A row with a non-finite energy, or
         set, keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT; a row whose set is empty gets the
-        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE. Other rows do not notice, and failed rows
-        pass no gradient on.
+        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE; one that falls for ever along a ray of a box
+        without end DUAL_INFEASIBLE. Other rows do not notice, and failed rows pass no gradient on. With the default
+        tolerances a value is off by about 1e-3 of its scale, and a gradient likewise: for gradcheck take float64,
+        ``ProjectedNewton(tol=1e-14)`` and ``adjoint=Implicit(damping=0.0)``.
 
     Raises:
         SolveError: some row did not succeed and ``throw`` is set; carries the solution.
@@ -78,16 +88,25 @@ def minimize(
         raise ValueError(
             f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
         )
+    if transforms()[1] and not isinstance(adjoint, Unrolled):
+        raise no_forward_mode("minimize")
     start = _check_arguments(energy, solver, y0, domain, warm_start)
     problem = Problem(energy, domain, start)
     solution = _unroll(problem, solver, start) if isinstance(adjoint, Unrolled) else solve(problem, solver, start)
+    falling = without_minimum(problem, solution, start)
+    if bool(falling.any()):
+        status = torch.where(falling, int(Status.DUAL_INFEASIBLE), solution.status)
+        solution = dataclasses.replace(solution, status=status)
+    if not getattr(energy, "convex", True):
+        solution = dataclasses.replace(solution, gap=torch.full_like(solution.gap, torch.inf))
     if throw and not bool(solution.success.all()):
         raise SolveError(solution)
     chosen = _default_adjoint(energy, solver) if adjoint == "auto" else adjoint
     if chosen is None or isinstance(chosen, Unrolled) or not torch.is_grad_enabled():
         return solution
     assert not isinstance(chosen, str)  # checked above
-    return dataclasses.replace(solution, value=differentiable_value(chosen, problem, solver, solution, domain))
+    live = differentiable(chosen, problem, solver, solution, domain)
+    return dataclasses.replace(solution, value=live.value, fun=minimum(problem, solver, solution, domain, live))
 
 
 def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object, warm_start: Tensor | None) -> Tensor:
@@ -105,9 +124,7 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
         raise ValueError("y0: expected shape (..., n), got a number. Give it at least one dimension.")
     if warm_start is not None:
         check_same_kind("warm_start", check_float_tensor("warm_start", warm_start), "y0", y0)
-        if warm_start.shape != y0.shape:
-            raise ValueError(f"warm_start: expected y0's shape {tuple(y0.shape)}, got {tuple(warm_start.shape)}.")
-        start = warm_start
+        start = _fitted(warm_start, y0)
     start = start.detach()
     try:
         with torch.no_grad():
@@ -124,6 +141,17 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
             f"{came}."
         )
     return start
+
+
+def _fitted(warm_start: Tensor, y0: Tensor) -> Tensor:
+    """The warm start of a batch; of one with more rows, the first: the last batch of an epoch may be smaller."""
+    if warm_start.dim() == y0.dim() == 2 and len(warm_start) > len(y0):
+        warm_start = warm_start[: len(y0)]
+    if warm_start.shape != y0.shape:
+        raise ValueError(
+            f"warm_start: expected y0's shape {tuple(y0.shape)}, or one with more rows, got {tuple(warm_start.shape)}."
+        )
+    return warm_start
 
 
 def _default_adjoint(energy: EnergyFunction, solver: Solver) -> Implicit | DualKKT | None:
@@ -144,12 +172,14 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
     state = solver.init(problem, problem.project(start))
     for _ in range(solver.max_steps):
         state = solver.step(problem, state)
-    progress = Progress(*(item.detach() for item in solver.progress(problem, state)))
+    live = solver.progress(problem, state)
+    progress = Progress(*(item.detach() for item in live))
     sound = sound_start(progress)
     steps = torch.full_like(progress.fun, solver.max_steps, dtype=torch.int64)
-    return report(solver, state, progress, sound, steps)
+    return dataclasses.replace(report(solver, state, progress, sound, steps), fun=live.fun)
 
 
+@eager("solve")
 @torch.no_grad()
 def solve(
     problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = False, atol: float | Tensor = 0.0

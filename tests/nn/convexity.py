@@ -75,10 +75,9 @@ def midpoint_excess(f: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tens
 
 
 def shake(net: ICNN | PICNN, loss: Callable[[], Tensor], steps: int = 12) -> None:
-    """Some Adam steps that pull weights across zero, each followed by the projection."""
+    """Some Adam steps that pull weights across zero."""
     optimiser = torch.optim.Adam(net.parameters(), lr=0.05)
     for _ in range(steps):
         optimiser.zero_grad()
         loss().backward()
         optimiser.step()
-        net.project_()

@@ -94,13 +94,16 @@ def test_convex_in_y_at_the_start_and_after_training(hidden: tuple[int, ...], ac
         net.project_()
 
 
-def test_without_the_projection_convexity_is_lost_and_noticed() -> None:
+def test_a_negative_parameter_is_harmless() -> None:
     net = _net()
     with torch.no_grad():
         net.nonneg[0].weight[0, 3] = -1.0
-    assert not net.is_convex()
-    net.project_()
     assert net.is_convex()
+    x = torch.rand(4, 2, 8, 8, dtype=DOUBLE)
+    with torch.no_grad():
+        before = net.eval()(x, x[:, :1])
+        net.project_()
+        assert torch.equal(net(x, x[:, :1]), before)
 
 
 def test_the_twin_keeps_its_signs() -> None:
@@ -109,6 +112,10 @@ def test_the_twin_keeps_its_signs() -> None:
         twin.nonneg[0].weight[0, 3] = -1.0
     twin.project_()
     assert not twin.is_convex()
+    solver, y0 = ProjectedGradient(max_steps=3), torch.zeros(2, 64, dtype=DOUBLE)
+    x, box = torch.rand(2, 2, 8, 8, dtype=DOUBLE), Box(0.0, 1.0)
+    assert (minimize(twin.eval().bind(x), solver, y0, domain=box, throw=False).gap == torch.inf).all()
+    assert (minimize(_net().eval().bind(x), solver, y0, domain=box, throw=False).gap < torch.inf).all()
     with pytest.raises(ValueError, match='expected "clamp" with convex=False'):
         _net(convex=False, positivity="softplus")
 

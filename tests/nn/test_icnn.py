@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 
+from icnn_rl import Box, minimize
 from icnn_rl.nn import ICNN
 from icnn_rl.nn.linear import POSITIVITY
+from icnn_rl.solvers import ProjectedNewton, ProximalBundle, Solver
 from tests.nn.convexity import ACTIVATIONS, loop_icnn, midpoint_excess, shake
 
 DOUBLE = torch.float64
@@ -57,16 +59,37 @@ def test_strong_convexity() -> None:
     assert (net.bind().curvature == 0.7).all()
 
 
-def test_a_negative_or_missing_weight_is_seen() -> None:
-    for value in (-1e-3, float("nan")):
-        for layer in range(2):
-            net = ICNN(3, (4, 4))
-            assert net.is_convex()
+def test_a_negative_parameter_is_harmless_and_a_missing_one_seen() -> None:
+    for layer in range(2):
+        net = ICNN(3, (4, 4))
+        for value in (-1.0, float("nan")):
             with torch.no_grad():
                 net.nonneg[layer].weight[0, 0, 0] = value
-            assert not net.is_convex()
+            assert net.is_convex() == (value == -1.0)
             net.project_()
-            assert net.is_convex() == (value == -1e-3)  # a NaN cannot be projected away
+            assert net.is_convex() == (value == -1.0)  # a NaN cannot be projected away
+
+
+@pytest.mark.parametrize("solver", [ProjectedNewton(), ProximalBundle()])
+def test_plain_training_keeps_it_convex_and_minimisers_right(solver: Solver) -> None:
+    """Adam alone, on a function that is not convex: what is found is the least value of a grid, nearly."""
+    net = ICNN(2, (32, 32), activation="softplus")
+    y = 4 * torch.rand(512, 2) - 2
+    target = torch.sin(3 * y).sum(-1) - 0.3 * (y * y).sum(-1)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        (net(y) - target).square().mean().backward()
+        optimiser.step()
+    assert any((layer.weight < 0).any() for layer in net.nonneg)  # else this would show nothing
+    assert net.is_convex()
+    net.double()
+    found = minimize(net, solver, torch.zeros(1, 2, dtype=DOUBLE), domain=Box(-2.0, 2.0), adjoint=None)
+    axis = torch.linspace(-2, 2, 201, dtype=DOUBLE)
+    least = net(torch.cartesian_prod(axis, axis)).min().detach()
+    assert float(found.fun - least) <= 1e-6
+    assert float(found.fun - found.gap - least) <= 1e-6
+    assert midpoint_excess(net, *(4 * torch.rand(2, 256, 2, dtype=DOUBLE) - 2)) <= 1e-12
 
 
 def test_shapes_and_dtypes() -> None:
@@ -105,6 +128,13 @@ def test_bind_equals_forward_and_gradients_flow() -> None:
         (lambda: ICNN(3, strong_convexity=-0.1), r"strong_convexity: expected a number in \[0"),
         (lambda: ICNN(3, positivity="abs"), r"positivity: expected one of"),
         (lambda: ICNN(3, ensemble=0), r"ensemble: expected an integer >= 1, got 0"),
+        (
+            lambda: ICNN(3, activation=torch.nn.ReLU),
+            r"activation: .* got the class ReLU\. Pass an instance of it, ReLU\(\)",
+        ),
+        (lambda: ICNN(3)(torch.zeros(2, 4, 3)), r"y: expected shape \(B, 3\), got \(2, 4, 3\)\. Flatten"),
+        (lambda: ICNN(3, ensemble=2)(torch.zeros(3, 4, 3)), r"y: expected shape \(B, 3\) or \(2, B, 3\)"),
+        (lambda: ICNN(3)(torch.zeros(3)), r"y: expected shape \(B, 3\), got \(3,\)\. Give it a batch"),
         (lambda: ICNN(3)(torch.zeros(2, 4)), r"y: expected shape \(\.\.\., 3\), got \(2, 4\)"),
         (
             lambda: ICNN(3)(torch.zeros(2, 3, dtype=torch.int32)),

@@ -40,18 +40,70 @@ def test_the_start_has_the_same_distribution_whatever_the_positivity() -> None:
     assert max(means) == pytest.approx(min(means), rel=5e-2)
 
 
-def test_project_clamps_and_only_clamps() -> None:
+def test_project_clamps_the_parameter_and_changes_no_weight() -> None:
     for positivity in POSITIVITY:
         layer = NonNegativeLinear(3, 2, positivity=positivity)
         with torch.no_grad():
             layer.weight.copy_(torch.tensor([[-1.0, 0.0, 2.0], [3.0, -0.5, 1.0]]))
-        before = layer.weight.clone()
-        assert layer.is_nonneg() == (positivity != "clamp")
-        layer.project_()
+        before, used = layer.weight.clone(), layer.weight_nonneg.clone()
         assert layer.is_nonneg()
+        layer.project_()
         expected = before.clamp(min=0) if positivity == "clamp" else before
         assert torch.equal(layer.weight, expected)
+        assert torch.equal(layer.weight_nonneg, used)
         assert layer.weight.requires_grad
+
+
+def test_a_clamped_weight_below_zero_can_only_be_raised() -> None:
+    """Where the parameter is at or above 0 the gradient is the one of a plain parameter."""
+    layer = NonNegativeLinear(3, 2, bias=False)
+    raw = torch.tensor([[-1.0, 0.0, 2.0], [-1.0, 0.0, 2.0]])
+    with torch.no_grad():
+        layer.weight.copy_(raw)
+    used = layer.weight_nonneg
+    assert torch.equal(used, raw.clamp(min=0))
+    wanted = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
+    (g,) = torch.autograd.grad(used, layer.weight, wanted)
+    assert torch.equal(g, torch.tensor([[0.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
+def test_the_same_rule_holds_inside_torch_func() -> None:
+    module, raw = _Used(NonNegativeLinear(3, 2, bias=False)), torch.tensor([[-1.0, 0.0, 2.0], [-1.0, 0.0, 2.0]])
+
+    def used(weight: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(module, {"layer.weight": weight}, ())
+
+    wanted = torch.stack((torch.ones(2, 3), -torch.ones(2, 3)))
+    found = torch.func.vmap(torch.func.grad(lambda w, c: (used(w) * c).sum()), (None, 0))(raw, wanted)
+    assert torch.equal(found[0], torch.tensor([[0.0, 1.0, 1.0]]).expand(2, -1))
+    assert torch.equal(found[1], -torch.ones(2, 3))
+    _, tangent = torch.func.jvp(used, (raw,), (torch.ones_like(raw),))
+    assert torch.equal(tangent, (raw >= 0).float())
+
+
+class _Used(torch.nn.Module):
+    def __init__(self, layer: NonNegativeLinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> torch.Tensor:
+        return self.layer.weight_nonneg
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.Adam, torch.optim.SGD])
+def test_training_without_projecting_comes_back_from_zero(optimiser: type[torch.optim.Optimizer]) -> None:
+    """First a target that only negative weights could meet, then one that positive ones meet."""
+    layer = NonNegativeLinear(4, 1, bias=False)
+    x, w = torch.rand(64, 4), torch.tensor([[0.5, 1.0, 1.5, 2.0]])
+    steps = optimiser(layer.parameters(), lr=0.05)  # type: ignore[call-arg]
+    for target, least in ((-w, 0.0), (w, 0.5)):
+        for _ in range(400):
+            steps.zero_grad()
+            F.mse_loss(layer(x), x @ target.mT).backward()
+            steps.step()
+            assert layer.is_nonneg()
+        torch.testing.assert_close(layer.weight_nonneg, target.clamp(min=least), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("positivity", POSITIVITY)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from icnn_rl import SolveError, Status
 from icnn_rl.qp import Diagonal, NonConvexError, PrimalDual, QPSolution, active_set, solve_qp
+from tests.problems import draw
 from tests.qp import references
 from tests.qp.problems import (
     BY_NAME,
@@ -789,6 +790,16 @@ def good() -> Arguments:
 def test_wrong_arguments_are_named(changes: Arguments, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve_qp(**{**good(), **changes})
+
+
+def test_a_smaller_batch_takes_the_first_rows_of_a_warm_start() -> None:
+    p = draw(0, 5, 3).double()
+    G, h = draw(1, 2, 3).double(), torch.zeros(2, dtype=torch.float64)
+    whole = solve_qp(1.0, p, G, h, lb=-0.5, ub=0.5)
+    part = solve_qp(1.0, p[:3], G, h, lb=-0.5, ub=0.5, warm_start=whole.warm_start)
+    torch.testing.assert_close(part.value, whole.value[:3])
+    with pytest.raises(ValueError, match="warm_start"):
+        solve_qp(1.0, p, G, h, lb=-0.5, ub=0.5, warm_start=part.warm_start)
 
 
 def test_a_warm_start_of_another_shape_is_refused() -> None:

@@ -329,12 +329,15 @@ def test_parameters_and_context_both_receive_gradients() -> None:
 def test_without_an_adjoint_or_without_grad_the_value_is_detached() -> None:
     net = picnn(DOUBLE, "softplus")
     x, y0 = draw(16, 4, 4).double().requires_grad_(), torch.zeros(4, 3, dtype=DOUBLE)
-    assert not minimize(net.bind(x), NEWTON, y0, adjoint=None).value.requires_grad
+    detached = minimize(net.bind(x), NEWTON, y0, adjoint=None)
+    assert not detached.value.requires_grad
+    assert not detached.fun.requires_grad
     with torch.no_grad():
         assert not minimize(net.bind(x), NEWTON, y0).value.requires_grad
     live = minimize(net.bind(x), NEWTON, y0)
     assert live.value.requires_grad
-    assert not any(item.requires_grad for item in (live.fun, live.gap, live.residual, live.warm_start))
+    assert live.fun.requires_grad
+    assert not any(item.requires_grad for item in (live.gap, live.residual, live.warm_start))
     # a start that requires grad is a start, not a parameter
     moved = y0.clone().requires_grad_()
     value = minimize(net.bind(x), NEWTON, moved).value

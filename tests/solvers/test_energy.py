@@ -48,7 +48,8 @@ def test_what_is_differentiable_and_what_is_not(wrap) -> None:
     energy, y = wrap(net.bind(draw(2, 5, 4).double())), draw(3, 5, 3).double()
     with torch.no_grad():
         assert not any(item.requires_grad for item in _energy.value_and_grad(energy, y))
-        live = _energy.live_gradient(energy, y)
+        value, live = _energy.live_value_and_grad(energy, y)
+    assert value.requires_grad
     assert live.requires_grad
     gradient = torch.autograd.grad(live.sum(), net.heads.weight, retain_graph=True)[0]
     assert gradient.abs().max() > 0

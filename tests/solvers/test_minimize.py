@@ -326,6 +326,19 @@ def test_the_warm_start_replaces_y0() -> None:
     assert not solution.warm_start.requires_grad
 
 
+def test_a_smaller_batch_takes_the_first_rows_of_a_warm_start() -> None:
+    centre = draw(3, 5, 2)
+    before = minimize(lambda y: ((y - centre) ** 2).sum(-1), ProjectedNewton(), torch.zeros(5, 2))
+    last = lambda y: ((y - centre[:3]) ** 2).sum(-1)  # noqa: E731
+    after = minimize(last, ProjectedNewton(), torch.zeros(3, 2), warm_start=before.warm_start)
+    torch.testing.assert_close(after.value, centre[:3])
+    assert (after.num_steps <= 1).all()
+    with pytest.raises(
+        ValueError, match=r"warm_start: expected y0's shape \(3, 2\), or one with more rows, got \(2, 2\)"
+    ):
+        minimize(last, ProjectedNewton(), torch.zeros(3, 2), warm_start=before.warm_start[:2])
+
+
 def test_closed_forms_and_autograd_agree() -> None:
     for method, case in SAMPLE:
         if case.name not in ("softplus_picnn", "relu_picnn"):
@@ -356,7 +369,10 @@ def _bowl(y: Tensor) -> Tensor:
         ({"y0": torch.zeros(2, 3, dtype=torch.float16)}, r"y0: expected dtype"),
         ({"y0": torch.tensor(1.0)}, r"y0: expected shape \(\.\.\., n\), got a number"),
         ({"warm_start": torch.zeros(2, 3, dtype=DOUBLE)}, r"warm_start: dtype torch\.float64 differs from y0's"),
-        ({"warm_start": torch.zeros(1, 3)}, r"warm_start: expected y0's shape \(2, 3\), got \(1, 3\)"),
+        (
+            {"warm_start": torch.zeros(1, 3)},
+            r"warm_start: expected y0's shape \(2, 3\), or one with more rows, got \(1, 3\)",
+        ),
         ({"warm_start": [0.0]}, r"warm_start: expected a torch\.Tensor"),
         ({"energy": lambda y: y}, r"energy: expected one number a row, shape \(2,\) for y0 \(2, 3\), got \(2, 3\)"),
         ({"energy": lambda y: y.sum()}, r"energy: expected one number a row.*got \(\)"),

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl._numba import available
 from icnn_rl.qp.active_set import PHASES, phases_of
 from icnn_rl.qp.certificates import Residuals
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.functorch import batched
 from icnn_rl.qp.linear import primal
 from icnn_rl.qp.linear.base import Refined, System, Triple
 from icnn_rl.qp.linear.dense import cholesky, cholesky_solve
@@ -69,23 +70,17 @@ def _announce(name: str) -> None:
         print(f"icnn_rl: compiling {_COMPILED[name]}, once", file=sys.stderr)
 
 
-@functools.cache
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
 def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
     """Whether the problem is small enough, of the right kind, and to be solved here; ``data``: the dtype it came in."""
     if not solver.compiled or (solver.dtype == "input" and data != torch.float64):
         return False
-    if problem.sparse or problem.p.device.type != "cpu" or problem.p.shape[0] == 0 or not available():
+    if problem.sparse or problem.p.device.type != "cpu" or problem.p.shape[0] == 0:
         return False
     if not solver.dense:
-        return _tiny(problem)
+        return _tiny(problem) and available()
     rows = problem.m + problem.b.shape[-1]
     narrow = problem.diagonal and problem.n > _WIDE and _FEW * rows < problem.n
-    return problem.n <= _DENSE and not narrow
+    return problem.n <= _DENSE and not narrow and available()
 
 
 def _tiny(problem: Problem) -> bool:
@@ -109,7 +104,7 @@ class KernelFactor(Refined):
         return dx, ra, dz
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-        if transformed():
+        if batched(rx):
             return super().refined(rx, ra, rc, corrections)
         (q, g), w, chol = _matrices(self.problem), _array(self.w), _array(self.chol)
         dx, dz = np.empty(rx.shape), np.empty(rc.shape)
@@ -117,7 +112,7 @@ class KernelFactor(Refined):
         return torch.from_numpy(dx), torch.zeros_like(ra), torch.from_numpy(dz)
 
     def minus_outers(self, u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        if transformed() or torch.is_grad_enabled():
+        if batched(u) or torch.is_grad_enabled():
             return super().minus_outers(u, v, s, t)
         out = np.empty((*u.shape, v.shape[-1]))
         _kernel().minus_outers(_array(u), _array(v), _array(s), _array(t), out)
@@ -136,7 +131,7 @@ class DenseFactor(Refined):
     units: Tensor
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-        if not transformed():
+        if not batched(rx):
             return self._inverse(rx, ra, rc, 0)
         # in torch, which has to see it: the kernel's system in the user's units
         problem, kernel = self.problem, _dense_kernel()[0]
@@ -163,7 +158,7 @@ class DenseFactor(Refined):
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
-        if not transformed():
+        if not batched(rx):
             return self._inverse(rx, ra, rc, corrections)
         # as in the kernel
         energy, delta, on = self._energy(), _dense_kernel()[0]._DELTA, self.w > 0
@@ -334,7 +329,7 @@ def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Arr
     """
     batch, n = point.shape
     k = h.shape[-1] + 2 * n
-    if not available() or n > _LARGEST[0] or k > _LARGEST[1]:
+    if n > _LARGEST[0] or k > _LARGEST[1] or not available():
         return None
     found, solver = _nothing_found(batch, n, k), PrimalDual()
     _kernel().solve(

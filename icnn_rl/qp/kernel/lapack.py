@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
-import importlib.util
 from typing import Any
 
 from llvmlite import ir
@@ -17,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+
+from icnn_rl._numba import imported
 
 _I32 = ir.IntType(32)
 _DATA = 4  # where numba keeps the pointer among the parts of an array
@@ -31,9 +31,11 @@ _THREADS = "openblas_set_num_threads_local", "scipy_openblas_set_num_threads_loc
 @functools.cache
 def addresses() -> tuple[int, int, int, int]:
     """Of dpotrf, dsyrk, dtrsm and, with OpenBLAS, what sets the number of its threads; zeros without SciPy."""
-    if importlib.util.find_spec("scipy") is None:
+    lapack, blas = (
+        imported(f"scipy.linalg.cython_{name}") if imported("scipy") else None for name in ("lapack", "blas")
+    )
+    if lapack is None or blas is None:
         return 0, 0, 0, 0
-    lapack, blas = (importlib.import_module(f"scipy.linalg.cython_{name}") for name in ("lapack", "blas"))
     library = ctypes.CDLL(blas.__file__)
     setters = [
         ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _THREADS if hasattr(library, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import math
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl._numba import available
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
@@ -38,10 +38,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @functools.cache
 def _kernel() -> ModuleType | None:
-    """The compiled recursions, if numba is installed; importing it takes a second."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    return importlib.import_module("icnn_rl.qp.kernel.stagewise")
+    """The compiled recursions, where numba works; importing it takes a second."""
+    return importlib.import_module("icnn_rl.qp.kernel.stagewise") if available() else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""The minimum as a function of the problem: F(theta) = min { f(y; theta) : y in C(theta) }.
+
+By the envelope theorem (Danskin's) its derivative is that at the minimiser held fixed, plus what a border that moves
+makes of it,
+
+    dF = d f(y; theta) + g . dy,        g the gradient of f in y,
+
+and the second term is 0 but for the coordinates and rows that C holds, which it moves. It takes no linear solve. At a
+kink, df and g are those of the cuts that meet there, weighted with their multipliers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from icnn_rl._first_order import first_order
+from icnn_rl.solution import Solution
+from icnn_rl.solvers.adjoint import Live
+from icnn_rl.solvers.base import Domain, Problem, Solver, as_set
+from icnn_rl.solvers.bundle import BundleEntropy, to_unit
+
+__all__ = ["minimum"]
+
+
+def minimum(problem: Problem, solver: Solver, solution: Solution, domain: Domain, live: Live) -> Tensor:
+    """``solution.fun`` (...), differentiable once. Failed rows pass no gradient on."""
+    f = live.fun
+    moved = _moved(problem, solver, solution, domain, live)
+    if moved is not None:
+        f = f + (live.grad.detach() * moved).sum(-1)
+    fun = solution.fun.detach()
+    return first_order(torch.where(solution.failed, fun, fun + (f - f.detach())))
+
+
+def _moved(problem: Problem, solver: Solver, solution: Solution, domain: Domain, live: Live) -> Tensor | None:
+    """What the domain makes of y when it moves (..., n): 0 by its value. None: it does not move."""
+    y = solution.value.detach()
+    if problem.region is not None:
+        tensors: list[Tensor] = []
+        as_set(domain, y)._map(lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
+        # where f and C both move y, what f does is along C, where g is 0
+        return live.value - live.value.detach() if any(t.requires_grad for t in tensors) else None
+    lower, upper = domain.bounds(y)  # type: ignore[union-attr]  # without a region it is a box
+    if not (lower.requires_grad or upper.requires_grad):
+        return None
+    if isinstance(solver, BundleEntropy):  # w, of which y = lower + width w, is what is held fixed
+        return torch.lerp(lower - lower.detach(), upper - upper.detach(), to_unit(problem, y))
+    held = torch.where(y <= problem.lower, lower, torch.where(y >= problem.upper, upper, y))
+    return held - held.detach()
