@@ -230,6 +230,7 @@ class _Polytopes:
         n = len(low)
         self.G, self.h = np.empty((batch, 0, n)), np.empty((batch, 0))
         if own.G is not None and own.h is not None:
+            own, _ = own.in_unit_rows()
             self.G, self.h = _rows(own.G, batch, 2), _rows(own.h, batch, 1)
         self.norm = np.sqrt(np.einsum("bij,bij->bi", self.G, self.G))
         self.lb = None if own.lb is None else _rows(own.lb, batch, 1)
@@ -309,9 +310,13 @@ class _Others:
         self._violation, self._batch, self._low, self._high = violation, batch, low, high
         self._ellipsoid = own.ellipsoid
         if own.ellipsoid is not None:
-            M = own.ellipsoid.M
-            if bool(M.isfinite().all() & torch.linalg.cholesky_ex(M).info.any()):
-                raise ValueError(f"constraint: the ellipsoid's M is not positive definite: {M.tolist()}.")
+            indefinite = own.ellipsoid.indefinite(own.ellipsoid.spectrum())
+            if bool(indefinite.any()):
+                M = own.ellipsoid.M if own.ellipsoid.M.dim() == 2 else own.ellipsoid.M[indefinite.reshape(-1)][0]
+                raise ValueError(
+                    f"constraint: the ellipsoid's M has a negative eigenvalue, expected a positive semidefinite "
+                    f"matrix: {M.tolist()}."
+                )
 
     def violation(self, a: Array) -> Array:
         """Of the constraint alone: (B,)."""
@@ -355,6 +360,7 @@ def _nearest_of_ellipsoid(M: Array, centre: Array, size: Array, a: Array) -> Arr
     1983).
     """
     e, V = np.linalg.eigh(M)
+    e = np.maximum(e, 0.0)  # in the kernel of M there are eigenvalues of the size of rounding, of either sign
     y = np.matmul(np.swapaxes(V, -1, -2), (a - centre)[..., None])[..., 0]
     lam, floor = np.zeros(len(a)), np.finfo(np.float64).tiny
     for _ in range(_NEWTON):

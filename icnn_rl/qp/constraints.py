@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_range
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Interior, join, largest, vector_of
+from icnn_rl.qp.ellipsoid import Ellipsoid, power_of_two, unit
+from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.sets import ConvexSet, Interior, join, largest, vector_of
 from icnn_rl.solution import Status
 
 __all__ = [
@@ -41,6 +43,9 @@ __all__ = [
     "power_limit",
     "rate_limit",
 ]
+
+#: Radii whose squares are normal numbers.
+_SHORTEST, _LONGEST = 1e-150, 1e150
 
 #: Up to so many actions a power limit is written with a row for each pattern of signs, 2^n of them; beyond, with n
 #: auxiliary variables. For six actions the 64 rows take an eighth of the time.
@@ -325,8 +330,8 @@ def rate_limit(max_change: Any) -> ActionConstraint:
 
 
 def ball(radius: float, center: Any = 0.0) -> ActionConstraint:
-    """||a - center|| <= radius."""
-    check_range("ball.radius", radius, 0.0, float("inf"), open_low=True)
+    """||a - center|| <= radius, a radius from 1e-150 to 1e150."""
+    check_range("ball.radius", radius, _SHORTEST, _LONGEST)
     _check_vector("ball.center", center)
     return _Quadratic("ball", None, float(radius) ** 2, _frozen(center))
 
@@ -335,8 +340,10 @@ def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
     """(a - center)^T M (a - center) <= size.
 
     Args:
-        M: n x n numbers, symmetric and positive definite, or a function of the observations (B, d): (B, n, n). In
-            states where it is not positive definite the status is NUMERICAL, where it is not finite NONFINITE_INPUT.
+        M: n x n numbers, symmetric and positive semidefinite, or a function of the observations (B, d): (B, n, n).
+            Where it is singular, as J^T J of a redundant arm, the set has no end in some directions. In states where it
+            has a negative eigenvalue, beyond rounding, the status is NUMERICAL, and the fallback of heads satisfies the
+            constraint all the same; the wrapper raises. Where it is not finite the status is NONFINITE_INPUT.
         size: > 0.
         center: a number, n numbers, or a function that gives (B, n).
     """
@@ -345,8 +352,16 @@ def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
         matrix = _check_numbers("ellipsoid.M", M)
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"ellipsoid.M: expected shape (n, n), got {tuple(matrix.shape)}.")
-        if not torch.allclose(matrix, matrix.mT, atol=0.0) or float(torch.linalg.eigvalsh(matrix).min()) <= 0:
-            raise ValueError("ellipsoid.M: expected a symmetric, positive definite matrix.")
+        if not bool(matrix.isfinite().all()) or not torch.allclose(matrix, matrix.mT, atol=0.0):
+            raise ValueError("ellipsoid.M: expected a symmetric matrix of finite numbers.")
+        found = Ellipsoid(matrix, matrix[0], matrix[0, 0])
+        if bool(found.indefinite(spectrum := found.spectrum())):
+            raise ValueError(
+                f"ellipsoid.M: expected a positive semidefinite matrix, got one with a negative eigenvalue: with its "
+                f"diagonal scaled to 1, {float(spectrum.values[0]):.3g}. For A^T A compute it as A.T @ A."
+            )
+        if not bool(matrix.any()):
+            raise ValueError("ellipsoid.M: all zero, which constrains nothing. Leave the ellipsoid out.")
     if not callable(center):
         _check_vector("ellipsoid.center", center)
     return _Quadratic("ellipsoid", _frozen(M), float(size), _frozen(center))
@@ -450,24 +465,30 @@ class _AbsoluteSum(ActionConstraint):
         return callable(self.weights)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        w = self._weights(_plain(obs, self.depends_on_state), n)
+        w, limit = self._in_unit(self._weights(_plain(obs, self.depends_on_state), n))
         if self.limit == 0:
             return _idle(w, self.positive)
-        return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
+        return _patterns(w, limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, limit, self.positive)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
         n = action.shape[-1]
         if self.positive and n <= _MOST_PATTERNS:  # rows differ in length: the worst need not be all motors that work
             return self.at(_plain(obs, self.depends_on_state).to(action), n).violation(action)
-        w = self._weights(_plain(obs, self.depends_on_state), n).double()
+        w, limit = self._in_unit(self._weights(_plain(obs, self.depends_on_state), n).double())
         drawn = w * action.double()
         drawn = drawn.clamp(min=0.0) if self.positive else drawn.abs()
-        over = drawn.sum(-1) - self.limit
+        over = drawn.sum(-1) - limit
         norm = w.norm(dim=-1)
         if self.positive:  # the row of the motors that do work
             norm = torch.where(over > 0, torch.where(drawn > 0, w, 0.0).norm(dim=-1), norm)
         # without weights there is no row: -inf, or NaN where the action is NaN
         return torch.where(norm > 0, over / torch.where(norm > 0, norm, 1.0), over - torch.inf).to(action.dtype)
+
+    def _in_unit(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (..., n) and limit, (...) or (), divided by a power of two where squares of the former would over- or
+        underflow."""
+        scale, limit = None if transformed() else unit(w.detach().abs().amax(-1)), w.new_tensor(self.limit)
+        return (w, limit) if scale is None else (w * scale.unsqueeze(-1), limit * scale)
 
     def _weights(self, obs: Tensor, n: int) -> Tensor:
         if self.weights is None:
@@ -645,10 +666,10 @@ def _idle(w: Tensor, positive: bool) -> ConvexSet:
     return ConvexSet(lb=torch.where(lower, 0.0, -free), ub=torch.where(upper, 0.0, free))
 
 
-def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:
+def _patterns(w: Tensor, limit: Tensor, positive: bool) -> ConvexSet:
     """A row for every pattern of signs, or for every set of motors."""
     signs = _signs(w.shape[-1], positive, w.dtype, w.device)
-    return ConvexSet(G=signs * w.unsqueeze(-2), h=w.new_full((len(signs),), limit))
+    return ConvexSet(G=signs * w.unsqueeze(-2), h=limit.unsqueeze(-1).expand(*limit.shape, len(signs)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -660,17 +681,19 @@ def _signs(n: int, positive: bool, dtype: torch.dtype, device: torch.device) -> 
         return torch.tensor(patterns[:-1] if positive else patterns, dtype=dtype, device=device)
 
 
-def _lifted(w: Tensor, limit: float, positive: bool) -> ConvexSet:
+def _lifted(w: Tensor, limit: Tensor, positive: bool) -> ConvexSet:
     """u_i >= |w_i a_i|, or max(w_i a_i, 0), and sum_i u_i <= limit."""
     n = w.shape[-1]
+    if not transformed():  # u in units of the largest weight: it stands beside them in the rows
+        scale = power_of_two(w.detach().abs().amax(-1))
+        w, limit = w * scale.unsqueeze(-1), limit * scale
     W, eye = torch.diag_embed(w), torch.eye(n, dtype=w.dtype, device=w.device).expand(*w.shape, n)
     above = [torch.cat((W, -eye), -1)]
     if not positive:
         above.append(torch.cat((-W, -eye), -1))
     total = torch.cat((w.new_zeros(n), w.new_ones(n))).expand(*w.shape[:-1], 1, 2 * n)
     G = torch.cat((*above, total), -2)
-    h = w.new_zeros(G.shape[-2])
-    h[-1] = limit
+    h = torch.cat((w.new_zeros(*limit.shape, G.shape[-2] - 1), limit.unsqueeze(-1)), -1)
     lb = torch.cat((w.new_full((n,), -torch.inf), w.new_zeros(n)))
     return ConvexSet(G=G, h=h, lb=lb, lifted=n)
 

@@ -110,7 +110,8 @@ class FeasibleActions(nn.Module):
 
     def _own_units(self, constraint: ActionConstraint, obs: Observation | None, like: Tensor) -> ConvexSet:
         own, units = constraint.at(_observation(constraint, obs, like), like.shape[-1]).to(like), self.units(like)
-        return own if units is None else own.affine(*units)
+        own, _ = (own if units is None else own.affine(*units)).in_unit_rows()
+        return own
 
     def violation(self, found: ConvexSet, obs: Observation | None, x: Tensor) -> Tensor:
         """Largest violation, <= 0 inside, in the units of x: (B,). Of a set with auxiliary variables, in the units of
