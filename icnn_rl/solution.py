@@ -25,6 +25,7 @@ class Status(IntEnum):
     DUAL_INFEASIBLE = 3
     NUMERICAL = 4
     NONFINITE_INPUT = 5
+    NON_CONVEX = 6
 
 
 MESSAGES: dict[Status, str] = {
@@ -47,6 +48,10 @@ MESSAGES: dict[Status, str] = {
     Status.NONFINITE_INPUT: (
         "The objective or a derivative of it is NaN or infinite at the starting point, or a part of the problem is. "
         "Check the inputs and the weights they come from."
+    ),
+    Status.NON_CONVEX: (
+        "Q has a negative eigenvalue. If that is rounding, pass solver=PrimalDual(convex='assume') or add a small "
+        "multiple of the identity; else the problem is none for this method."
     ),
 }
 

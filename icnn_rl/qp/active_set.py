@@ -30,6 +30,8 @@ from icnn_rl.qp.tensor_tree import leaves, pick, where
 PHASES = ((5, 3), (2, 3), (2, 3), (3, 4), (4, 4), (8, 5), (12, 6))
 BOUND_PHASES = ((3, 4), *PHASES[1:])
 BOUND_AND_EQUATION_PHASES = ((4, 4), *PHASES[1:])
+#: Along a chain of stages a wrong constraint moves its neighbours: the set settles from a good guess only.
+STAGE_PHASES = ((7, 3), (3, 3), (3, 3), (3, 3), (4, 4), (8, 5))
 #: Pairs before a row is left to the interior-point method. The compiled kernel, whose steps cost next to nothing, takes
 #: them all.
 _QUICK = 3
@@ -108,8 +110,9 @@ def _on_gpu(point: Point) -> bool:
 
 def phases_of(problem: Problem, *, guessed: bool) -> tuple[tuple[int, int], ...]:
     """How many steps of either kind to take in turn; a guess of the active set is tried first."""
-    phases = BOUND_PHASES if problem.A is None else BOUND_AND_EQUATION_PHASES
+    phases: tuple[tuple[int, int], ...] = BOUND_PHASES if problem.A is None else BOUND_AND_EQUATION_PHASES
     phases = PHASES if problem.m else phases
+    phases = phases if problem.stage is None else STAGE_PHASES
     return ((0, 4), *phases) if guessed else phases
 
 

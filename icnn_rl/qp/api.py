@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from icnn_rl.qp.report import report
 from icnn_rl.qp.rounding import reconciled
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
+from icnn_rl.qp.sparse import Sparse
 from icnn_rl.qp.tensor_tree import map_tensors
 from icnn_rl.qp.value import optimal_value
 from icnn_rl.solution import SolveError
@@ -28,11 +30,11 @@ _DEFAULT = PrimalDual()
 
 
 def solve_qp(
-    Q: Tensor | Diagonal | float,
+    Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
-    G: Tensor | None = None,
+    G: Tensor | Sparse | None = None,
     h: Tensor | None = None,
-    A: Tensor | None = None,
+    A: Tensor | Sparse | None = None,
     b: Tensor | None = None,
     lb: Tensor | float | None = None,
     ub: Tensor | float | None = None,
@@ -41,6 +43,7 @@ def solve_qp(
     elastic: Tensor | float | Elastic | None = None,
     solver: PrimalDual | External | None = None,
     warm_start: ActiveSet | None = None,
+    blocks: Sequence[int] | None = None,
     throw: bool = True,
 ) -> QPSolution:
     """Solve a batch of convex quadratic programmes, differentiably.
@@ -52,10 +55,12 @@ def solve_qp(
 
     Args:
         Q: positive semidefinite: (..., n, n), of which only the symmetric part matters; ``Diagonal(d)`` with d
-            (..., n); or a number (a tensor without dimensions may carry a gradient), the multiple of the identity.
+            (..., n); a number (a tensor without dimensions may carry a gradient), the multiple of the identity; or
+            sparse, as G and A may be.
         p: (..., n), float32 or float64.
-        G, h: (..., m, n) and (..., m); +inf in h: no constraint. G and A may be sparse tensors with two dimensions:
-            time and memory follow their entries where Q is diagonal and positive.
+        G, h: (..., m, n) and (..., m); +inf in h: no constraint. G and A may be sparse: tensors of torch, or
+            :class:`Sparse` where a batch has one pattern. Time and memory follow the entries where Q is diagonal and
+            positive, or where all matrices are sparse and the problem comes in stages, see ``blocks``.
         A, b: (..., q, n) and (..., q). Dependent rows are welcome as long as they agree.
         lb, ub: (..., n) or numbers; -inf and +inf: no bound. lb = ub fixes a variable.
         h_low: (..., m), lower sides for the rows of G; -inf: none. Either of h and h_low may be left out. Where both
@@ -67,6 +72,10 @@ def solve_qp(
         solver: settings; ``PrimalDual()`` by default. ``External(name)`` has another package find the solution.
         warm_start: ``solution.warm_start`` of a similar problem with the same shapes. It is tried first and
             changes nothing but the time.
+        blocks: sizes of stages, n in all, that the variables come in: no row of G or A, and no entry of Q, may reach
+            further than from one stage to the next, as in optimal control. Time and memory are then linear in the
+            number of stages. Entries of dense matrices outside this pattern are 0 and get no gradient, nor do blocks
+            of Q that are 0. Stages of sparse matrices are found without this.
         throw: raise if any row failed; otherwise look at ``solution.status``.
 
     Returns:
@@ -74,7 +83,8 @@ def solve_qp(
         has a kink, and the gradient is the one on the side of the active set found. Failed rows pass no gradient on.
 
     Raises:
-        ValueError: a wrong argument; NonConvexError, a ValueError, where Q has a negative eigenvalue.
+        ValueError: a wrong argument; NonConvexError, a ValueError, where Q has a negative eigenvalue and ``throw`` is
+                set.
         SolveError: some row failed and ``throw`` is set; carries the solution.
 
     Example:
@@ -84,16 +94,16 @@ def solve_qp(
     References:
         B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
     """
-    return solve_known(None, Q, p, G, h, A, b, lb, ub, h_low, elastic, solver, warm_start, throw=throw)
+    return solve_known(None, Q, p, G, h, A, b, lb, ub, h_low, elastic, solver, warm_start, blocks, throw=throw)
 
 
 def solve_known(
     known: torch.dtype | None,
-    Q: Tensor | Diagonal | float,
+    Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
-    G: Tensor | None,
+    G: Tensor | Sparse | None,
     h: Tensor | None,
-    A: Tensor | None,
+    A: Tensor | Sparse | None,
     b: Tensor | None,
     lb: Tensor | float | None,
     ub: Tensor | float | None,
@@ -101,6 +111,7 @@ def solve_known(
     elastic: Tensor | float | Elastic | None,
     solver: PrimalDual | External | None,
     warm_start: ActiveSet | None,
+    blocks: Sequence[int] | None = None,
     *,
     throw: bool,
 ) -> QPSolution:
@@ -112,19 +123,20 @@ def solve_known(
     prices = None if elastic is None else check_prices(elastic, p, G, A)
     costs = {} if prices is None else {"elastic.ineq": prices.ineq, "elastic.eq": prices.eq}
     shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub, h_low=h_low, **costs)
-    live, form = inputs.build(Q, p, G, h, A, b, lb, ub, h_low, shape)
+    live, form = inputs.build(Q, p, G, h, A, b, lb, ub, h_low, shape, blocks)
     if prices is not None:
         live, form = with_slacks(live, form, prices, shape)
     guess = None if warm_start is None else inputs.stack_active(warm_start, live, form, shape)
 
     def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
-        if not problem.diagonal and not torch.equal(problem.Q, problem.Q.mT):
+        if problem.Q.dim() == 3 and not torch.equal(problem.Q, problem.Q.mT):
             problem = dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
         if data == torch.float32:
             problem = reconciled(problem)
         solved = driver.solve(problem, solver, data, guess)
         if throw and not solved.success:
             outcome = solved.outcome
+            driver.check_convex(problem, outcome)
             point, fun = (outcome.x, outcome.nu, outcome.z), problem.objective(outcome.x)
             whole = torch.Size((*mapped, *shape))
             failed = report(form, problem, outcome, point, fun, whole, data, traced=False)

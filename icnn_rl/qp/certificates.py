@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.linear.dense import stack
-from icnn_rl.qp.problem import TINY, Problem, Products, largest, matvec, rmatvec, typical
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.linear.dense import all_rows, quadratic_rows, scaled, stack
+from icnn_rl.qp.problem import TINY, Problem, Products, largest, matvec, norms_of, rmatvec, typical
+from icnn_rl.qp.sparse import SparseRows, stack_sparse
+from icnn_rl.qp.stages import find_stages
 
 #: Errors are relative to at least this share of the problem's own units; rounding, relative.
 _FLOOR, _ROUNDING = 1e-6, 1e-16
@@ -61,7 +62,7 @@ class Yardstick:
 
 
 def _columns(problem: Problem) -> Tensor:
-    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
+    diagonal = problem.q_diagonal
     if bool((diagonal > 0).all()):
         return diagonal.rsqrt()
     sizes = [
@@ -192,26 +193,38 @@ def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor
     -|y|^2. Where this is negative, no x has A x = b and C x <= d, for y^T R x = 0 would be at most r^T y. The
     multiplier of R^T y = 0 is the point. Rows of R have norm 1 here.
     """
-    rows = stack(problem.A, problem.constraint_matrix())
+    rows = all_rows(problem)
     right = torch.cat((problem.b, problem.d), -1)
-    norms = torch.linalg.vector_norm(rows, dim=-1)
+    norms = norms_of(rows)
     scale = torch.where(norms > 0, 1.0 / norms, 1.0)
     q = problem.b.shape[-1]
     exists = torch.nn.functional.pad(_ones_if_none(problem), (q, 0), value=1.0)
     scale = scale * exists
-    rows, right = rows * scale.unsqueeze(-1), right * scale
+    rows, right = scaled(rows, scale), right * scale
     size = torch.linalg.vector_norm(right, dim=-1, keepdim=True).clamp(min=TINY[right.dtype])
     signed = torch.nn.functional.pad(_ones_if_none(problem), (q, 0))
     y, x = _onto_cone(-right / size, rows.mT, signed, minimise)
     # what is rounding next to the largest must go: a proof has no tolerance in units
     y = torch.where((signed > 0) & (y < 0), 0.0, y) * exists
     y = torch.where(y.abs() > _NOISE * torch.linalg.vector_norm(y, dim=-1, keepdim=True), y, 0.0)
+    y = _absorbed(problem, y, rmatvec(rows, y), exists)
     off, slope = rmatvec(rows, y), rmatvec(rows.abs(), y.abs())
     value, weight = (right * y).sum(-1), (right * y).abs().sum(-1)
     long = torch.linalg.vector_norm(y, dim=-1) > _SHORT
     proven = long & (off.abs() <= _CERTIFIED * slope).all(-1) & (value < -_SHORT * weight)
     y = y * scale
     return -size * x, y[:, :q], y[:, q:], proven
+
+
+def _absorbed(problem: Problem, y: Tensor, off: Tensor, exists: Tensor) -> Tensor:
+    """y with R^T y = ``off`` taken up by the multipliers of bounds, where there are such: multipliers that grow or
+    decay from stage to stage leave, next to the smallest of them, more than rounding."""
+    q, m = problem.b.shape[-1], problem.m
+    (_, lower, upper), (_, has_lower, has_upper) = problem.blocks(y[:, q:]), problem.blocks(exists[:, q:])
+    parts = [y[:, : q + m]]
+    parts += [lower + off.clamp(min=0.0) * has_lower] if problem.lower else []
+    parts += [upper - off.clamp(max=0.0) * has_upper] if problem.upper else []
+    return torch.cat(parts, -1)
 
 
 def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
@@ -224,6 +237,7 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
+        coupling=None,
         p=problem.p / size,
         A=flat,
         b=problem.p.new_zeros(problem.p.shape[0], flat.shape[-2]),
@@ -232,19 +246,21 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     r, _ = minimise(cone)
     falls = (problem.p * r).sum(-1) < -_SHORT * (problem.p * r).abs().sum(-1)
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
-    stays = (matvec(flat, r).abs() <= _CERTIFIED * torch.linalg.vector_norm(flat, dim=-1) * length).all(-1)
+    stays = (matvec(flat, r).abs() <= _CERTIFIED * norms_of(flat) * length).all(-1)
     inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
     return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
 
 
-def _flat(problem: Problem) -> Tensor:
-    """[A; Q], Q with its largest entry 1."""
-    q = torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
-    largest = q.abs().amax((-2, -1), keepdim=True)
-    return stack(problem.A, q / torch.where(largest > 0, largest, 1.0))
+def _flat(problem: Problem) -> Tensor | SparseRows:
+    """[A; Q], Q with its largest entry 1; sparse where the problem has stages."""
+    top = problem.largest_diagonal().unsqueeze(-1)
+    q = scaled(quadratic_rows(problem), torch.where(top > 0, top, 1.0).reciprocal().expand(-1, problem.n))
+    if problem.stage is None:
+        return stack(problem.A, q)
+    return stack_sparse([part for part in (problem.A, q) if isinstance(part, SparseRows)])
 
 
-def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, minimise: Minimise) -> tuple[Tensor, Tensor]:
+def _onto_cone(target: Tensor, flat: Tensor | SparseRows, signed: Tensor, minimise: Minimise) -> tuple[Tensor, Tensor]:
     """The point of {y: F y = 0, y_i >= 0 where signed} nearest to target (B, N), and the multiplier of F y = 0."""
     zeros = torch.zeros_like(target)
     cone = Problem(
@@ -257,6 +273,7 @@ def _onto_cone(target: Tensor, flat: Tensor, signed: Tensor, minimise: Minimise)
         lower=True,
         upper=False,
         present=signed.expand_as(target),
+        stage=find_stages(target.shape[-1], [flat]) if isinstance(flat, SparseRows) else None,
     ).with_norms()
     return minimise(cone)
 

@@ -9,6 +9,7 @@ solution.
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,17 +20,17 @@ from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
-from icnn_rl.qp.linear.eliminate import Eliminate
 from icnn_rl.qp.linear.mixed import Mixed
 from icnn_rl.qp.linear.scale import Scale
-from icnn_rl.qp.linear.select import choose
+from icnn_rl.qp.linear.select import choose, of_cone
+from icnn_rl.qp.linear.stagewise import least_pivots
 from icnn_rl.qp.outcome import Outcome, Solved
-from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.problem import TINY, Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.tensor_tree import leaves, map_tensors, pick, where
 from icnn_rl.solution import Status
 
-__all__ = ["NonConvexError", "solve"]
+__all__ = ["NonConvexError", "check_convex", "solve"]
 
 #: Corrections of a point by its residual at most; a residual of so many eps needs none.
 _CORRECTIONS, _EXACT = 8, 100.0
@@ -37,6 +38,8 @@ _CORRECTIONS, _EXACT = 8, 100.0
 _PATIENCE, _CLOSE = 8, 10.0
 #: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
 _SINGULAR = 1e-9
+#: What is added to a sparse Q, relative, before it is factored.
+_SHIFT = 1e-10
 _NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Active-set steps at most from the answer of another solver.
 _POLISH = 4
@@ -53,10 +56,6 @@ class NonConvexError(ValueError):
             f"rounding, pass solver=PrimalDual(convex='assume') or add {_upwards(-eigenvalue):.2g} times the identity."
         )
 
-    def at(self, rows: Tensor) -> NonConvexError:
-        """The same where the row is one of ``rows``."""
-        return NonConvexError(int(rows[self.row]), self.eigenvalue, self.largest)
-
 
 def _upwards(number: float) -> float:
     """A little more: two digits of it are no less than the number."""
@@ -71,9 +70,6 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
         solver: settings.
         data: dtype that the numbers came in: how well they are known.
         guess: (B, k) bool, a guess of the active constraints.
-
-    Raises:
-        NonConvexError: some Q has a negative eigenvalue.
     """
     solver = solver.for_data(data)
     quick = None
@@ -85,14 +81,20 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     if left is None:
         return Solved(outcome, system, True)
     guess = None if guess is None else guess[left]
-    try:
-        others, second = _solve_rows(pick(left, problem), solver, data, guess)
-    except NonConvexError as error:
-        raise error.at(left) from None
+    others, second = _solve_rows(pick(left, problem), solver, data, guess)
     if len(left) == len(outcome.x):
         return Solved.of(others, second)
     mixed = Mixed(_sound(problem, left, second.problem), system, left, second)
     return Solved.of(outcome.put(left, others), mixed)
+
+
+def check_convex(problem: Problem, outcome: Outcome) -> None:
+    """Raise a NonConvexError for the first row that was set aside as not convex."""
+    rows = (outcome.status == Status.NON_CONVEX).nonzero()
+    if rows.numel():
+        q = pick(rows[0], problem).dense().Q[0]
+        eigenvalues = q if q.dim() == 1 else torch.linalg.eigvalsh(q)
+        raise NonConvexError(int(rows[0]), float(eigenvalues.min()), float(eigenvalues.abs().max()))
 
 
 def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
@@ -122,18 +124,18 @@ def _solve_rows(
         for tensor in leaves(problem):
             bad = bad | ~torch.isfinite(tensor).flatten(1).all(-1)
     excluded = bad | impossible
+    assume = isinstance(solver, PrimalDual) and solver.convex == "assume"
+    finite, problem = problem, _with_stand_ins(problem, excluded).with_norms()
+    curved, saddle = _factor_q(problem, data, assume=assume), None
+    if curved.saddle is not None:
+        saddle = curved.saddle & ~excluded
+        excluded = excluded | saddle
+        problem = _with_stand_ins(problem, excluded).with_norms()
+        curved = _factor_q(problem, data, assume=assume)
     some = bool(excluded.any())
-    rows = torch.arange(excluded.shape[0], device=excluded.device)
-    if some and bool(excluded.all()):
-        problem, guess = _neutral(problem), None
-    elif some:
-        rows = rows.where(~excluded, (~excluded).nonzero()[0])
-        problem = pick(rows, problem)
-    try:
-        outcome, system = _solve_finite(problem, solver, data, guess)
-    except NonConvexError as error:  # it counts the stand-ins
-        raise error.at(rows) from None
-    outcome = _set_aside(outcome, bad, impossible) if some else outcome
+    guess = None if some and bool(excluded.all()) else guess
+    outcome, system = _solve_finite(problem, curved, solver, data, guess)
+    outcome = _set_aside(finite, outcome, bad, impossible, saddle) if some else outcome
     if some or problem.present is not None:
         outcome = dataclasses.replace(outcome, s=given.d - given.Cx(outcome.x))
     if bool((outcome.status != Status.SUCCESS).any()):
@@ -142,22 +144,36 @@ def _solve_rows(
     return outcome, system
 
 
-def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
-    """What rows that were not solved report instead of their stand-in's answer: NaN where a number of theirs is none,
-    and 0, infinitely far from the set, where no point can meet a constraint."""
+def _with_stand_ins(problem: Problem, excluded: Tensor) -> Problem:
+    """Copies of a row that can be solved in place of those that are ``excluded``."""
+    if not bool(excluded.any()):
+        return problem
+    if bool(excluded.all()):
+        return _neutral(problem)
+    rows = torch.arange(excluded.shape[0], device=excluded.device)
+    return pick(rows.where(~excluded, (~excluded).nonzero()[0]), problem)
+
+
+def _set_aside(problem: Problem, outcome: Outcome, bad: Tensor, impossible: Tensor, saddle: Tensor | None) -> Outcome:
+    """What rows that were not solved report instead of their stand-in's answer: NaN where a number of theirs is none;
+    0, infinitely far from the set, where no point can meet a constraint; 0 and its residuals where Q is not convex."""
     value = torch.where(bad, torch.nan, 0.0)
     off = torch.where(bad, torch.nan, torch.inf)
-    excluded = bad | impossible
+    excluded = bad | impossible if saddle is None else bad | impossible | saddle
     row = excluded.unsqueeze(-1)
     x, nu, z = (torch.where(row, value.unsqueeze(-1), part) for part in (outcome.x, outcome.nu, outcome.z))
     status = torch.where(impossible, int(Status.PRIMAL_INFEASIBLE), outcome.status)
+    fit = map_tensors(lambda t: torch.where(excluded, off, t), outcome.residuals)
+    if saddle is not None:
+        status = torch.where(saddle, int(Status.NON_CONVEX), status)
+        fit = where(saddle, residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z)), fit)
     return dataclasses.replace(
         outcome,
         x=x,
         nu=nu,
         z=z,
         active=outcome.active & ~row,
-        residuals=map_tensors(lambda t: torch.where(excluded, off, t), outcome.residuals),
+        residuals=fit,
         steps=torch.where(excluded, 0, outcome.steps),
         status=torch.where(bad, int(Status.NONFINITE_INPUT), status),
         ray=torch.where(row, 0.0, outcome.ray),
@@ -166,20 +182,21 @@ def _set_aside(outcome: Outcome, bad: Tensor, impossible: Tensor) -> Outcome:
 
 def _neutral(problem: Problem) -> Problem:
     """A problem of the same form that is solved by 0."""
-    ones = torch.ones_like(problem.Q) if problem.diagonal else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    ones = (
+        torch.ones_like(problem.Q) if problem.Q.dim() == 2 else torch.eye(problem.n).to(problem.Q).expand_as(problem.Q)
+    )
     # sparse rows keep their places: at one place, all their entries would meet
     zeros = map_tensors(lambda t: torch.zeros_like(t) if t.is_floating_point() else t, problem)
     return dataclasses.replace(zeros, Q=ones)
 
 
 def _solve_finite(
-    problem: Problem, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None = None
+    problem: Problem, curved: _Curved, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
     ours = PrimalDual(tol=solver.tol) if isinstance(solver, External) else solver
-    problem = problem.with_norms()
     yardstick = Yardstick.of(problem)
-    problem, chol, semidefinite = _factor_q(problem, data, assume=ours.convex == "assume")
+    problem, chol, semidefinite, _ = curved
     given = solver.answers(problem) if isinstance(solver, External) else None
     active = active if given is None else likely_active(problem, given)
     quick = choose(problem, chol, semidefinite)
@@ -300,42 +317,65 @@ def _correct(
     return best, fit
 
 
-def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> tuple[Problem, Tensor | None, bool]:
-    """L L^T = Q for a dense Q, and whether some row's Q is singular or close to it.
+class _Curved(NamedTuple):
+    """What is known of Q.
 
-    An eigenvalue below 0 by the rounding of float32, where Q came in that, is lifted to 0; any, if Q is to be assumed
-    convex.
+    Attributes:
+        problem: with a Q that is convex as far as it was rounding that was not.
+        chol: L L^T = Q (1|B, n, n) for a dense Q.
+        semidefinite: whether some row's Q is singular or close to it.
+        saddle: (B,) the rows whose Q has a negative eigenvalue, None if there are none.
     """
+
+    problem: Problem
+    chol: Tensor | None
+    semidefinite: bool
+    saddle: Tensor | None
+
+
+def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> _Curved:
+    """An eigenvalue below 0 by the rounding of float32, where Q came in that, is lifted to 0; any, if Q is to be
+    assumed convex."""
+    if problem.coupling is not None and problem.stage is None:
+        problem = problem.dense()  # no use of a sparse Q
     q, chol = problem.Q, None
     if problem.diagonal:
         largest, least = q.abs().amax(-1), q.amin(-1)
+    elif problem.coupling is not None:
+        largest = problem.largest_diagonal().clamp(min=TINY[q.dtype])
+        shifted = dataclasses.replace(problem, Q=q + _SHIFT * largest.unsqueeze(-1))
+        least = least_pivots(shifted, largest)
     else:
         chol, info = torch.linalg.cholesky_ex(q)
         largest = q.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
         least = torch.where(info == 0, chol.diagonal(dim1=-2, dim2=-1).square().amin(-1), -torch.inf)
     near = ~(least > _SINGULAR * largest)
     if not bool(near.any()):
-        return problem, chol, False
+        return _Curved(problem, chol, False, None)
+    if problem.coupling is not None:
+        if not bool((least < 0).any()):
+            return _Curved(problem, None, True, None)  # eigenvalues are above -shift, which is noise next to rho
+        near, q = least < 0, torch.diag_embed(q) + problem.coupling.dense()
     eigenvalues = q[near] if problem.diagonal else torch.linalg.eigvalsh(q[near])
     lowest, size = eigenvalues.amin(-1), eigenvalues.abs().amax(-1)
-    negative = (lowest < -_NEGATIVE[data] * size).nonzero().squeeze(-1)
-    if negative.numel() and not assume:
-        first = negative[0]
-        raise NonConvexError(int(near.nonzero()[first]), float(lowest[first]), float(size[first]))
+    saddle = torch.zeros_like(near)
+    if not assume:
+        saddle[near] = lowest < -_NEGATIVE[data] * size
     # what is rounding in float64 is left: a lift would give a minimum to an objective that falls for ever
     lift = torch.zeros_like(largest)
     lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * size, -lowest, 0.0)
     if bool((lift > 0).any()):
-        q = q + (lift.unsqueeze(-1) if problem.diagonal else torch.diag_embed(lift.unsqueeze(-1).expand(-1, problem.n)))
+        row, q = lift.unsqueeze(-1), problem.Q
+        q = q + (row if q.dim() == 2 else torch.diag_embed(row.expand(-1, problem.n)))
         problem = dataclasses.replace(problem, Q=q)
-    return problem, chol, True
+    return _Curved(problem, chol, True, saddle.expand(len(problem.p)) if bool(saddle.any()) else None)
 
 
 def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefinite: bool) -> Outcome:
     """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
 
     def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
-        found, _ = _attempt(Eliminate.of(cone, False), Yardstick.of(cone), solver, None)
+        found, _ = _attempt(of_cone(cone), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
     infeasible = torch.zeros_like(outcome.status, dtype=torch.bool)

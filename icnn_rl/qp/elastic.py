@@ -24,7 +24,8 @@ from torch.nn.functional import pad
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.inputs import Form, check_like, flat, is_number
 from icnn_rl.qp.problem import Problem
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.sparse import Sparse, SparseRows
+from icnn_rl.qp.stages import last_stages
 
 __all__ = ["Elastic", "check_prices", "with_slacks"]
 
@@ -50,7 +51,7 @@ def check_prices(elastic: object, p: Tensor, G: object, A: object) -> Elastic:
         return Elastic(price, price)
     prices: list[Tensor | float | None] = []
     for name, given, matrix in (("ineq", elastic.ineq, G), ("eq", elastic.eq, A)):
-        rows = matrix.shape[-2] if isinstance(matrix, Tensor) else 0
+        rows = matrix.shape[-2] if isinstance(matrix, Tensor | Sparse) else 0
         prices.append(None if given is None else _check_price(f"elastic.{name}", given, p, rows))
     return Elastic(*prices)
 
@@ -99,7 +100,8 @@ def with_slacks(problem: Problem, form: Form, prices: Elastic, shape: torch.Size
     none, zeros = problem.p.new_full((batch, n), torch.inf), problem.p.new_zeros(batch, extra)
     right = [rows, lower if problem.lower else none, zeros]  # s, u and v are bounded from below
     right += [upper, torch.full_like(zeros, torch.inf)] if problem.upper else []
-    g, a = problem.G, problem.A
+    g, a, off = problem.G, problem.A, problem.coupling
+    stage = None if problem.stage is None else _stage_of_slacks(problem, problem.stage, form)
     if g is not None:
         s = torch.arange(problem.m if form.soft_ineq else 0, device=problem.p.device)
         g = _with_columns(g, extra, [(s, s % max(m, 1), -1.0)])
@@ -108,7 +110,7 @@ def with_slacks(problem: Problem, form: Form, prices: Elastic, shape: torch.Size
         a = _with_columns(a, extra, [(u, extra - 2 * q + u, -1.0), (u, extra - q + u, 1.0)] if form.soft_eq else [])
     return (
         Problem(
-            Q=pad(problem.Q, (0, extra) if problem.diagonal else (0, extra, 0, extra)),
+            Q=pad(problem.Q, (0, extra) if problem.Q.dim() == 2 else (0, extra, 0, extra)),
             p=torch.cat(linear, -1),
             G=g,
             A=a,
@@ -117,9 +119,23 @@ def with_slacks(problem: Problem, form: Form, prices: Elastic, shape: torch.Size
             lower=True,
             upper=problem.upper,
             present=None,
+            coupling=None if off is None else dataclasses.replace(off, shape=(n + extra, n + extra)),
+            stage=stage,
         ),
         form,
     )
+
+
+def _stage_of_slacks(problem: Problem, stage: Tensor, form: Form) -> Tensor:
+    """(1, n + extra): a slack is where its row ends."""
+    parts = [stage]
+    if form.soft_ineq:
+        assert isinstance(problem.G, SparseRows)
+        parts.append(last_stages(problem.G, stage)[:, : form.m])
+    if form.soft_eq:
+        assert isinstance(problem.A, SparseRows)
+        parts += [last_stages(problem.A, stage)] * 2
+    return torch.cat(parts, -1)
 
 
 def _with_columns(
@@ -135,7 +151,7 @@ def _with_columns(
     k, n = matrix.shape
     row = torch.cat([matrix.row, *(row[None] for row, _, _ in entries)], -1)
     column = torch.cat([matrix.column, *(n + column[None] for _, column, _ in entries)], -1)
-    new = [matrix.values.new_full((1, len(row)), number) for row, _, number in entries]
+    new = [matrix.values.new_full((matrix.values.shape[0], len(row)), number) for row, _, number in entries]
     return dataclasses.replace(
         matrix, row=row, column=column, values=torch.cat([matrix.values, *new], -1), shape=(k, n + extra)
     )

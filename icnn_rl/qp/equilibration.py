@@ -39,7 +39,7 @@ class Scales:
 
     @staticmethod
     def of(problem: Problem) -> Scales:
-        """Of a problem without sparse parts."""
+        """Of a problem without sparse parts, or with stages."""
         columns, a_rows, g_rows = _ruiz(problem)
         bounds = [columns.reciprocal()] * (problem.lower + problem.upper)
         c_rows = torch.cat([g_rows.expand(columns.shape[0], -1), *bounds], -1) if bounds else g_rows
@@ -50,12 +50,15 @@ class Scales:
         """The problem in these scales."""
         columns, per_force, per_length = self.columns, self.force.reciprocal(), self.length.reciprocal()
         curvature = self.length * per_force
-        if problem.diagonal:
+        off = problem.coupling
+        if problem.Q.dim() == 2:
             q = curvature * columns.square() * problem.Q
+            off = None if off is None else off.scaled(curvature * columns).mT.scaled(columns).mT
         else:
             q = curvature.unsqueeze(-1) * columns.unsqueeze(-1) * problem.Q * columns.unsqueeze(-2)
         scaled = problem.changed(
             Q=q,
+            coupling=off,
             p=per_force * columns * problem.p,
             G=_scaled(problem.G, self.c_rows[:, : problem.m], columns),
             A=_scaled(problem.A, self.a_rows, columns),
@@ -65,8 +68,9 @@ class Scales:
         return scaled
 
 
-def _scaled(matrix: Tensor | SparseRows | None, rows: Tensor, columns: Tensor) -> Tensor | None:
-    assert not isinstance(matrix, SparseRows)  # who applies scales works with dense matrices
+def _scaled(matrix: Tensor | SparseRows | None, rows: Tensor, columns: Tensor) -> Tensor | SparseRows | None:
+    if isinstance(matrix, SparseRows):
+        return matrix.scaled(rows).mT.scaled(columns).mT
     return None if matrix is None else rows.unsqueeze(-1) * matrix * columns.unsqueeze(-2)
 
 
@@ -78,9 +82,10 @@ def _ruiz(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
         problem.p.new_ones(1, problem.m),
     )
     q = problem.Q.abs()
-    a, g = (None if part is None else part.abs() for part in (problem.A, problem.G) if not isinstance(part, SparseRows))
+    a, g, off = (None if part is None else part.abs() for part in (problem.A, problem.G, problem.coupling))
     for _ in range(_PASSES):
-        size = columns.square() * q if problem.diagonal else columns * (q * columns.unsqueeze(-2)).amax(-1)
+        size = columns.square() * q if q.dim() == 2 else columns * (q * columns.unsqueeze(-2)).amax(-1)
+        size = size if off is None else torch.maximum(size, _largest(off, columns, columns)[0])
         if a is not None:
             of_a, of_columns = _largest(a, a_rows, columns)
             size, a_rows = torch.maximum(size, of_columns), a_rows / _root(of_a)
@@ -91,9 +96,12 @@ def _ruiz(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     return columns, a_rows, g_rows
 
 
-def _largest(matrix: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _largest(matrix: Tensor | SparseRows, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Of diag(rows) M diag(columns), M >= 0: the largest entry of each row and of each column."""
-    scaled = rows.unsqueeze(-1) * matrix * columns.unsqueeze(-2)
+    scaled = _scaled(matrix, rows, columns)
+    if isinstance(scaled, SparseRows):
+        return scaled.row_sizes(), scaled.column_sizes()
+    assert scaled is not None
     return scaled.amax(-1), scaled.amax(-2)
 
 
@@ -104,7 +112,7 @@ def _root(size: Tensor) -> Tensor:
 def _units(problem: Problem, columns: Tensor, a_rows: Tensor, c_rows: Tensor) -> tuple[Tensor, Tensor]:
     """t and f."""
     p = (columns * problem.p).abs().amax(-1, keepdim=True)
-    q = columns.square() * (problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1))
+    q = columns.square() * problem.q_diagonal
     q = q.abs().amax(-1, keepdim=True)  # no entry of a semidefinite matrix is larger
     right = torch.cat((a_rows * problem.b, c_rows * problem.d), -1).abs()
     if problem.present is not None:

@@ -94,8 +94,7 @@ class External:
 
 def likely_active(problem: Problem, point: Point) -> Tensor:
     """(B, k): the rows with z > s once both are in one unit, z |c|^2 / curvature > s with the mean diagonal of Q."""
-    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
-    curvature = diagonal.mean(-1, keepdim=True)
+    curvature = problem.q_diagonal.mean(-1, keepdim=True)
     curvature = torch.where(curvature > 0, curvature, 1.0)
     active = point.z * problem.row_norms().square() > curvature * point.s
     return active if problem.present is None else active & (problem.present > 0)

@@ -19,10 +19,10 @@ from icnn_rl.qp.tensor_tree import leaves, rebuild
 
 __all__ = ["as_one_operation", "transformed"]
 
-#: q, p, values of g and a, b, d, and the guess: what may be mapped.
+#: q, p, values of g and a, b, d, values of the coupling, and the guess: what may be mapped.
 Parts = tuple[Tensor | None, ...]
 #: Those of them that rows may share, by position.
-_MATRICES = (0, 2, 3)
+_MATRICES = (0, 2, 3, 6)
 
 T = TypeVar("T")
 
@@ -44,21 +44,26 @@ def as_one_operation(
         guess: (B, k), an active set, or None.
     """
     (g, pattern_g), (a, pattern_a) = split(problem.G), split(problem.A)
+    off, pattern_off = split(problem.coupling)
     # an autograd function returns nothing but tensors: the tree that they belong in comes out here
     answers: list[T] = []
 
     def tensors_of_answer(mapped: tuple[int, ...], parts: Parts) -> tuple[Tensor, ...]:
-        q, p, g, a, b, d, guess = parts
+        q, p, g, a, b, d, off, guess = parts
         assert q is not None
         assert p is not None
         assert b is not None
         assert d is not None
         rows_g, rows_a = _with_pattern(pattern_g, g), _with_pattern(pattern_a, a)
-        plain = Problem(q, p, rows_g, rows_a, b, d, problem.lower, problem.upper, None)
+        coupling = _with_pattern(pattern_off, off)
+        assert not isinstance(coupling, Tensor)
+        plain = Problem(
+            q, p, rows_g, rows_a, b, d, problem.lower, problem.upper, None, coupling=coupling, stage=problem.stage
+        )
         answers.append(function(plain, guess, mapped))
         return tuple(t.clone() if t._is_view() else t for t in leaves(answers[0]))
 
-    parts = (problem.Q, problem.p, g, a, problem.b, problem.d, guess)
+    parts = (problem.Q, problem.p, g, a, problem.b, problem.d, off, guess)
     tensors = _Opaque.apply(tensors_of_answer, (), *parts)  # type: ignore[no-untyped-call]
     return rebuild(answers[0], iter(tensors))
 
@@ -101,10 +106,6 @@ def _with_pattern(pattern: SparseRows | None, values: Tensor | None) -> Tensor |
     if pattern is None:
         return values
     assert values is not None
-    if values.shape[0] > 1:
-        raise ValueError(
-            "Sparse G and A: expected one matrix for all rows of the batch, got a mapped one; use dense ones."
-        )
     return dataclasses.replace(pattern, values=values)
 
 

@@ -70,10 +70,10 @@ def needs_graph(problem: Problem) -> bool:
 def _solution(point: Triple, system: System, problem: Problem) -> Triple:
     """``point``, all of whose rows carry a graph."""
     right = (-problem.p, problem.b, problem.d)
-    (g, pattern_g), (a, pattern_a) = split(problem.G), split(problem.A)
+    parts, patterns = zip(*(split(part) for part in (problem.coupling, problem.G, problem.A)), strict=True)
     # only torch.func has to see the tensors of the system; they depend on nothing
     tensors = leaves(system) if transformed() else []
-    x, nu, z = _Solve.apply(system, (pattern_g, pattern_a), *point, problem.Q, g, a, *right, *tensors)  # type: ignore[no-untyped-call]
+    x, nu, z = _Solve.apply(system, patterns, *point, problem.Q, *parts, *right, *tensors)  # type: ignore[no-untyped-call]
     return x, nu, z
 
 
@@ -86,44 +86,49 @@ class _Solve(torch.autograd.Function):
     def forward(
         template: System,
         patterns: tuple[SparseRows | None, ...],
-        *parts: Any,  # x, nu, z or None, q, g, a, rx, ra, rc, *tensors: torch inspects the signature at every call
+        # x, nu, z or None, q, coupling, g, a, rx, ra, rc, *tensors: torch inspects the signature at every call
+        *parts: Any,
     ) -> Triple:
-        x, nu, z, _, _, _, rx, ra, rc, *tensors = parts
+        x, nu, z, _, _, _, _, rx, ra, rc, *tensors = parts
         if x is not None:
             return x.clone(), nu.clone(), z.clone()
         return _system(template, tensors).refined(rx, ra, rc, _CORRECTIONS)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
-        ctx.template, ctx.patterns, _, _, _, q, g, a, _, _, _, *tensors = inputs
-        ctx.save_for_backward(q, g, a, *output, *tensors)
+        ctx.template, ctx.patterns, _, _, _, q, coupling, g, a, _, _, _, *tensors = inputs
+        ctx.save_for_backward(q, coupling, g, a, *output, *tensors)
         if not transformed():  # there every gradient must be a tensor
             ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, g, a, x, nu, z, *tensors = ctx.saved_tensors
+        q, coupling, g, a, x, nu, z, *tensors = ctx.saved_tensors
         if all(grad is None for grad in grads):  # from the optimal value, which asks for no solve
-            return (None,) * (11 + len(tensors))
+            return (None,) * (12 + len(tensors))
         rx, ra, rc = (torch.zeros_like(y) if t is None else t for t, y in zip(grads, (x, nu, z), strict=True))
         if torch.is_grad_enabled() or transformed():
             dx, dnu, dz = _Solve.apply(  # type: ignore[no-untyped-call]
-                ctx.template, ctx.patterns, None, None, None, q, g, a, rx, ra, rc, *tensors
+                ctx.template, ctx.patterns, None, None, None, q, coupling, g, a, rx, ra, rc, *tensors
             )
         else:
             dx, dnu, dz = _system(ctx.template, tensors).refined(rx, ra, rc, _CORRECTIONS)
         wanted = ctx.needs_input_grad
-        g, a = (part if pattern is None else pattern for pattern, part in zip(ctx.patterns, (g, a), strict=True))
+        coupling, g, a = (
+            part if pattern is None else pattern for pattern, part in zip(ctx.patterns, (coupling, g, a), strict=True)
+        )
         system: System = ctx.template
-        dq = dg = da = None
+        dq = dq_off = dg = da = None
         if wanted[5]:
             dq = _diagonal_product(-dx, x, q) if q.dim() == 2 else _minus_outers(0.5 * dx, x, x, 0.5 * dx, q, system)
-        if g is not None and wanted[6]:
+        if coupling is not None and wanted[6]:
+            dq_off = _minus_outers(0.5 * dx, x, x, 0.5 * dx, coupling, system)
+        if g is not None and wanted[7]:
             m = g.shape[-2]
             dg = _minus_outers(dz[:, :m], x, z[:, :m], dx, g, system)
-        if a is not None and wanted[7]:
+        if a is not None and wanted[8]:
             da = _minus_outers(dnu, x, nu, dx, a, system)
-        return (None, None, None, None, None, dq, dg, da, dx, dnu, dz, *(None for _ in tensors))
+        return (None, None, None, None, None, dq, dq_off, dg, da, dx, dnu, dz, *(None for _ in tensors))
 
 
 def _system(template: System, tensors: Sequence[Tensor]) -> System:
@@ -132,7 +137,7 @@ def _system(template: System, tensors: Sequence[Tensor]) -> System:
 
 def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | SparseRows, system: System) -> Tensor:
     """-(u v^T + s t^T) (B, k, n) a row, or the sum over the batch (1, k, n) where the rows share the matrix; of a
-    sparse matrix only the entries (1, nnz)."""
+    sparse matrix only the entries (1|B, nnz)."""
     if isinstance(like, SparseRows):
         return -(like.outer(u, v) + like.outer(s, t))
     if like.shape[0] == 1:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor, check_same_kind
+from icnn_rl._checks import check_float_tensor, check_positive_int, check_same_kind
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.sparse import Sparse, SparseRows, entries_of, sum_at
+from icnn_rl.qp.stages import check_reach, fill_blocks, find_stages
 
 __all__ = ["Form", "batch_shape", "build", "check", "check_like", "flat", "is_number", "nonfinite", "stack_active"]
 
@@ -92,15 +94,16 @@ def _check_rows(p: Tensor, name: str, matrix: object, sides: dict[str, object]) 
     if (matrix is None) != (not given):
         missing = name if matrix is None else " or ".join(sides)
         raise ValueError(f"{missing}: missing. {name} and {(given or [*sides])[0]} go together; give both or neither.")
-    matrix, n = check_like(name, matrix, p), p.shape[-1]
-    if matrix.dim() < 2 or matrix.shape[-1] != n:
-        raise ValueError(f"{name}: expected shape (..., rows, {n}) as p has {n} variables, got {tuple(matrix.shape)}.")
+    if matrix is None:
+        return
+    shape, n = tuple(_check_matrix(name, matrix, p).shape), p.shape[-1]
+    if len(shape) < 2 or shape[-1] != n:
+        raise ValueError(f"{name}: expected shape (..., rows, {n}) as p has {n} variables, got {shape}.")
     for side in given:
         right = check_like(side, sides[side], p)
-        if right.dim() == 0 or right.shape[-1] != matrix.shape[-2]:
+        if right.dim() == 0 or right.shape[-1] != shape[-2]:
             raise ValueError(
-                f"{side}: expected shape (..., {matrix.shape[-2]}), a number for each row of {name}, got "
-                f"{tuple(right.shape)}."
+                f"{side}: expected shape (..., {shape[-2]}), a number for each row of {name}, got {tuple(right.shape)}."
             )
 
 
@@ -114,13 +117,40 @@ def _check_q(Q: object, p: Tensor, n: int) -> None:
         d = check_like("Q", Q.d, p)
         if d.dim() == 0 or d.shape[-1] != n:
             raise ValueError(f"Q: expected Diagonal(d) with d of shape (..., {n}), got {tuple(d.shape)}.")
+    elif isinstance(Q, Sparse):
+        if tuple(_check_matrix("Q", Q, p).shape) != (n, n):
+            raise ValueError(f"Q: expected shape ({n}, {n}), got {tuple(Q.shape)}.")
     elif isinstance(Q, Tensor):
-        check_like("Q", Q, p)
+        _check_matrix("Q", Q, p)
         if Q.dim() > 0 and (Q.dim() < 2 or Q.shape[-2:] != (n, n)):
             hint = " A vector is no matrix: wrap it in Diagonal(...)." if Q.dim() == 1 else ""
             raise ValueError(f"Q: expected a number, Diagonal(d) or shape (..., {n}, {n}), got {tuple(Q.shape)}.{hint}")
     elif not is_number(Q):
-        raise ValueError(f"Q: expected a tensor, Diagonal(d) or a number, got {type(Q).__name__}.")
+        raise ValueError(f"Q: expected a tensor, Sparse(...), Diagonal(d) or a number, got {type(Q).__name__}.")
+
+
+def _check_matrix(name: str, matrix: object, p: Tensor) -> Tensor | Sparse:
+    """Q, G or A."""
+    if not isinstance(matrix, Sparse):
+        tensor = check_like(name, matrix, p)
+        if tensor.layout != torch.strided and tensor.dim() > 3:
+            raise ValueError(
+                f"{name}: expected a sparse tensor with one batch dimension at most, got shape {tuple(tensor.shape)}. "
+                "Sparse(...) takes any."
+            )
+        return tensor
+    row, column = matrix.row, matrix.column
+    values = check_like(f"{name}.values", matrix.values, p)
+    entries = values.shape[-1] if values.dim() else 0
+    if row.shape != column.shape or row.shape != (entries,) or row.dtype != torch.int64 or column.dtype != torch.int64:
+        raise ValueError(
+            f"{name}: expected row and column of shape ({entries},), int64, next to values {tuple(values.shape)}, got "
+            f"{tuple(row.shape)} {row.dtype} and {tuple(column.shape)} {column.dtype}."
+        )
+    for what, place, size in (("row", row, matrix.shape[0]), ("column", column, matrix.shape[1])):
+        if entries and not 0 <= int(place.min()) <= int(place.max()) < size:
+            raise ValueError(f"{name}: expected {what} in [0, {size}), got {int(place.min())} to {int(place.max())}.")
+    return matrix
 
 
 def check_like(name: str, value: object, p: Tensor) -> Tensor:
@@ -143,6 +173,10 @@ def batch_shape(**arguments: Any) -> torch.Size:
     shapes = {}
     for name, value in arguments.items():
         tensor = value.d if isinstance(value, Diagonal) else value
+        if isinstance(value, Sparse):
+            if value.values.dim() > 1:
+                shapes[name] = value.values.shape[:-1]
+            continue
         if isinstance(tensor, Tensor):
             dims = 2 if name in ("Q", "G", "A") and tensor is value else 1
             if tensor.dim() > dims:  # fewer: a number
@@ -174,26 +208,95 @@ def flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     return t.expand(*shape, *inside).reshape(-1, *inside)
 
 
-def _matrix(matrix: Tensor, q: Tensor, shape: torch.Size) -> Tensor | SparseRows:
-    """G or A: sparse rows stay sparse next to a diagonal Q, where their structure saves time."""
-    if matrix.layout == torch.strided:
-        return flat(matrix, 2, shape)
-    if q.dim() == 2 and matrix.dim() == 2:
-        return SparseRows.of(matrix)
-    return flat(matrix.to_dense(), 2, shape)
+def _rows(matrix: Tensor | Sparse, shape: torch.Size) -> SparseRows:
+    entries = entries_of(matrix)
+    return SparseRows(entries.row[None], entries.column[None], flat(entries.values, 1, shape), entries.shape)
+
+
+def _matrix(matrix: Tensor | Sparse, shape: torch.Size) -> Tensor | SparseRows:
+    """G or A: sparse rows stay sparse."""
+    dense = isinstance(matrix, Tensor) and matrix.layout == torch.strided
+    return flat(matrix, 2, shape) if dense else _rows(matrix, shape)  # type: ignore[arg-type]  # a tensor if dense
+
+
+def _quadratic(Q: Tensor | Sparse | Diagonal | float, p: Tensor, shape: torch.Size) -> tuple[Tensor, SparseRows | None]:
+    """Q, or its diagonal and its other entries if it is sparse, symmetric."""
+    if isinstance(Q, Diagonal):
+        return flat(Q.d, 1, shape), None
+    if isinstance(Q, Sparse) or (isinstance(Q, Tensor) and Q.layout != torch.strided):
+        return _halves(_rows(Q, shape), p)
+    if isinstance(Q, Tensor) and Q.dim() > 0:
+        return flat(Q, 2, shape), None
+    number = Q if isinstance(Q, Tensor) else torch.as_tensor(float(Q), dtype=p.dtype, device=p.device)
+    return number.double().expand(1, p.shape[-1]), None
+
+
+def _halves(q: SparseRows, p: Tensor) -> tuple[Tensor, SparseRows | None]:
+    """The diagonal of a sparse matrix, and its symmetric part off it."""
+    n = p.shape[-1]
+    row, column, on = q.row[0], q.column[0], q.row[0] == q.column[0]
+    diagonal = sum_at(row[on][None], q.values[:, on], n)
+    if bool(on.all()):
+        return diagonal, None
+    row, column, values = row[~on], column[~on], 0.5 * q.values[:, ~on]
+    both = Sparse(torch.cat((row, column)), torch.cat((column, row)), torch.cat((values, values), -1), (n, n))
+    off = entries_of(both)
+    return diagonal, SparseRows(off.row[None], off.column[None], off.values, off.shape)
+
+
+def _stages(blocks: Sequence[int] | None, problem: Problem) -> Problem:
+    """The problem with its stages: those that are given, with all its matrices sparse, or those found in a problem
+    whose matrices are all sparse; without any if there are none."""
+    if blocks is not None:
+        return _in_blocks(blocks, problem)
+    sparse = [part for part in (problem.A, problem.G, problem.coupling) if isinstance(part, SparseRows)]
+    given = sum(part is not None for part in (problem.A, problem.G))
+    if problem.Q.dim() == 3 or not sparse or len(sparse) < given + (problem.coupling is not None):
+        return problem
+    return dataclasses.replace(problem, stage=find_stages(problem.n, sparse))
+
+
+def _in_blocks(blocks: Sequence[int], problem: Problem) -> Problem:
+    sizes = [check_positive_int(f"blocks[{i}]", size) for i, size in enumerate(blocks)]
+    if sum(sizes) != problem.n:
+        raise ValueError(f"blocks: expected sizes that add up to {problem.n}, the variables of p, got {sum(sizes)}.")
+    stage = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes)).to(problem.p.device)
+
+    def sparse(name: str, part: Tensor | SparseRows | None) -> SparseRows | None:
+        if part is None:
+            return None
+        if isinstance(part, SparseRows):
+            check_reach(name, part.row[0], part.column[0], stage, symmetric=name == "Q")
+            return part
+        row, column = (part.detach() != 0).any(0).nonzero().unbind(-1)
+        check_reach(name, row, column, stage, symmetric=name == "Q")
+        k, n = part.shape[-2:]
+        row, column = fill_blocks(row, column, k, stage, symmetric=name == "Q")
+        return SparseRows(row[None], column[None], part[:, row, column], (k, n))
+
+    diagonal, coupling = problem.Q, problem.coupling
+    if problem.Q.dim() == 3:
+        q = sparse("Q", problem.Q)
+        assert q is not None
+        diagonal, coupling = _halves(q, problem.p)
+    elif coupling is not None:
+        sparse("Q", coupling)
+    a, g = sparse("A", problem.A), sparse("G", problem.G)
+    return dataclasses.replace(problem, Q=diagonal, coupling=coupling, A=a, G=g, stage=stage[None])
 
 
 def build(
-    Q: Tensor | Diagonal | float,
+    Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
-    G: Tensor | None,
+    G: Tensor | Sparse | None,
     h: Tensor | None,
-    A: Tensor | None,
+    A: Tensor | Sparse | None,
     b: Tensor | None,
     lb: Tensor | float | None,
     ub: Tensor | float | None,
     h_low: Tensor | None,
     shape: torch.Size,
+    blocks: Sequence[int] | None = None,
 ) -> tuple[Problem, Form]:
     """The live problem, and where its parts come from; what is infinite in its d is left to :mod:`.driver`."""
     n, batch = p.shape[-1], math.prod(shape)
@@ -205,14 +308,8 @@ def build(
         t = flat(t, 1, shape)
         return t if t.shape[0] == batch else t.expand(batch, -1)
 
-    if isinstance(Q, Diagonal):
-        q = flat(Q.d, 1, shape)
-    elif isinstance(Q, Tensor) and Q.dim() > 0:
-        q = flat(Q if Q.layout == torch.strided else Q.to_dense(), 2, shape)
-    else:
-        number = Q if isinstance(Q, Tensor) else torch.as_tensor(float(Q), dtype=p.dtype, device=p.device)
-        q = number.double().expand(1, n)
-    g, a = (None if part is None or part.shape[-2] == 0 else _matrix(part, q, shape) for part in (G, A))
+    q, coupling = _quadratic(Q, p, shape)
+    g, a = (None if part is None or part.shape[-2] == 0 else _matrix(part, shape) for part in (G, A))
     flat_p = vector(p, n)
     form = Form(n, 0 if g is None else g.shape[-2], 0 if a is None else a.shape[-2], h is not None, h_low is not None)
     right = []
@@ -226,7 +323,8 @@ def build(
     none = flat_p.new_empty(batch, 0)
     d = right[0] if len(right) == 1 else (torch.cat(right, -1) if right else none)
     flat_b = vector(b, form.q) if b is not None and a is not None else none
-    return Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, None), form
+    problem = Problem(q, flat_p, g, a, flat_b, d, lb is not None, ub is not None, None, coupling=coupling)
+    return _stages(blocks, problem), form
 
 
 def _negated(g: Tensor | SparseRows) -> Tensor | SparseRows:
@@ -275,7 +373,13 @@ def nonfinite(problem: Problem, form: Form) -> str:
     sides += [("h_low", rows[:, -m:])] if form.low and m else []
     sides += [("lb", lower[:, :n])] if problem.lower else []
     sides += [("ub", upper[:, :n])] if problem.upper else []
-    parts = [("Q", problem.Q), ("p", problem.p[:, :n]), ("elastic", problem.p[:, n:]), ("G", problem.G)]
+    parts = [
+        ("Q", problem.Q),
+        ("Q", problem.coupling),
+        ("p", problem.p[:, :n]),
+        ("elastic", problem.p[:, n:]),
+        ("G", problem.G),
+    ]
     parts += [("A", problem.A), ("b", problem.b)]
     found = []
     for name, part in parts:

@@ -97,12 +97,17 @@ class Products(NamedTuple):
 class Problem:
     """See the module. ``Q`` is (1|B, n) for a diagonal matrix, else (1|B, n, n).
 
+    A problem whose variables have ``stages`` is kept sparse: then Q is its diagonal plus the ``coupling``.
+
     Attributes:
         G, A: (1|B, m, n) and (1|B, q, n), or sparse rows that all share, or None.
         b: (B, q); zero columns where A is None.
         d: (B, k), k = m + n (lower) + n (upper); where ``present`` is 0 any finite number.
         lower, upper: whether C has the rows of -I and of I.
         present: (B, k), 1.0 where a row exists and 0.0 where its right-hand side was infinite; None: all exist.
+        coupling: the entries of Q off the diagonal, at symmetric places; None: there are none, or Q holds them.
+        stage: (1, n) int64, the stage that a variable belongs to: no entry of ``coupling`` and no row of A or G reaches
+            further than from one stage to the next. None: no such order is known.
         a_norms, c_norms: what :meth:`equality_norms` and :meth:`row_norms` return, None as long as nobody asked.
     """
 
@@ -115,6 +120,8 @@ class Problem:
     lower: bool
     upper: bool
     present: Tensor | None
+    coupling: SparseRows | None = None
+    stage: Tensor | None = None
     a_norms: Tensor | None = None
     c_norms: Tensor | None = None
 
@@ -128,9 +135,16 @@ class Problem:
 
     @property
     def diagonal(self) -> bool:
-        return self.Q.dim() == 2
+        return self.Q.dim() == 2 and self.coupling is None
+
+    @property
+    def q_diagonal(self) -> Tensor:
+        """(1|B, n): the diagonal of Q."""
+        return self.Q if self.Q.dim() == 2 else self.Q.diagonal(dim1=-2, dim2=-1)
 
     def Qx(self, x: Tensor) -> Tensor:
+        if self.coupling is not None:
+            return self.Q * x + self.coupling.matvec(x)
         return self.Q * x if self.diagonal else rmatvec(self.Q, x)  # symmetric
 
     def Ax(self, x: Tensor) -> Tensor:
@@ -188,7 +202,7 @@ class Problem:
 
     def largest_diagonal(self) -> Tensor:
         """(1|B,): the largest diagonal element of Q, no element is larger."""
-        diagonal = self.Q if self.diagonal else self.Q.diagonal(dim1=-2, dim2=-1)
+        diagonal = self.q_diagonal
         return diagonal.amax(-1) if self.n else diagonal.sum(-1)
 
     def row_norms(self) -> Tensor:
@@ -220,12 +234,13 @@ class Problem:
 
     @property
     def sparse(self) -> bool:
-        return isinstance(self.G, SparseRows) or isinstance(self.A, SparseRows)
+        return any(isinstance(part, SparseRows) for part in (self.G, self.A, self.coupling))
 
     def dense(self) -> Problem:
         """The same problem without sparse parts."""
         g, a = (part.dense() if isinstance(part, SparseRows) else part for part in (self.G, self.A))
-        return dataclasses.replace(self, G=g, A=a)
+        q = self.Q if self.coupling is None else torch.diag_embed(self.Q) + self.coupling.dense()
+        return dataclasses.replace(self, Q=q, G=g, A=a, coupling=None, stage=None)
 
     def changed(self, **parts: Any) -> Problem:
         """The problem with some parts replaced."""

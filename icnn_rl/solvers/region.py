@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.api import solve_qp
-from icnn_rl.qp.driver import NonConvexError
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Minimum, join, vector_of
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Status
@@ -213,9 +212,8 @@ class Region:
         h = h.double()
         p = g.double() - times(h, y.double())
         guess = active if bool(active.ineq.any() | active.lower.any() | active.upper.any()) else None
-        try:
-            found = self.set.minimise(h, p, throw=False, warm_start=guess)
-        except NonConvexError:
+        found = self.set.minimise(h, p, throw=False, warm_start=guess)
+        if bool((found.status == Status.NON_CONVEX).any()):
             eigenvalues = torch.linalg.eigvalsh(torch.nan_to_num(h, 0.0, 0.0, 0.0))
             lift = (1e-8 * eigenvalues[..., -1].abs() - eigenvalues[..., 0]).clamp(min=0.0)
             h = h + torch.diag_embed(lift.unsqueeze(-1).expand_as(y))

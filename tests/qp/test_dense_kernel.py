@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
 import torch
 
 from icnn_rl import Status
-from icnn_rl.qp import NonConvexError, PrimalDual, solve_qp
+from icnn_rl.qp import PrimalDual, solve_qp
 from tests.qp import judge
 from tests.qp.hard import FAMILIES as HARD
-from tests.qp.hard import HardProblem, problems
-from tests.qp.judge import Answer, Kind
+from tests.qp.hard import problems
+from tests.qp.judge import Kind
 from tests.qp.problems import BY_NAME, instance
 
 pytest.importorskip("numba", reason="the compiled kernels need numba: pip install 'icnn-rl[fast]'")
@@ -21,23 +20,11 @@ pytest.importorskip("numba", reason="the compiled kernels need numba: pip instal
 DENSE, TORCH = PrimalDual(dense=True), PrimalDual(compiled=False)
 
 
-def answer(problem: HardProblem) -> Answer:
-    names = ("Q", "p", "G", "h", "A", "b", "lb", "ub")
-    parts = {name: getattr(problem, name) for name in names}
-    arguments = {name: None if part is None else torch.as_tensor(part) for name, part in parts.items()}
-    start = time.perf_counter()
-    try:
-        solution = solve_qp(**arguments, solver=DENSE, throw=False)  # type: ignore[arg-type]  # Q and p are there
-    except NonConvexError:
-        return Answer(None, {}, 0.0)
-    return judge.read(solution, time.perf_counter() - start)
-
-
 def test_hard_problems() -> None:
     found: Counter[tuple[bool, Kind]] = Counter()
     wrong = []
     for problem in problems(2 * len(HARD), seed=5):
-        verdict = judge.judge(problem, answer(problem), judge.optimum(problem))
+        verdict = judge.judge(problem, judge.answer(problem, DENSE), judge.optimum(problem))
         found[problem.expected == Status.SUCCESS, verdict.kind] += 1
         if verdict.kind in (Kind.WRONG, Kind.NAN):
             wrong.append(f"{problem.name}: {verdict}")

@@ -217,4 +217,4 @@ def test_the_judge_rejects_false_proofs(family: str, field: str) -> None:
     assert judge.judge(replace(problem, expected=Status.SUCCESS), given, None).kind is Kind.WRONG
     assert judge.judge(problem, replace(given, status=Status.SUCCESS), None).kind is Kind.WRONG
     assert judge.judge(problem, replace(given, status=Status.MAX_STEPS), None).kind is Kind.HONEST
-    assert judge.judge(problem, Answer(None, {}, 0.0), None).kind is Kind.HONEST
+    assert judge.judge(problem, replace(given, status=Status.NON_CONVEX), None).kind is Kind.HONEST

@@ -15,6 +15,7 @@ from icnn_rl.qp.linear.mixed import Mixed
 from icnn_rl.qp.linear.primal import Primal
 from icnn_rl.qp.linear.range import Range
 from icnn_rl.qp.linear.scale import Scale
+from icnn_rl.qp.linear.schur import Schur
 from icnn_rl.qp.linear.select import _CANDIDATES, choose
 from icnn_rl.qp.problem import Problem
 
@@ -81,7 +82,8 @@ def test_solves_the_equations_of_an_active_set(q: int, diagonal: bool) -> None:
     active, right = active_set(data), (draw(7, BATCH, N), draw(8, BATCH, q), draw(9, BATCH, M + N))
     expected = dense_solve(data, active, *right)
     kinds = {type(system) for system in systems(data)}
-    assert kinds == {Eliminate if q else Primal, Dual, Scale} | ({Range} if diagonal else set())
+    plain = {Eliminate, Schur} if q else {Primal}
+    assert kinds == plain | {Dual, Scale} | ({Range} if diagonal else set())
     for system in systems(data):
         for each, corrections in ((system, 4), (system.in_single(), 30)):
             factored = on_active_set(each, active)
@@ -115,10 +117,11 @@ def test_rows_of_two_systems() -> None:
     [
         (0, False, 6, 60, Primal),
         (4, False, 6, 60, Eliminate),
+        (1, False, 60, 60, Schur),
         (5, True, 60, 1, Range),
         (0, True, 6, 60, Primal),
     ],
-    ids=["many_rows", "many_equalities", "many_bounds", "diagonal_many_rows"],
+    ids=["many_rows", "many_equalities", "one_equality", "many_bounds", "diagonal_many_rows"],
 )
 def test_the_smallest_matrix_is_chosen(q: int, diagonal: bool, n: int, m: int, kind: type) -> None:
     data = problem(q, diagonal, n, m)

@@ -474,9 +474,58 @@ def test_a_saddle_is_named_by_its_row_next_to_rows_set_aside() -> None:
     p[0, 0] = float("nan")
     for signs, row in (([1, 1, -1], 2), ([1, -1, 1], 1), ([-1, 1, -1], 2)):
         Q = eye * torch.tensor(signs, dtype=DOUBLE).reshape(3, 1, 1)
+        p[0, 0] = 0.0 if signs[0] < 0 else p[0, 0]
+        row = 0 if signs[0] < 0 else row
         with pytest.raises(NonConvexError, match=f"row {row} of") as caught:
-            solve_qp(Q, p, lb=0.0, throw=False)
+            solve_qp(Q, p, lb=0.0)
         assert caught.value.row == row
+        expected = [Status.NON_CONVEX if sign < 0 else Status.SUCCESS for sign in signs]
+        expected[0] = Status.NONFINITE_INPUT if p[0, 0].isnan() else expected[0]
+        assert solve_qp(Q, p, lb=0.0, throw=False).status.tolist() == expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_a_saddle_is_a_status_of_its_row_alone(diagonal: bool, compiled: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(4, 5, 5, generator=generator, dtype=DOUBLE)
+    Q = root @ root.mT + torch.eye(5, dtype=DOUBLE)
+    d = torch.rand(4, 5, generator=generator, dtype=DOUBLE) + 0.5
+    (d if diagonal else Q)[2] = d[2] - 0.6 * d[2].max() if diagonal else Q[2] - 5.0 * torch.eye(5, dtype=DOUBLE)
+    p = torch.randn(4, 5, generator=generator, dtype=DOUBLE)
+    G, h = torch.randn(3, 5, generator=generator, dtype=DOUBLE), torch.ones(3, dtype=DOUBLE)
+    kept, solver = [0, 1, 3], PrimalDual(compiled=compiled)
+
+    def solved(rows: list[int]) -> tuple[QPSolution, tuple[torch.Tensor, ...]]:
+        q, live = (d if diagonal else Q)[rows].clone().requires_grad_(), G.clone().requires_grad_()
+        linear = p[rows].clone().requires_grad_()
+        found = solve_qp(Diagonal(q) if diagonal else q, linear, live, h, lb=-2.0, ub=2.0, solver=solver, throw=False)
+        total = (found.value * torch.arange(1.0, 6.0, dtype=DOUBLE)).sum() + found.fun.sum()
+        return found, torch.autograd.grad(total, (q, linear, live))
+
+    found, (dq, dp, dg) = solved([0, 1, 2, 3])
+    alone, (dq_alone, dp_alone, dg_alone) = solved(kept)
+    assert found.status.tolist() == [Status.SUCCESS, Status.SUCCESS, Status.NON_CONVEX, Status.SUCCESS]
+    assert not found.value[2].any()
+    assert found.residual[2].isfinite()
+    assert found.residual[2] > 0
+    torch.testing.assert_close(found.value[kept], alone.value, rtol=0.0, atol=1e-13)
+    torch.testing.assert_close(dq[kept], dq_alone)
+    torch.testing.assert_close(dp[kept], dp_alone)
+    torch.testing.assert_close(dg, dg_alone)
+    assert not dq[2].any()
+    assert not dp[2].any()
+
+
+def test_a_saddle_that_all_rows_share() -> None:
+    p = torch.ones(3, 2, dtype=DOUBLE)
+    Q = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=DOUBLE)
+    found = solve_qp(Q, p, lb=-1.0, ub=1.0, throw=False)
+    assert found.status.tolist() == [Status.NON_CONVEX] * 3
+    assert not found.value.any()
+    assert all(getattr(found, name).isfinite().all() for name in ("fun", "residual", "gap", "dual_lb", "dual_ub"))
+    with pytest.raises(NonConvexError, match="-1 in row 0"):
+        solve_qp(Q, p, lb=-1.0, ub=1.0)
 
 
 def test_failures_are_thrown_with_everything_that_was_found() -> None:

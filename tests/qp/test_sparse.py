@@ -138,13 +138,13 @@ def test_nan_costs_what_numbers_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     counts, pairs = [], SparseRows.pairs
     monkeypatch.setattr(SparseRows, "pairs", lambda self: counts.append(number_of_pairs(self)) or pairs(self))
     n = 50
-    G, A = torch.eye(n, dtype=DOUBLE).to_sparse(), torch.eye(n, dtype=DOUBLE)[:5].to_sparse()
-    h, b = torch.zeros(n, dtype=DOUBLE), torch.zeros(5, dtype=DOUBLE)
+    G, A = torch.eye(n, dtype=DOUBLE).to_sparse(), torch.ones(2, n, dtype=DOUBLE).to_sparse()
+    h, b = torch.zeros(n, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE)
     for number in (1.0, float("nan")):
         p = torch.full((n,), number, dtype=DOUBLE)
         solution = solve_qp(1.0, p, G, h, A=A, b=b, throw=False)
         assert int(solution.status) == (Status.SUCCESS if number == 1.0 else Status.NONFINITE_INPUT)
-    assert counts[0] == n + 3 * 5  # five variables are in two rows each
+    assert counts[0] == 9 * n  # every variable is in three rows
     assert set(counts) == {counts[0]}
 
 

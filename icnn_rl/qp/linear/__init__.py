@@ -9,12 +9,14 @@ optimality conditions on that set and, with other right-hand sides, their deriva
 delta, which keeps dependent rows from making the matrix singular; who needs the exact solution corrects it with its
 residual (the proximal method of multipliers).
 
-Two ways to eliminate, and changes to problems where they are cheap:
+Ways to eliminate, and changes to problems where they are cheap:
 
 * :mod:`.primal` factors Q + C^T W C, n x n, W = 1 / (E + delta). No equalities.
 * :mod:`.range` factors R M R^T + E, R = [A; G], M = (Q + bounds)^{-1}, for bounds and a diagonal, positive Q.
 * :mod:`.dual` turns to the dual problem, min 1/2 y^T R Q^{-1} R^T y + c^T y with y = (nu, z), z >= 0: bounds only, and
   a matrix that is computed once.
+* :mod:`.stagewise` factors [Q + C^T W C, A^T; A, -delta] stage by stage: problems whose variables, equations and rows
+  come in stages, like optimal control.
 * :mod:`.eliminate`: x = A^+ b + Z v with A Z = 0 removes the equalities.
 * :mod:`.scale` equilibrates, :mod:`.cast` goes to float32, :mod:`.mixed` puts two systems together.
 

@@ -9,7 +9,7 @@ tensor has B rows, or 1 that all share. The classes below the contracts hold wha
 
     System  <-  Mixed, Spread, the compiled kernel's            solve, refined, minus_outers, spread
       Reduction  <-  Dual, Eliminate, Scale, Cast               inner, with_inner, lift, outer, guess, in_single
-        Inner  <-  Primal, Schur, Range                         start, factor, factored, with_factor, spent, held
+        Inner  <-  Primal, Schur, Range, Stagewise              start, factor, factored, with_factor, spent, held
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Factor:
-    """What depends on e: e + delta and w = 1 / (e + delta) (B, k), a Cholesky factor; for the range-space system the
-    diagonal of M; for the Schur complement S the matrix U^{-T} A^T (B, n, q) that it is made of, and its factor."""
+    """What depends on e: e + delta and w = 1 / (e + delta) (B, k), a Cholesky or LU factor; for the range-space system
+    the diagonal of M; for the Schur complement S the matrix U^{-T} A^T (B, n, q) that it is made of, and its factor;
+    the pivots of an LU factor."""
 
     e: Tensor
     w: Tensor
@@ -48,6 +49,7 @@ class Factor:
     mass: Tensor | None = None
     half: Tensor | None = None
     schur: Tensor | None = None
+    pivots: Tensor | None = None
 
 
 class System(Protocol):

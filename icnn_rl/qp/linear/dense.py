@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from icnn_rl.qp.problem import Problem
-from icnn_rl.qp.sparse import SparseRows
+from icnn_rl.qp.sparse import SparseRows, stack_sparse
 
 #: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
 PENALTY = 0.1
@@ -56,8 +58,7 @@ def cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:
 
 def curvature(problem: Problem) -> Tensor:
     """(1|B, 1): mean diagonal of Q, the unit of H; where Q = 0 the size of p stands in."""
-    diagonal = problem.Q if problem.diagonal else problem.Q.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(-1, keepdim=True)
+    mean = problem.q_diagonal.mean(-1, keepdim=True)
     if bool((mean > 0).all()):
         return mean
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True)
@@ -76,3 +77,36 @@ def stack(a: Tensor | SparseRows | None, c: Tensor | SparseRows | None) -> Tenso
     blocks = [block.dense() if isinstance(block, SparseRows) else block for block in (a, c) if block is not None]
     batch = max(block.shape[0] for block in blocks)
     return torch.cat([block.expand(batch, -1, -1) for block in blocks], -2) if len(blocks) > 1 else blocks[0]
+
+
+def all_rows(problem: Problem) -> Tensor | SparseRows:
+    """[A; C]; sparse where the problem has stages."""
+    if problem.stage is None:
+        return stack(problem.A, problem.constraint_matrix())
+    parts = [part for part in (problem.A, problem.G) if isinstance(part, SparseRows)]
+    ones = torch.ones_like(problem.p[:1])
+    signs = [-ones] * problem.lower + [ones] * problem.upper
+    return stack_sparse([*parts, *map(diagonal_rows, signs)])
+
+
+def quadratic_rows(problem: Problem) -> Tensor | SparseRows:
+    """Q; sparse where the problem has stages."""
+    if problem.stage is None:
+        return torch.diag_embed(problem.Q) if problem.diagonal else problem.Q
+    diagonal, off = diagonal_rows(problem.Q), problem.coupling
+    if off is None:
+        return diagonal
+    both = stack_sparse([diagonal, off])
+    return dataclasses.replace(both, row=both.row % problem.n, shape=off.shape)
+
+
+def diagonal_rows(d: Tensor) -> SparseRows:
+    """diag(d), d (1|B, n)."""
+    n = d.shape[-1]
+    place = torch.arange(n, device=d.device)[None]
+    return SparseRows(place, place, d, (n, n))
+
+
+def scaled(rows: Tensor | SparseRows, size: Tensor) -> Tensor | SparseRows:
+    """diag(size) R, size (1|B, k)."""
+    return rows.scaled(size) if isinstance(rows, SparseRows) else rows * size.unsqueeze(-1)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.base import Around, Point, Triple
+from icnn_rl.qp.linear.dense import flops
 from icnn_rl.qp.linear.schur import Schur
+from icnn_rl.qp.linear.stagewise import Stagewise
 from icnn_rl.qp.problem import Problem
 
 
@@ -21,9 +23,11 @@ class Scale(Around):
     @staticmethod
     def of(problem: Problem) -> Scale:
         """With a system that takes singular matrices."""
-        problem = problem.dense()
+        staged = Stagewise.cost(problem, True) < flops(problem.n, problem.m)
+        problem = problem if staged else problem.dense()
         scales = Scales.of(problem)
-        return Scale(problem, Schur.of(scales.apply(problem)), scales)
+        scaled = scales.apply(problem)
+        return Scale(problem, Stagewise.of_equilibrated(scaled) if staged else Schur.of_equilibrated(scaled), scales)
 
     def lift(self, point: Point) -> Point:
         point, scales = self.system.lift(point), self.scales

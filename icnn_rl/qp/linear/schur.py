@@ -1,11 +1,13 @@
-"""H = Q + rho + C^T W C, n x n, and the Schur complement S = A H^{-1} A^T + delta, q x q, of equilibrated data.
+"""H = Q + rho + C^T W C, n x n, and the Schur complement S = A H^{-1} A^T + delta, q x q.
 
-Nothing but two Cholesky factors is needed, however many rows of A depend on each other and whatever Q lacks.
+Nothing but two Cholesky factors is needed, however many rows of A depend on each other. A few equations cost next to
+nothing, and bounds stay on the diagonal, which the null space of A would spread.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,29 +15,49 @@ from torch import Tensor
 
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, cholesky_lifted, cholesky_solve
+from icnn_rl.qp.linear.dense import PENALTY, cholesky, cholesky_lifted, cholesky_solve, curvature, flops, unit
 from icnn_rl.qp.linear.primal import hessian
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 
-#: rho and delta, for entries of size 1.
-_SMALL = 1e-8
+#: delta of the rows of C and of equations, relative to ``unit``; as in .primal and .stagewise.
+_DELTA, _DELTA_EQUATIONS = 1e-10, 1e-11
+#: rho and delta in equilibrated data, where Q may be singular.
+_EQUILIBRATED = 1e-8
 
 
 @dataclass(frozen=True)
 class Schur(Innermost):
-    """See the module. ``rho`` (1, 1); ``delta`` (1, q + k) belongs to the equalities and the rows of C."""
+    """See the module. ``rho`` (1, 1) is there where Q may be singular; ``delta`` (1|B, q + k) belongs to the equalities
+    and the rows of C; ``start`` (1|B, k)."""
 
     problem: Problem
-    rho: Tensor
+    rho: Tensor | None
     delta: Tensor
     start: Tensor
     factor: Factor | None = None
 
     @staticmethod
+    def cost(problem: Problem, semidefinite: bool) -> float:
+        n, q = problem.n, problem.b.shape[-1]
+        if semidefinite or q == 0:
+            return math.inf
+        return flops(n, problem.m) + 2.0 * q * n**2 + flops(q, n)
+
+    @staticmethod
     def of(problem: Problem) -> Schur:
+        """For a positive definite Q."""
+        scale = curvature(problem)
+        size, size_a = (unit(norms, scale) for norms in (problem.row_norms(), problem.equality_norms()))
+        batch = max(len(size), len(size_a))
+        delta = torch.cat([part.expand(batch, -1) for part in (_DELTA_EQUATIONS * size_a, _DELTA * size)], -1)
+        return Schur(problem, None, delta, PENALTY * size)
+
+    @staticmethod
+    def of_equilibrated(problem: Problem) -> Schur:
+        """For entries of size 1, and a Q that may be singular."""
         q = problem.b.shape[-1]
-        small = problem.p.new_full((1, q + problem.d.shape[-1]), _SMALL)
-        rho = problem.p.new_full((1, 1), _SMALL)
+        small = problem.p.new_full((1, q + problem.d.shape[-1]), _EQUILIBRATED)
+        rho = problem.p.new_full((1, 1), _EQUILIBRATED)
         return Schur(problem, rho, small, PENALTY * torch.ones_like(small[:, q:]))
 
     @property
@@ -47,10 +69,11 @@ class Schur(Innermost):
         e = e + self.delta[:, q:]
         w = e.reciprocal()
         w = w if problem.present is None else w * problem.present
-        chol = cholesky_lifted(hessian(problem, w, self.rho))
+        h = hessian(problem, w, self.rho)
+        chol = cholesky(h) if self.rho is None else cholesky_lifted(h)
         if problem.A is None:
             return self.with_factor(Factor(e, w, chol))
-        assert isinstance(problem.A, Tensor)  # see Scale.of
+        assert isinstance(problem.A, Tensor)  # whoever takes this system has written them out
         half = torch.linalg.solve_triangular(chol.mT, problem.A.mT.expand(len(chol), -1, -1), upper=False)
         s = torch.matmul(half.mT, half)
         s.diagonal(dim1=-2, dim2=-1).add_(self.delta[:, :q])
@@ -74,15 +97,19 @@ class Schur(Innermost):
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.addcmul(rx, self.rho, dx, value=-1.0), torch.addcmul(ra, self.delta[:, : self.q], dnu)
+        rx = rx if self.rho is None else torch.addcmul(rx, self.rho, dx, value=-1.0)
+        return rx, torch.addcmul(ra, self.delta[:, : self.q], dnu)
 
-    def held(self, before: Tensor, x: Tensor) -> Tensor:
+    def held(self, before: Tensor, x: Tensor) -> Tensor | None:
+        if self.rho is None:
+            return None
         force: Tensor = torch.linalg.vector_norm(self.rho * (x - before), dim=-1)
         return force
 
     def coarse(self) -> Schur:
         """In float32."""
-        return single(dataclasses.replace(self, rho=COARSER * self.rho, delta=COARSER * self.delta))
+        rho = None if self.rho is None else COARSER * self.rho
+        return single(dataclasses.replace(self, rho=rho, delta=COARSER * self.delta))
 
     def in_single(self) -> Cast:
         return Cast(self.problem, self.coarse())
