@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from icnn_rl.solution import Status
 __all__ = [
     "ActionConstraint",
     "Barrier",
+    "ConstraintWarning",
     "EmptySetError",
     "Projection",
     "ball",
@@ -74,6 +76,11 @@ class Projection(NamedTuple):
 
 class EmptySetError(ValueError):
     """In some state no action satisfies the constraint."""
+
+
+class ConstraintWarning(UserWarning):
+    """Something about a constraint that its user should know; promote it with ``warnings.simplefilter("error",
+    ConstraintWarning)``."""
 
 
 class ActionConstraint(ABC):
@@ -158,6 +165,36 @@ class ActionConstraint(ABC):
     def linear(G: Any, h: Any) -> ActionConstraint:
         """See :func:`linear`."""
         return linear(G, h)
+
+
+def warn_empty(where: str) -> None:
+    """Say, once for each that asks, that a set without any action was met."""
+    warnings.warn(
+        f"constraint: no action satisfies it in {where}, and the fallback is taken, here and wherever that happens "
+        "again without a word: info['constraint/status'] and solver/empty_fraction tell. Relax the constraint, or set "
+        "fallback='error' to stop there.",
+        ConstraintWarning,
+        stacklevel=3,
+    )
+
+
+def check_not_empty(constraint: ActionConstraint, low: Any, high: Any) -> None:
+    """Whether a constraint that is the same in every state leaves an action between low and high, (n,) each.
+
+    Raises:
+        ValueError: it does not.
+    """
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (low, high))
+    own = constraint.at(low.new_zeros(1, 0), len(low)).to(low)
+    inside = intersect([own, ConvexSet(lb=low, ub=high)], len(low))
+    middle = (0.5 * (low + high)).nan_to_num(0.0, 0.0, 0.0).unsqueeze(0)
+    if int(inside.project(middle, throw=False).status) != Status.PRIMAL_INFEASIBLE:
+        return
+    least = float(constraint.violation(low.new_zeros(1, 0), inside.least_violating(middle)))
+    raise ValueError(
+        f"constraint: no action between {low.tolist()} and {high.tolist()} satisfies it, in any state: every one "
+        f"violates it by {least:.3g} or more, in the units of the actions. Check its signs and units."
+    )
 
 
 @torch.no_grad()
@@ -440,10 +477,10 @@ class _Linear(ActionConstraint):
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         obs = _plain(obs, self.depends_on_state)
-        G = _values("linear.G", self.G, obs)
+        G = _values("linear.G", self.G, obs, "m", str(n))
         if G.shape[-1] != n:
             raise ValueError(f"linear.G: expected rows of {n} numbers, one for each action, got {G.shape[-1]}.")
-        h = _values("linear.h", self.h, obs)
+        h = _values("linear.h", self.h, obs, "m")
         if G.dim() < 2 or h.shape[-1:] != G.shape[-2:-1]:
             raise ValueError(
                 f"linear: expected G (..., m, {n}) and h (..., m), got {tuple(G.shape)} and {tuple(h.shape)}."
@@ -493,7 +530,7 @@ class _AbsoluteSum(ActionConstraint):
     def _weights(self, obs: Tensor, n: int) -> Tensor:
         if self.weights is None:
             return obs.new_ones(n)
-        w = _values(f"{self.name}.weights", self.weights, obs)
+        w = _values(f"{self.name}.weights", self.weights, obs, str(n))
         if w.shape[-1:] != (n,):
             raise ValueError(self._wrong_weights(w, obs, n))
         return w
@@ -542,7 +579,11 @@ class _Quadratic(ActionConstraint):
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         obs = _plain(obs, self.depends_on_state)
-        M = torch.eye(n, dtype=obs.dtype, device=obs.device) if self.M is None else _values("ellipsoid.M", self.M, obs)
+        M = (
+            torch.eye(n, dtype=obs.dtype, device=obs.device)
+            if self.M is None
+            else _values("ellipsoid.M", self.M, obs, str(n), str(n))
+        )
         if M.shape[-2:] != (n, n):
             raise ValueError(f"ellipsoid.M: expected shape (..., {n}, {n}), got {tuple(M.shape)}.")
         center = _vector(f"{self.name}.center", self.center, obs, n)
@@ -607,6 +648,8 @@ class _Reading(ActionConstraint):
 
     def _part(self, obs: Observation) -> Tensor:
         if not isinstance(obs, Mapping):
+            if not self.depends_on_state:  # which reads none
+                return obs
             raise ValueError(f"constraint: reads the part {self.key!r} of Dict observations, got {type(obs).__name__}.")
         if self.key not in obs:
             raise ValueError(
@@ -753,14 +796,27 @@ def _plain(obs: Observation, read: bool = True) -> Tensor:
     return check_float_tensor("obs", obs)
 
 
-def _values(name: str, value: Any, obs: Tensor) -> Tensor:
-    """Constants, or a function's answer, in the dtype and on the device of the observations."""
-    if callable(value):
-        answer = value(obs)
-        if not isinstance(answer, Tensor):
-            raise ValueError(f"{name}: the function of the observation returned {type(answer).__name__}, not a tensor.")
-        return answer.to(obs)
-    return _constant(value, obs.dtype, obs.device)
+def _values(name: str, value: Any, obs: Tensor, *core: str) -> Tensor:
+    """Constants, or a function's answer, in the dtype and on the device of the observations. ``core``: the dimensions
+    of the answer for one state, which say, where they are wrong, what was expected."""
+    if not callable(value):
+        return _constant(value, obs.dtype, obs.device)
+    answer = value(obs)
+    called = f"{name}: the function {getattr(value, '__name__', type(value).__name__)} of the observation"
+    if not isinstance(answer, Tensor):
+        raise ValueError(f"{called} returned {type(answer).__name__}, not a tensor.")
+    batch, k = obs.shape[:-1], len(core)
+    # of stacked frames and images there is no telling which dimensions are the batch
+    if obs.dim() <= 2 and (answer.dim() != len(batch) + k or answer.shape[: len(batch)] != batch):
+        wanted = ", ".join((*map(str, batch), *core)) + ("," if len(batch) + k == 1 else "")
+        hint = "one for every state: return value.expand(len(obs), ...)"
+        if answer.dim() == len(batch) + k - 1 and answer.shape[: len(batch)] == batch:
+            hint = f"a dimension is missing: return value.unsqueeze({-2 if k == 2 else -1})"
+        raise ValueError(
+            f"{called} returned shape {tuple(answer.shape)} for {len(obs) if batch else 'one'} "
+            f"state{'s' if len(batch) and batch[0] != 1 else ''}, expected ({wanted}); {hint}."
+        )
+    return answer.to(obs)
 
 
 @functools.lru_cache(maxsize=256)
@@ -771,7 +827,7 @@ def _constant(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _vector(name: str, value: Any, obs: Tensor, n: int) -> Tensor:
-    v = _values(name, value, obs)
+    v = _values(name, value, obs, str(n))
     if v.dim() == 0:
         return v.expand(n)
     if v.shape[-1] != n:
