@@ -139,10 +139,12 @@ class _Log(dict[str, Tensor]):
 
 
 def _some(space: spaces.Space[Any]) -> Tensor:
-    """An observation, as a batch of one: zeros, as far as the space allows."""
+    """Two observations, which a function that takes the batch for something else mistakes: zeros, as far as the space
+    allows."""
     if not isinstance(space, spaces.Box):
-        return torch.zeros(1, *(space.shape or ()), dtype=torch.float64)
-    return torch.as_tensor(np.clip(np.zeros(space.shape), space.low, space.high), dtype=torch.float64).unsqueeze(0)
+        return torch.zeros(2, *(space.shape or ()), dtype=torch.float64)
+    zeros = np.clip(np.zeros((2, *space.shape)), space.low, space.high)
+    return torch.as_tensor(zeros, dtype=torch.float64)
 
 
 def env_under_construction() -> VecEnv | None:

@@ -14,7 +14,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from icnn_rl.qp.constraints import ActionConstraint, EmptySetError, Fallback, Observation, backup, intersect
+from icnn_rl.qp.constraints import (
+    ActionConstraint,
+    EmptySetError,
+    Fallback,
+    Observation,
+    backup,
+    check_not_empty,
+    intersect,
+    warn_empty,
+)
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
@@ -86,6 +95,7 @@ class Projector:
         self._huge = min(_HUGE, 0.5 * float(np.finfo(self.dtype).max))
         self._reads = True  # unless try_on finds nothing that it could
         self._constant: _Sets | None = None
+        self._warned = False  # of an empty set, once
         #: What stands for the last action before the first.
         self.rest: Array = np.clip(np.zeros(self.n), space.low, space.high).astype(self.dtype)
 
@@ -138,23 +148,27 @@ class Projector:
         return on
 
     def try_on(self, space: spaces.Space[Any]) -> None:
-        """Find out now what does not fit: make the set of an observation of zeros, as far as the space has them; and
-        whether observations are read at all.
+        """Find out now what does not fit: make the sets of two observations of zeros, as far as the space has them, for
+        a function may mistake the batch for something else; whether observations are read at all; and whether a set
+        that is the same in every state is empty.
 
         Raises:
-            ValueError: the constraint does not fit the observations or the actions.
+            ValueError: the constraint does not fit the observations or the actions, or is empty.
         """
         if isinstance(space, spaces.Dict):
             obs: Any = {key: _zeros(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
         elif isinstance(space, spaces.Box):
             obs = _zeros(space)
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            return
+            obs = None
         elif self.constraint.depends_on_state or callable(self.fallback):
             raise ValueError(f"env: constraint or fallback reads the observation, which is no array: {space}.")
         else:
             self._reads, obs = False, None
-        self.constraint.at(self.read(obs, batched=False), self.n)
+        if obs is not None or not self._reads:
+            self.constraint.at(self.read(obs, batched=True), self.n)
+        if not self.constraint.depends_on_state:
+            check_not_empty(self.constraint, self.low, self.high)
 
     def read(self, obs: Any, *, batched: bool) -> Observation:
         """A copy of an observation, or of a batch of them, for the constraint; empty where there is none to read."""
@@ -188,6 +202,9 @@ class Projector:
 
     def _instead(self, sets: _Sets, obs: Observation, point: Array, empty: Array) -> Array:
         """Actions for states in which none satisfies the constraint."""
+        if not self._warned and not (isinstance(self.fallback, str) and self.fallback == "error"):
+            self._warned = True
+            warn_empty(_named(obs, empty))
         if isinstance(self.fallback, str):
             if self.fallback == "least_violation":
                 return sets.least_violating(point)
@@ -230,6 +247,7 @@ class _Polytopes:
         n = len(low)
         self.G, self.h = np.empty((batch, 0, n)), np.empty((batch, 0))
         if own.G is not None and own.h is not None:
+            own, _ = own.in_unit_rows()
             self.G, self.h = _rows(own.G, batch, 2), _rows(own.h, batch, 1)
         self.norm = np.sqrt(np.einsum("bij,bij->bi", self.G, self.G))
         self.lb = None if own.lb is None else _rows(own.lb, batch, 1)
@@ -309,9 +327,13 @@ class _Others:
         self._violation, self._batch, self._low, self._high = violation, batch, low, high
         self._ellipsoid = own.ellipsoid
         if own.ellipsoid is not None:
-            M = own.ellipsoid.M
-            if bool(M.isfinite().all() & torch.linalg.cholesky_ex(M).info.any()):
-                raise ValueError(f"constraint: the ellipsoid's M is not positive definite: {M.tolist()}.")
+            indefinite = own.ellipsoid.indefinite(own.ellipsoid.spectrum())
+            if bool(indefinite.any()):
+                M = own.ellipsoid.M if own.ellipsoid.M.dim() == 2 else own.ellipsoid.M[indefinite.reshape(-1)][0]
+                raise ValueError(
+                    f"constraint: the ellipsoid's M has a negative eigenvalue, expected a positive semidefinite "
+                    f"matrix: {M.tolist()}."
+                )
 
     def violation(self, a: Array) -> Array:
         """Of the constraint alone: (B,)."""
@@ -355,6 +377,7 @@ def _nearest_of_ellipsoid(M: Array, centre: Array, size: Array, a: Array) -> Arr
     1983).
     """
     e, V = np.linalg.eigh(M)
+    e = np.maximum(e, 0.0)  # in the kernel of M there are eigenvalues of the size of rounding, of either sign
     y = np.matmul(np.swapaxes(V, -1, -2), (a - centre)[..., None])[..., 0]
     lam, floor = np.zeros(len(a)), np.finfo(np.float64).tiny
     for _ in range(_NEWTON):
@@ -398,7 +421,8 @@ def kept(obs: Any, *, batched: bool) -> Observation:
 
 
 def _zeros(space: spaces.Box) -> Array:
-    zeros: Array = np.clip(np.zeros(space.shape), space.low, space.high)
+    """Two observations."""
+    zeros: Array = np.clip(np.zeros((2, *space.shape)), space.low, space.high)
     return zeros
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,15 @@ from torch import Tensor
 
 from icnn_rl._checks import check_float_tensor, check_range
 from icnn_rl._eager import eager
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Interior, join, largest, vector_of
+from icnn_rl.qp.ellipsoid import Ellipsoid, power_of_two, unit
+from icnn_rl.qp.functorch import transformed
+from icnn_rl.qp.sets import ConvexSet, Interior, join, largest, vector_of
 from icnn_rl.solution import Status
 
 __all__ = [
     "ActionConstraint",
     "Barrier",
+    "ConstraintWarning",
     "EmptySetError",
     "Projection",
     "ball",
@@ -42,6 +46,9 @@ __all__ = [
     "power_limit",
     "rate_limit",
 ]
+
+#: Radii whose squares are normal numbers.
+_SHORTEST, _LONGEST = 1e-150, 1e150
 
 #: Up to so many actions a power limit is written with a row for each pattern of signs, 2^n of them; beyond, with n
 #: auxiliary variables. For six actions the 64 rows take an eighth of the time.
@@ -70,6 +77,11 @@ class Projection(NamedTuple):
 
 class EmptySetError(ValueError):
     """In some state no action satisfies the constraint."""
+
+
+class ConstraintWarning(UserWarning):
+    """Something about a constraint that its user should know; promote it with ``warnings.simplefilter("error",
+    ConstraintWarning)``."""
 
 
 class ActionConstraint(ABC):
@@ -155,6 +167,36 @@ class ActionConstraint(ABC):
     def linear(G: Any, h: Any) -> ActionConstraint:
         """See :func:`linear`."""
         return linear(G, h)
+
+
+def warn_empty(where: str) -> None:
+    """Say, once for each that asks, that a set without any action was met."""
+    warnings.warn(
+        f"constraint: no action satisfies it in {where}, and the fallback is taken, here and wherever that happens "
+        "again without a word: info['constraint/status'] and solver/empty_fraction tell. Relax the constraint, or set "
+        "fallback='error' to stop there.",
+        ConstraintWarning,
+        stacklevel=3,
+    )
+
+
+def check_not_empty(constraint: ActionConstraint, low: Any, high: Any) -> None:
+    """Whether a constraint that is the same in every state leaves an action between low and high, (n,) each.
+
+    Raises:
+        ValueError: it does not.
+    """
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (low, high))
+    own = constraint.at(low.new_zeros(1, 0), len(low)).to(low)
+    inside = intersect([own, ConvexSet(lb=low, ub=high)], len(low))
+    middle = (0.5 * (low + high)).nan_to_num(0.0, 0.0, 0.0).unsqueeze(0)
+    if int(inside.project(middle, throw=False).status) != Status.PRIMAL_INFEASIBLE:
+        return
+    least = float(constraint.violation(low.new_zeros(1, 0), inside.least_violating(middle)))
+    raise ValueError(
+        f"constraint: no action between {low.tolist()} and {high.tolist()} satisfies it, in any state: every one "
+        f"violates it by {least:.3g} or more, in the units of the actions. Check its signs and units."
+    )
 
 
 @torch.no_grad()
@@ -327,8 +369,8 @@ def rate_limit(max_change: Any) -> ActionConstraint:
 
 
 def ball(radius: float, center: Any = 0.0) -> ActionConstraint:
-    """||a - center|| <= radius."""
-    check_range("ball.radius", radius, 0.0, float("inf"), open_low=True)
+    """||a - center|| <= radius, a radius from 1e-150 to 1e150."""
+    check_range("ball.radius", radius, _SHORTEST, _LONGEST)
     _check_vector("ball.center", center)
     return _Quadratic("ball", None, float(radius) ** 2, _frozen(center))
 
@@ -337,8 +379,10 @@ def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
     """(a - center)^T M (a - center) <= size.
 
     Args:
-        M: n x n numbers, symmetric and positive definite, or a function of the observations (B, d): (B, n, n). In
-            states where it is not positive definite the status is NUMERICAL, where it is not finite NONFINITE_INPUT.
+        M: n x n numbers, symmetric and positive semidefinite, or a function of the observations (B, d): (B, n, n).
+            Where it is singular, as J^T J of a redundant arm, the set has no end in some directions. In states where it
+            has a negative eigenvalue, beyond rounding, the status is NUMERICAL, and the fallback of heads satisfies the
+            constraint all the same; the wrapper raises. Where it is not finite the status is NONFINITE_INPUT.
         size: > 0.
         center: a number, n numbers, or a function that gives (B, n).
     """
@@ -347,8 +391,16 @@ def ellipsoid(M: Any, size: float = 1.0, center: Any = 0.0) -> ActionConstraint:
         matrix = _check_numbers("ellipsoid.M", M)
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"ellipsoid.M: expected shape (n, n), got {tuple(matrix.shape)}.")
-        if not torch.allclose(matrix, matrix.mT, atol=0.0) or float(torch.linalg.eigvalsh(matrix).min()) <= 0:
-            raise ValueError("ellipsoid.M: expected a symmetric, positive definite matrix.")
+        if not bool(matrix.isfinite().all()) or not torch.allclose(matrix, matrix.mT, atol=0.0):
+            raise ValueError("ellipsoid.M: expected a symmetric matrix of finite numbers.")
+        found = Ellipsoid(matrix, matrix[0], matrix[0, 0])
+        if bool(found.indefinite(spectrum := found.spectrum())):
+            raise ValueError(
+                f"ellipsoid.M: expected a positive semidefinite matrix, got one with a negative eigenvalue: with its "
+                f"diagonal scaled to 1, {float(spectrum.values[0]):.3g}. For A^T A compute it as A.T @ A."
+            )
+        if not bool(matrix.any()):
+            raise ValueError("ellipsoid.M: all zero, which constrains nothing. Leave the ellipsoid out.")
     if not callable(center):
         _check_vector("ellipsoid.center", center)
     return _Quadratic("ellipsoid", _frozen(M), float(size), _frozen(center))
@@ -427,10 +479,10 @@ class _Linear(ActionConstraint):
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         obs = _plain(obs, self.depends_on_state)
-        G = _values("linear.G", self.G, obs)
+        G = _values("linear.G", self.G, obs, "m", str(n))
         if G.shape[-1] != n:
             raise ValueError(f"linear.G: expected rows of {n} numbers, one for each action, got {G.shape[-1]}.")
-        h = _values("linear.h", self.h, obs)
+        h = _values("linear.h", self.h, obs, "m")
         if G.dim() < 2 or h.shape[-1:] != G.shape[-2:-1]:
             raise ValueError(
                 f"linear: expected G (..., m, {n}) and h (..., m), got {tuple(G.shape)} and {tuple(h.shape)}."
@@ -452,29 +504,35 @@ class _AbsoluteSum(ActionConstraint):
         return callable(self.weights)
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
-        w = self._weights(_plain(obs, self.depends_on_state), n)
+        w, limit = self._in_unit(self._weights(_plain(obs, self.depends_on_state), n))
         if self.limit == 0:
             return _idle(w, self.positive)
-        return _patterns(w, self.limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, self.limit, self.positive)
+        return _patterns(w, limit, self.positive) if n <= _MOST_PATTERNS else _lifted(w, limit, self.positive)
 
     def violation(self, obs: Observation, action: Tensor) -> Tensor:
         n = action.shape[-1]
         if self.positive and n <= _MOST_PATTERNS:  # rows differ in length: the worst need not be all motors that work
             return self.at(_plain(obs, self.depends_on_state).to(action), n).violation(action)
-        w = self._weights(_plain(obs, self.depends_on_state), n).double()
+        w, limit = self._in_unit(self._weights(_plain(obs, self.depends_on_state), n).double())
         drawn = w * action.double()
         drawn = drawn.clamp(min=0.0) if self.positive else drawn.abs()
-        over = drawn.sum(-1) - self.limit
+        over = drawn.sum(-1) - limit
         norm = w.norm(dim=-1)
         if self.positive:  # the row of the motors that do work
             norm = torch.where(over > 0, torch.where(drawn > 0, w, 0.0).norm(dim=-1), norm)
         # without weights there is no row: -inf, or NaN where the action is NaN
         return torch.where(norm > 0, over / torch.where(norm > 0, norm, 1.0), over - torch.inf).to(action.dtype)
 
+    def _in_unit(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (..., n) and limit, (...) or (), divided by a power of two where squares of the former would over- or
+        underflow."""
+        scale, limit = None if transformed() else unit(w.detach().abs().amax(-1)), w.new_tensor(self.limit)
+        return (w, limit) if scale is None else (w * scale.unsqueeze(-1), limit * scale)
+
     def _weights(self, obs: Tensor, n: int) -> Tensor:
         if self.weights is None:
             return obs.new_ones(n)
-        w = _values(f"{self.name}.weights", self.weights, obs)
+        w = _values(f"{self.name}.weights", self.weights, obs, str(n))
         if w.shape[-1:] != (n,):
             raise ValueError(self._wrong_weights(w, obs, n))
         return w
@@ -523,7 +581,11 @@ class _Quadratic(ActionConstraint):
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         obs = _plain(obs, self.depends_on_state)
-        M = torch.eye(n, dtype=obs.dtype, device=obs.device) if self.M is None else _values("ellipsoid.M", self.M, obs)
+        M = (
+            torch.eye(n, dtype=obs.dtype, device=obs.device)
+            if self.M is None
+            else _values("ellipsoid.M", self.M, obs, str(n), str(n))
+        )
         if M.shape[-2:] != (n, n):
             raise ValueError(f"ellipsoid.M: expected shape (..., {n}, {n}), got {tuple(M.shape)}.")
         center = _vector(f"{self.name}.center", self.center, obs, n)
@@ -588,6 +650,8 @@ class _Reading(ActionConstraint):
 
     def _part(self, obs: Observation) -> Tensor:
         if not isinstance(obs, Mapping):
+            if not self.depends_on_state:  # which reads none
+                return obs
             raise ValueError(f"constraint: reads the part {self.key!r} of Dict observations, got {type(obs).__name__}.")
         if self.key not in obs:
             raise ValueError(
@@ -647,10 +711,10 @@ def _idle(w: Tensor, positive: bool) -> ConvexSet:
     return ConvexSet(lb=torch.where(lower, 0.0, -free), ub=torch.where(upper, 0.0, free))
 
 
-def _patterns(w: Tensor, limit: float, positive: bool) -> ConvexSet:
+def _patterns(w: Tensor, limit: Tensor, positive: bool) -> ConvexSet:
     """A row for every pattern of signs, or for every set of motors."""
     signs = _signs(w.shape[-1], positive, w.dtype, w.device)
-    return ConvexSet(G=signs * w.unsqueeze(-2), h=w.new_full((len(signs),), limit))
+    return ConvexSet(G=signs * w.unsqueeze(-2), h=limit.unsqueeze(-1).expand(*limit.shape, len(signs)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -662,17 +726,19 @@ def _signs(n: int, positive: bool, dtype: torch.dtype, device: torch.device) -> 
         return torch.tensor(patterns[:-1] if positive else patterns, dtype=dtype, device=device)
 
 
-def _lifted(w: Tensor, limit: float, positive: bool) -> ConvexSet:
+def _lifted(w: Tensor, limit: Tensor, positive: bool) -> ConvexSet:
     """u_i >= |w_i a_i|, or max(w_i a_i, 0), and sum_i u_i <= limit."""
     n = w.shape[-1]
+    if not transformed():  # u in units of the largest weight: it stands beside them in the rows
+        scale = power_of_two(w.detach().abs().amax(-1))
+        w, limit = w * scale.unsqueeze(-1), limit * scale
     W, eye = torch.diag_embed(w), torch.eye(n, dtype=w.dtype, device=w.device).expand(*w.shape, n)
     above = [torch.cat((W, -eye), -1)]
     if not positive:
         above.append(torch.cat((-W, -eye), -1))
     total = torch.cat((w.new_zeros(n), w.new_ones(n))).expand(*w.shape[:-1], 1, 2 * n)
     G = torch.cat((*above, total), -2)
-    h = w.new_zeros(G.shape[-2])
-    h[-1] = limit
+    h = torch.cat((w.new_zeros(*limit.shape, G.shape[-2] - 1), limit.unsqueeze(-1)), -1)
     lb = torch.cat((w.new_full((n,), -torch.inf), w.new_zeros(n)))
     return ConvexSet(G=G, h=h, lb=lb, lifted=n)
 
@@ -732,14 +798,27 @@ def _plain(obs: Observation, read: bool = True) -> Tensor:
     return check_float_tensor("obs", obs)
 
 
-def _values(name: str, value: Any, obs: Tensor) -> Tensor:
-    """Constants, or a function's answer, in the dtype and on the device of the observations."""
-    if callable(value):
-        answer = value(obs)
-        if not isinstance(answer, Tensor):
-            raise ValueError(f"{name}: the function of the observation returned {type(answer).__name__}, not a tensor.")
-        return answer.to(obs)
-    return _constant(value, obs.dtype, obs.device)
+def _values(name: str, value: Any, obs: Tensor, *core: str) -> Tensor:
+    """Constants, or a function's answer, in the dtype and on the device of the observations. ``core``: the dimensions
+    of the answer for one state, which say, where they are wrong, what was expected."""
+    if not callable(value):
+        return _constant(value, obs.dtype, obs.device)
+    answer = value(obs)
+    called = f"{name}: the function {getattr(value, '__name__', type(value).__name__)} of the observation"
+    if not isinstance(answer, Tensor):
+        raise ValueError(f"{called} returned {type(answer).__name__}, not a tensor.")
+    batch, k = obs.shape[:-1], len(core)
+    # of stacked frames and images there is no telling which dimensions are the batch
+    if obs.dim() <= 2 and (answer.dim() != len(batch) + k or answer.shape[: len(batch)] != batch):
+        wanted = ", ".join((*map(str, batch), *core)) + ("," if len(batch) + k == 1 else "")
+        hint = "one for every state: return value.expand(len(obs), ...)"
+        if answer.dim() == len(batch) + k - 1 and answer.shape[: len(batch)] == batch:
+            hint = f"a dimension is missing: return value.unsqueeze({-2 if k == 2 else -1})"
+        raise ValueError(
+            f"{called} returned shape {tuple(answer.shape)} for {len(obs) if batch else 'one'} "
+            f"state{'s' if len(batch) and batch[0] != 1 else ''}, expected ({wanted}); {hint}."
+        )
+    return answer.to(obs)
 
 
 @functools.lru_cache(maxsize=256)
@@ -750,7 +829,7 @@ def _constant(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _vector(name: str, value: Any, obs: Tensor, n: int) -> Tensor:
-    v = _values(name, value, obs)
+    v = _values(name, value, obs, str(n))
     if v.dim() == 0:
         return v.expand(n)
     if v.shape[-1] != n:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl.qp import certificates, interior_point
+from icnn_rl.qp import certificates, emptiness, interior_point
 from icnn_rl.qp.active_set import iterate, on_set
 from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
 from icnn_rl.qp.external import External, likely_active
@@ -80,6 +80,15 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     outcome, system, left = quick
     if left is None:
         return Solved(outcome, system, True)
+    outcome, empty, left = emptiness.settle(problem, outcome, left)
+    if len(empty):  # whose factors are none
+        neutral = _neutral(pick(empty, problem))
+        assert isinstance(solver, PrimalDual)
+        trivial = dispatch.solve(neutral, solver, None)
+        assert trivial is not None
+        system = Mixed(problem, system, empty, trivial[1])
+        if not len(left):
+            return Solved(outcome, system, False)
     guess = None if guess is None else guess[left]
     others, second = _solve_rows(pick(left, problem), solver, data, guess)
     if len(left) == len(outcome.x):

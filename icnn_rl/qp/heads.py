@@ -16,7 +16,16 @@ from torch.nn.functional import softplus
 
 from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
 from icnn_rl._eager import eager
-from icnn_rl.qp.constraints import NEARLY, ActionConstraint, Fallback, Observation, backup, intersect
+from icnn_rl.qp.constraints import (
+    NEARLY,
+    ActionConstraint,
+    Fallback,
+    Observation,
+    backup,
+    check_not_empty,
+    intersect,
+    warn_empty,
+)
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
@@ -66,6 +75,12 @@ class FeasibleActions(nn.Module):
         if scaled and not self._finite():
             raise ValueError(f"low, high: scaled actions need finite bounds low < high, got {low} and {high}.")
 
+        self._warned = False  # of an empty set, once
+        if constraint is not None and not constraint.depends_on_state and low is not None and high is not None:
+            low, high = (torch.as_tensor(bound, dtype=torch.float64).reshape(-1) for bound in (low, high))
+            if max(len(low), len(high)) > 1:  # of numbers it is not known for how many actions they are
+                check_not_empty(constraint, low.expand(len(low + high)), high.expand(len(low + high)))
+
     def _finite(self) -> bool:
         low, high = self.low, self.high
         if low is None or high is None:
@@ -111,7 +126,8 @@ class FeasibleActions(nn.Module):
 
     def _own_units(self, constraint: ActionConstraint, obs: Observation | None, like: Tensor) -> ConvexSet:
         own, units = constraint.at(_observation(constraint, obs, like), like.shape[-1]).to(like), self.units(like)
-        return own if units is None else own.affine(*units)
+        own, _ = (own if units is None else own.affine(*units)).in_unit_rows()
+        return own
 
     def violation(self, found: ConvexSet, obs: Observation | None, x: Tensor) -> Tensor:
         """Largest violation, <= 0 inside, in the units of x: (B,). Of a set with auxiliary variables, in the units of
@@ -151,6 +167,9 @@ class FeasibleActions(nn.Module):
             near = backup("least_violation", obs, found, proposal, lost)
             x = torch.where(lost.unsqueeze(-1), near, x)
         if bool(empty.any()):
+            if not self._warned and not (isinstance(self.fallback, str) and self.fallback == "error"):
+                self._warned = True
+                warn_empty(f"{int(empty.sum())} of {len(empty)} states")
             other = backup(self.fallback, obs, found, proposal, empty, low=self.low, high=self.high, units=units)
             x = torch.where(empty.unsqueeze(-1), other, x)
         return x

@@ -27,6 +27,7 @@ from icnn_rl._checks import check_float_tensor
 from icnn_rl._eager import eager
 from icnn_rl._first_order import first_order
 from icnn_rl.qp.api import solve_qp
+from icnn_rl.qp.ellipsoid import Ellipsoid, times, trace, unit
 from icnn_rl.qp.external import External
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.problem import Diagonal
@@ -47,49 +48,16 @@ _CLOSE = 1e-9  # likewise within which y(lam) will do; and how well the last QP'
 _NEAR = 1e-5  # likewise within which one step along the tangent, to first order, is as good
 _JUMP = 2e-10  # relative change of the objective that the ellipsoid may still make where y(lam) jumps at 0
 _HOLDS = 1e-9  # by how much, relative to their sizes, rows and ellipsoid may be violated by a point that is a SUCCESS
-_ROUNDING = 64.0  # units of eps, of the terms of the form, that its evaluation may be off
+_ROUNDING = 64.0  # units of eps, of the terms of a sum, that it may be off
 _FLAT = 1e6  # condition number of M from which on the set is looked at in the ellipsoid's own coordinates
 _FAR = 1e4  # likewise distance of the origin from the centre, in radii
-
-
-class Ellipsoid(NamedTuple):
-    """{ y : (y - center)^T M (y - center) <= size }: M (..., n, n) positive definite, center (..., n), size (...)
-    > 0. Where row and column of a variable are zero it is a cylinder, and M has to be definite on the others."""
-
-    M: Tensor
-    center: Tensor
-    size: Tensor
-
-    def form(self, y: Tensor) -> Tensor:
-        """(y - c)^T M (y - c): (..., n) -> (...)."""
-        d = y - self.center
-        form: Tensor = (d * _times(self.M, d)).sum(-1)
-        return form
-
-    def holds(self, y: Tensor) -> Tensor:
-        """Whether form(y) <= size to 1e-9 of the size, and what rounding makes of the form: (...) bool."""
-        d = (y - self.center).abs()
-        terms = _times(self.M.abs(), d * d + torch.finfo(y.dtype).eps * y.abs() * d).sum(-1)
-        rounding = _ROUNDING * torch.finfo(y.dtype).eps * terms
-        return self.form(y) <= self.size * (1.0 + _HOLDS) + rounding
-
-    def violation(self, y: Tensor) -> Tensor:
-        """Distance to the boundary to first order, < 0 inside: (...)."""
-        d = y - self.center
-        slope = _times(self.M, d)
-        form = (d * slope).sum(-1)
-        # sqrt(form) - sqrt(size) over the norm of its gradient, M d / sqrt(form); the latter at c: of a mean direction
-        root = form.clamp(min=torch.finfo(y.dtype).tiny).sqrt()
-        mean = (_trace(self.M) / y.shape[-1]).sqrt()
-        away: Tensor = (root - self.size.sqrt()) / torch.where(form > 0, slope.norm(dim=-1) / root, mean)
-        return away
-
-    def depth(self, y: Tensor) -> Tensor:
-        """The radius of a ball around y within the ellipsoid, < 0 outside: (...)."""
-        # sqrt(form) grows by sqrt(largest eigenvalue) along a unit of length at most
-        steepest = torch.linalg.eigvalsh(self.M)[..., -1].sqrt()
-        radius: Tensor = (self.size.sqrt() - self.form(y).clamp(min=0.0).sqrt()) / steepest
-        return radius
+_DEFINITE = 1e10  # condition number of M, its variables scaled, up to which it is factored
+_LONG = 1e3  # of its least one: the width of an ellipsoid where it has none, and nothing else says how far to look
+_GAP = 1e-6  # relative, in the objective, that the certificate of a minimum over an ellipsoid may leave
+_LONG_AXIS = 10.0  # axes that are longer than so many usual lengths end there
+_ANYWHERE = 1e6  # sizes within which a set without bounds is looked for
+_LITTLE = 1e-10  # of the trace of M
+_PINNED = 1e-9  # of the largest eigenvalue: directions in which a point that only touches does not move
 
 
 class Interior(NamedTuple):
@@ -105,6 +73,14 @@ class Interior(NamedTuple):
     depth: Tensor
 
 
+class _Units(NamedTuple):
+    """What rows (..., m), equations (..., q) and ellipsoid (...) of a set were multiplied by; None: by nothing."""
+
+    rows: Tensor | None
+    equations: Tensor | None
+    ellipsoid: Tensor | None
+
+
 class Minimum(NamedTuple):
     """Minimiser of a quadratic over a set.
 
@@ -113,8 +89,8 @@ class Minimum(NamedTuple):
     each row of the batch. Where no point is in rows, bounds and ellipsoid, the status is PRIMAL_INFEASIBLE and
     ``value`` breaks as little as possible.
     With an ellipsoid the status is SUCCESS only where rows, bounds and ellipsoid hold at ``value`` to 1e-9, relative to
-    their sizes and up to the rounding of (y - c)^T M (y - c); else NUMERICAL. So it is, with a value of NaN, where M is
-    not positive definite.
+    their sizes and up to the rounding of (y - c)^T M (y - c); else NUMERICAL. So it is, with a value of NaN, where M
+    has a negative eigenvalue beyond rounding.
     """
 
     value: Tensor
@@ -143,7 +119,7 @@ class Minimum(NamedTuple):
 
         def pick(one: Any, two: Any) -> Any:
             if isinstance(one, Tensor):
-                return torch.where(took.reshape(*took.shape, *(1,) * (one.dim() - took.dim())), two, one)
+                return torch.where(took.reshape((*took.shape, *(1,) * (one.dim() - took.dim()))), two, one)
             if isinstance(one, ActiveSet):
                 return ActiveSet(*(pick(a, b) for a, b in zip(one, two, strict=True)))
             return one
@@ -152,6 +128,17 @@ class Minimum(NamedTuple):
         parts = {name: pick(getattr(self.solution, name), getattr(other.solution, name)) for name in names}
         solution = dataclasses.replace(self.solution, **parts)
         return Minimum(pick(self.value, other.value), pick(self.multiplier, other.multiplier), solution)
+
+    def _of(self, units: _Units) -> Minimum:
+        """With the multipliers and slacks of a set whose rows were multiplied by these."""
+        s, change = self.solution, dict[str, Any]()
+        for names, scale in ((_OF_ROWS, units.rows), (("dual_eq", "violation_eq"), units.equations)):
+            if scale is not None:
+                for name in names:
+                    part = getattr(s, name)
+                    change[name] = part * scale if name.startswith("dual") else part / scale
+        multiplier = self.multiplier if units.ellipsoid is None else self.multiplier * units.ellipsoid
+        return Minimum(self.value, multiplier, dataclasses.replace(s, **change))
 
     def _lost(self, rows: Tensor) -> Minimum:
         """With NaN and NUMERICAL in these rows."""
@@ -218,31 +205,46 @@ class ConvexSet:
             ValueError: a wrong argument.
             SolveError: some row failed and ``throw`` is set.
         """
+        tame, units = self.in_unit_rows()
+        if units is not None:
+            return tame.minimise(Q, p, solver=solver, warm_start=warm_start, throw=False)._of(units).checked(throw)
         if self.ellipsoid is None:
             solution = self._solve(Q, p, solver=solver, warm_start=warm_start, throw=throw)
             return Minimum(self._own(solution.value), torch.zeros_like(solution.fun), solution)
         check_float_tensor("p", p)
         double = self.to(p.detach().double())
-        assert double.ellipsoid is not None
         matrix = _dense(Q, p.shape[-1], p).double()
         matrix = 0.5 * (matrix + matrix.mT)
-        sound, indefinite = double._sound()
+        sound, indefinite = double._sound(torch.finfo(p.dtype).eps)
+        found = sound._over_ellipsoid(matrix, p.double(), solver, warm_start, _traced(Q, p, self))
         if indefinite is not None:
-            return sound.minimise(matrix, p.double(), throw=False)._lost(indefinite).to(p.dtype).checked(throw)
-        if double._alone() and not _traced(Q, p, self):
-            found = double._on_ellipsoid(matrix, p.double()).to(p.dtype)
-            if bool((found.status != Status.NUMERICAL).all()):
-                return found.checked(throw)
-        wide, flat = p.double(), double._flat(p)
-        if not flat:
-            search = _Search(double, double.ellipsoid, matrix, wide, solver, warm_start)
-            found = double._verified(search.run())
-            flat = bool(((found.status == Status.NUMERICAL) | (found.status == Status.MAX_STEPS)).any())
-            if flat:
-                found = found._or(double._verified(double._in_own_axes(matrix, wide, solver)))
-        else:
-            found = double._verified(double._in_own_axes(matrix, wide, solver))
+            found = found._lost(indefinite)
         return found.to(p.dtype).checked(throw)
+
+    def _over_ellipsoid(
+        self, Q: Tensor, p: Tensor, solver: PrimalDual | External | None, warm_start: ActiveSet | None, traced: bool
+    ) -> Minimum:
+        """The minimum over a set with an ellipsoid, in float64: in the coordinates that promise most, then in the
+        others where they did not keep it."""
+        ellipsoid = self.ellipsoid
+        assert ellipsoid is not None
+        if not traced and self._alone():
+            found = self._on_ellipsoid(Q, p)
+            if bool((found.status != Status.NUMERICAL).all()):
+                return found
+        ways = [
+            lambda: _Search(self, ellipsoid, Q, p, solver, warm_start).run(),
+            lambda: self._in_own_axes(Q, p, solver),
+        ]
+        if flat := self._flat():
+            ways.reverse()
+        found = self._verified(*ways[0](), Q, p)
+        # under a transform there is no looking at the status
+        if flat or not transformed():
+            short = (found.status == Status.NUMERICAL) | (found.status == Status.MAX_STEPS)
+            if bool(short.any()):
+                found = found._or(self._verified(*ways[1](), Q, p))
+        return found
 
     def project(self, point: Tensor, *, throw: bool = True, warm_start: ActiveSet | None = None) -> Minimum:
         """The nearest point of the set, differentiable in ``point`` (..., n) and in what describes the set."""
@@ -273,20 +275,41 @@ class ConvexSet:
             parts.append(self.ellipsoid.violation(y))
         return largest(parts) if parts else torch.where(y.isnan().any(-1), y.sum(-1), -torch.inf)
 
+    def in_unit_rows(self) -> tuple[ConvexSet, _Units | None]:
+        """The same set, with rows, and an ellipsoid, divided by powers of two where their squares would over- or
+        underflow; and what they were multiplied by, None: by nothing."""
+        if transformed():
+            return self, None
+        parts: dict[str, Any] = {}
+        scales: list[Tensor | None] = []
+        for matrix, right in (("G", "h"), ("A", "b")):
+            m, v = getattr(self, matrix), getattr(self, right)
+            scales.append(unit(m.detach().abs().amax(-1)) if m is not None and m.shape[-2] else None)
+            if (scale := scales[-1]) is not None:
+                parts[matrix], parts[right] = m * scale.unsqueeze(-1), v * scale
+        ellipsoid = None if self.ellipsoid is None else self.ellipsoid.in_unit()
+        scales.append(None)
+        if ellipsoid is not None and self.ellipsoid is not None and ellipsoid is not self.ellipsoid:
+            scales[-1] = unit(self.ellipsoid.M.detach().abs().amax((-2, -1)))
+        if all(scale is None for scale in scales):
+            return self, None
+        return dataclasses.replace(self, **parts, ellipsoid=ellipsoid), _Units(*scales)
+
     @eager("ConvexSet.interior")
     def interior(self, like: Tensor) -> Interior:
         """A point away from all borders: the centre of the largest ball between rows and bounds, of radius 1 at most;
         with an ellipsoid, a point of it towards that centre. ``like`` (..., n): shape, dtype and device."""
+        tame, units = self.in_unit_rows()
+        if units is not None:
+            return tame.interior(like)
         centre = self._centre(like)
         if self.ellipsoid is None:
             return centre
         # the point of the polytope deepest in the ellipsoid, moved a little towards the centre of the polytope
-        sound, indefinite = self._sound()
-        if indefinite is not None:
-            point, depth = sound.interior(like)
-            return Interior(point, torch.where(indefinite, -torch.inf, depth))
-        ellipsoid = self.ellipsoid
-        nearest = self._nearest_to_center(ellipsoid, like)
+        sound, indefinite = self._sound(torch.finfo(like.dtype).eps)
+        ellipsoid = sound.ellipsoid
+        assert ellipsoid is not None
+        nearest, _ = self._nearest_to_center(ellipsoid, like)
         known = (centre.depth >= 0) & (nearest.status == Status.SUCCESS)  # else there is the centre alone
         deepest = torch.where(known.unsqueeze(-1), nearest.value, centre.point)
         shares = like.new_tensor(_SHARES).reshape(-1, *(1,) * like.dim())
@@ -295,7 +318,8 @@ class ConvexSet:
         depths = torch.minimum(share * centre.depth, _snapped(ellipsoid.depth(points), points))
         depth, best = depths.max(0)
         point = points.gather(0, best.unsqueeze(-1).expand_as(centre.point).unsqueeze(0)).squeeze(0)
-        return Interior(point, torch.minimum(depth, centre.depth))
+        depth = torch.minimum(depth, centre.depth)
+        return Interior(point, depth if indefinite is None else torch.where(indefinite, -torch.inf, depth))
 
     @eager("ConvexSet.least_violating")
     def least_violating(self, proposal: Tensor) -> Tensor:
@@ -307,10 +331,14 @@ class ConvexSet:
         """
         if proposal.dtype != torch.float64:
             return self.to(proposal.double()).least_violating(proposal.double()).to(proposal)
+        tame, units = self.in_unit_rows()
+        if units is not None:
+            return tame.least_violating(proposal)
         proposal = proposal.nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
         flat, _ = dataclasses.replace(self, ellipsoid=None)._without_zeros()
-        kept, loose = flat._centre(proposal, hard=True), flat._centre(proposal)
+        kept = flat._centre(proposal, hard=True)
         hard = torch.isfinite(kept.depth)
+        loose = kept if bool(hard.all()) else flat._centre(proposal)
         point = torch.where(hard.unsqueeze(-1), kept.point, loose.point)
         least = -torch.where(hard, kept.depth, loose.depth)
         least = least.clamp(min=0.0) + _RELAXED * (1.0 + least.abs() + point.abs().amax(-1))
@@ -319,15 +347,13 @@ class ConvexSet:
         point = torch.where((near.status == Status.SUCCESS).unsqueeze(-1), near.value, point)
         if self.ellipsoid is None:
             return point
-        sound, indefinite = self._sound()
-        ellipsoid = sound.ellipsoid
+        ellipsoid = self._sound()[0].ellipsoid  # of an indefinite M the positive part: within it the form holds too
         assert ellipsoid is not None
-        nearest = flat._nearest_to_center(ellipsoid, proposal)
+        nearest, _ = flat._nearest_to_center(ellipsoid, proposal)
         held = nearest.status == Status.SUCCESS
-        held = held if indefinite is None else held & ~indefinite
         # from there towards the point of the polytope that is nearest to the proposal, as far as the ellipsoid goes
         start, step = nearest.value, point - nearest.value
-        pull = _times(ellipsoid.M, step)
+        pull = times(ellipsoid.M, step)
         a, b = (pull * step).sum(-1), (pull * (start - ellipsoid.center)).sum(-1)
         room = (ellipsoid.size - ellipsoid.form(start)).clamp(min=0.0)
         share = ((-b + (b * b + a * room).sqrt()) / a).nan_to_num(0.0).clamp(0.0, 1.0)
@@ -345,7 +371,7 @@ class ConvexSet:
         for matrix, right in (("G", "h"), ("A", "b")):
             m, v = getattr(self, matrix), getattr(self, right)
             if m is not None:
-                rows[matrix], rows[right] = m * s, v - _times(m, o)
+                rows[matrix], rows[right] = m * s, v - times(m, o)
         bounds = {name: None if (bound := getattr(self, name)) is None else (bound - o) / s for name in ("lb", "ub")}
         ellipsoid = self.ellipsoid
         if ellipsoid is not None:
@@ -381,22 +407,15 @@ class ConvexSet:
             parts["ellipsoid"] = Ellipsoid(*(change(t) for t in self.ellipsoid))
         return ConvexSet(**parts)
 
-    def _sound(self) -> tuple[ConvexSet, Tensor | None]:
-        """With a ball in place of ellipsoids whose M is finite but not positive definite, and where that is; None:
-        nowhere."""
+    def _sound(self, eps: float = torch.finfo(torch.float64).eps) -> tuple[ConvexSet, Tensor | None]:
+        """With the positive part of M, and where M has a negative eigenvalue that is not rounding; None: nowhere.
+        ``eps``: of the dtype that M came in."""
         if self.ellipsoid is None or transformed():
             return self, None
-        M = self.ellipsoid.M
-        finite = torch.isfinite(M.detach()).flatten(-2).all(-1)
-        wide = torch.where(finite[..., None, None], M.detach(), 0.0).double()
-        eigenvalues = torch.linalg.eigvalsh(_of_its_variables(0.5 * (wide + wide.mT)))
-        rounding = M.shape[-1] * torch.finfo(torch.float64).eps
-        indefinite = finite & ~(eigenvalues[..., 0] > rounding * eigenvalues[..., -1])
-        if not bool(indefinite.any()):
-            return self, None
-        eye = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-        M = torch.where(indefinite[..., None, None], eye, M)
-        return dataclasses.replace(self, ellipsoid=self.ellipsoid._replace(M=M)), indefinite
+        spectrum = self.ellipsoid.spectrum(eps)
+        indefinite = self.ellipsoid.indefinite(spectrum)
+        sound = dataclasses.replace(self, ellipsoid=self.ellipsoid.without_rounding(spectrum))
+        return sound, indefinite if bool(indefinite.any()) else None
 
     def _without_zeros(self) -> tuple[ConvexSet, Tensor | None]:
         """Without the rows of zeros that no point meets, and where there are some; None: nowhere."""
@@ -420,62 +439,108 @@ class ConvexSet:
                 change[name] = bound + sign * bounds.unsqueeze(-1)
         return dataclasses.replace(self, **change)
 
-    def _flat(self, like: Tensor) -> bool:
+    def _flat(self) -> bool:
         """Whether the ellipsoid is so flat, or so far away, that the set is better looked at in its coordinates."""
         if self.ellipsoid is None or transformed():
             return False
         M, center, size = (t.detach() for t in self.ellipsoid)
-        eigenvalues = torch.linalg.eigvalsh(_of_its_variables(M.nan_to_num(0.0, 0.0, 0.0)))
+        unused = (M == 0).all(-1)
+        mean = trace(M) / (~unused).sum(-1).clamp(min=1)
+        filled = M + torch.diag_embed(torch.where(unused, mean.unsqueeze(-1), 0.0))
+        eigenvalues = torch.linalg.eigvalsh(filled.nan_to_num(0.0, 0.0, 0.0))
         flat = eigenvalues[..., -1] > _FLAT * eigenvalues[..., 0]
-        far = (center * _times(M, center)).sum(-1) > _FAR * _FAR * size
+        far = (center * times(M, center)).sum(-1) > _FAR * _FAR * size
         return bool(flat.any() | far.any())
 
-    def _axes(self, ellipsoid: Ellipsoid) -> tuple[ConvexSet, Tensor]:
-        """The set of the x, bounds as rows, with center + W x in this set, for which the ellipsoid is the unit ball;
-        and W."""
+    def _axes(self, ellipsoid: Ellipsoid, length: Tensor | None = None) -> _Axes:
+        """The set in the ellipsoid's own coordinates. ``length`` (...): how far from the centre to look, where neither
+        rows nor bounds say it."""
         M, center, size = ellipsoid
         n, k = center.shape[-1], self.lifted
-        L = torch.linalg.cholesky_ex(M)[0]
-        eye = torch.eye(n, dtype=M.dtype, device=M.device)
-        W = torch.linalg.solve_triangular(L.mT, eye.expand_as(L), upper=True) * size.sqrt()[..., None, None]
+        W, diagonal = self._columns(ellipsoid, length)
         parts: dict[str, Any] = {}
         for matrix, right in (("G", "h"), ("A", "b")):
             m, v = getattr(self, matrix), getattr(self, right)
             if m is not None:
                 own = m[..., :n]
                 parts[matrix] = join([own @ W, *([m[..., n:]] if k else [])], -1)
-                parts[right] = v - _times(own, center)
-        rows, sides = ([parts["G"]], [parts["h"]]) if "G" in parts else ([], [])
+                parts[right] = v - times(own, center)
+                parts[f"{right} terms"] = v.detach().abs() + times(own.detach().abs(), center.detach().abs())
+        rows, sides, terms = ([parts[name]] if "G" in parts else [] for name in ("G", "h", "h terms"))
         for name, sign in (("lb", -1.0), ("ub", 1.0)):
             if (bound := getattr(self, name)) is not None:
                 bound = vector_of(bound, n + k, center)
                 rows.append(torch.nn.functional.pad(sign * W, (0, k)))
                 sides.append(sign * (bound[..., :n] - center))
+                terms.append(bound[..., :n].detach().abs() + center.detach().abs())
                 if k:
                     free = center.new_full((n,), -sign * -torch.inf)
                     parts[name] = join([free, bound[..., n:]], -1)
         if rows:
             parts["G"], parts["h"] = join(rows, -2), join(sides, -1)
-        unit = Ellipsoid(eye, torch.zeros_like(center[..., :n]), torch.ones_like(size))
-        return ConvexSet(**parts, lifted=k, ellipsoid=unit), W
+        noise = join(terms, -1) if rows else None, parts.pop("b terms", None)
+        parts.pop("h terms", None)
+        # the derivatives of the form, of which diagonal is the value
+        live = (W.mT @ M @ W) / size.detach()[..., None, None]
+        form = torch.diag_embed(diagonal) + (live - live.detach())
+        own_ellipsoid = Ellipsoid(form, torch.zeros_like(center), size / size.detach())
+        return _Axes(ConvexSet(**parts, lifted=k, ellipsoid=own_ellipsoid), W, noise)
 
-    def _in_own_axes(self, Q: Tensor, p: Tensor, solver: PrimalDual | External | None) -> Minimum:
-        """The minimum, found in the ellipsoid's coordinates."""
+    def _columns(self, ellipsoid: Ellipsoid, far: Tensor | None) -> tuple[Tensor, Tensor]:
+        """W (..., n, n), without a graph, and d (..., n) in [0, 1] with (W x)^T M (W x) = size sum_i d_i x_i^2.
+
+        Variables are measured by how far they can go, D: by the ellipsoid, or by a usual distance of rows and bounds if
+        that is less. There the columns are the axes of the ellipsoid, d_i = 1, but for axes that are too long to be
+        reached: in the kernel of M they have no end.
+        """
+        M, center, size = (t.detach() for t in ellipsoid)
+        width = (size.unsqueeze(-1) / M.diagonal(dim1=-2, dim2=-1).clamp(min=0.0)).sqrt()  # inf: any
+        least = width.amin(-1, keepdim=True)
+        usual = self._typical(center, far).unsqueeze(-1)
+        most = torch.where(usual.isfinite(), torch.maximum(usual, least), width)
+        width = torch.minimum(width, torch.where(least.isfinite(), most, usual))
+        width = torch.where(width.isfinite(), width, torch.where(least.isfinite(), _LONG * least, 1.0))
+        unit_form = width.unsqueeze(-1) * M * width.unsqueeze(-2) / size[..., None, None]
+        e, V = torch.linalg.eigh((0.5 * (unit_form + unit_form.mT)).nan_to_num(0.0, 0.0, 0.0))
+        rounding = _ROUNDING * torch.finfo(e.dtype).eps * e[..., -1:]
+        e = torch.where(e > rounding, e, 0.0)
+        length = e.rsqrt().clamp(max=_LONG_AXIS)
+        return width.unsqueeze(-1) * V * length.unsqueeze(-2), e * length.square()
+
+    def _typical(self, point: Tensor, else_: Tensor | None) -> Tensor:
+        """The median distance of rows and bounds from the point (..., n), without any ``else_`` or inf: (...)."""
+        n, distances = point.shape[-1], []
+        if self.G is not None and self.h is not None:
+            own = self.G.detach()[..., :n]
+            distances.append((self.h.detach() - times(own, point)).abs() / own.norm(dim=-1))
+        for bound in (self.lb, self.ub):
+            if bound is not None:
+                distances.append((vector_of(bound, n + self.lifted, point)[..., :n].detach() - point).abs())
+        if not sum(part.shape[-1] for part in distances):
+            return torch.full_like(point[..., 0], torch.inf) if else_ is None else else_
+        every = join(distances, -1)
+        median = torch.where(every.isfinite() & (every > 0), every, torch.nan).nanmedian(-1).values
+        return torch.where(median.isnan(), torch.inf if else_ is None else else_, median)
+
+    def _in_own_axes(self, Q: Tensor, p: Tensor, solver: PrimalDual | External | None) -> tuple[Minimum, Tensor]:
+        """The minimum, found in the ellipsoid's coordinates, and where it is the only point."""
         ellipsoid = self.ellipsoid
         assert ellipsoid is not None
-        own, W = self._axes(ellipsoid)
+        steepest = Q.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
+        force = p.detach() + times(Q.detach(), ellipsoid.center.detach())
+        own, W, noise = self._axes(ellipsoid, force.norm(dim=-1) / steepest)
         assert own.ellipsoid is not None
-        pull = _times(W.mT, p + _times(Q, ellipsoid.center))
-        found = _Search(own, own.ellipsoid, W.mT @ Q @ W, pull, solver, None).run()
+        pull = times(W.mT, p + times(Q, ellipsoid.center))
+        found, only = _Search(own, own.ellipsoid, W.mT @ Q @ W, pull, solver, None, noise).run()
         found = self._back(found, ellipsoid, W)
         y = found.value
-        solution = dataclasses.replace(found.solution, fun=(y * (0.5 * _times(Q, y) + p)).sum(-1))
-        return Minimum(y, found.multiplier / ellipsoid.size, solution)
+        solution = dataclasses.replace(found.solution, fun=(y * (0.5 * times(Q, y) + p)).sum(-1))
+        return Minimum(y, found.multiplier / ellipsoid.size, solution), only
 
     def _back(self, found: Minimum, ellipsoid: Ellipsoid, W: Tensor) -> Minimum:
         """A minimum over the set of :meth:`_axes`, as one over this set."""
         s, n, k = found.solution, W.shape[-1], self.lifted
-        y = ellipsoid.center + _times(W, s.value[..., :n])
+        y = ellipsoid.center + times(W, s.value[..., :n])
         ends = 0 if self.h is None or self.G is None else self.h.shape[-1]
         duals, on = {"dual_lb": s.dual_lb, "dual_ub": s.dual_ub}, {"lower": s.active.lower, "upper": s.active.upper}
         m = ends
@@ -487,45 +552,132 @@ class ConvexSet:
         solution = dataclasses.replace(
             s,
             value=torch.cat((y, s.value[..., n:]), -1) if k else y,
-            dual_ineq=s.dual_ineq[..., :m],
-            dual_ineq_low=s.dual_ineq_low[..., :m],
-            slack=s.slack[..., :m],
-            slack_low=s.slack_low[..., :m],
-            violation_ineq=s.violation_ineq[..., :m],
+            **{name: getattr(s, name)[..., :m] for name in _OF_ROWS},
             active=ActiveSet(s.active.ineq[..., :m], **on),
-            ray=torch.cat((_times(W, s.ray[..., :n]), s.ray[..., n:]), -1),
+            ray=torch.cat((times(W, s.ray[..., :n]), s.ray[..., n:]), -1),
             **duals,
         )
         return Minimum(y, found.multiplier, solution)
 
-    def _verified(self, found: Minimum) -> Minimum:
-        """NUMERICAL in place of SUCCESS where rows, bounds or ellipsoid do not hold."""
-        assert self.ellipsoid is not None
+    def _verified(self, found: Minimum, only: Tensor, Q: Tensor, p: Tensor) -> Minimum:
+        """NUMERICAL in place of SUCCESS where rows, bounds or ellipsoid do not hold, or where a better point could be,
+        but in the rows in which the set has no second one, ``only``."""
         with torch.no_grad():
-            z = found.solution.value
-            size = z.abs().amax(-1)
-            holds = self.ellipsoid.holds(found.value)
-            for matrix, right, both in ((self.G, self.h, False), (self.A, self.b, True)):
-                if matrix is not None and right is not None and right.shape[-1]:
-                    out = _times(matrix, z) - right
-                    scale = torch.where(torch.isfinite(right), right.abs(), 0.0) + matrix.norm(dim=-1) * size[..., None]
-                    holds = holds & ((out.abs() if both else out) <= _HOLDS * scale).all(-1)
-            for bound, sign in ((self.lb, -1.0), (self.ub, 1.0)):
-                if bound is not None:
-                    holds = holds & (sign * (z - bound) <= _HOLDS * size.unsqueeze(-1)).all(-1)
-            wrong = (found.status == Status.SUCCESS) & ~holds
+            good = self._holds(found) & (only | (self._gap(found, Q, p) <= _GAP))
+            wrong = (found.status == Status.SUCCESS) & ~good
             status = torch.where(wrong, int(Status.NUMERICAL), found.status)
         return found._replace(solution=dataclasses.replace(found.solution, status=status))
 
-    def _nearest_to_center(self, ellipsoid: Ellipsoid, like: Tensor) -> Minimum:
-        """The point of rows and bounds with the smallest (y - c)^T M (y - c)."""
+    def _holds(self, found: Minimum) -> Tensor:
+        """Whether rows, bounds and ellipsoid do: (...)."""
+        assert self.ellipsoid is not None
+        z = found.solution.value
+        size = z.abs().amax(-1)
+        holds = self.ellipsoid.holds(found.value)
+        for matrix, right, both in ((self.G, self.h, False), (self.A, self.b, True)):
+            if matrix is not None and right is not None and right.shape[-1]:
+                out = times(matrix, z) - right
+                scale = torch.where(torch.isfinite(right), right.abs(), 0.0) + matrix.norm(dim=-1) * size[..., None]
+                holds = holds & ((out.abs() if both else out) <= _HOLDS * scale).all(-1)
+        for bound, sign in ((self.lb, -1.0), (self.ub, 1.0)):
+            if bound is not None:
+                holds = holds & (sign * (z - bound) <= _HOLDS * size.unsqueeze(-1)).all(-1)
+        return holds
+
+    def _gap(self, found: Minimum, Q: Tensor, p: Tensor) -> Tensor:
+        """By how much the objective could be lower at another point of the set, by weak duality with the multipliers
+        found, relative to its size and beyond what rounding makes of it: (...)."""
+        ellipsoid, s, z, y = self.ellipsoid, found.solution, found.solution.value, found.value
+        assert ellipsoid is not None
+        lam, away = found.multiplier.clamp(min=0.0), y - ellipsoid.center
+        lengths, pull = y.abs() + ellipsoid.center.abs(), lam.unsqueeze(-1) * times(ellipsoid.M.abs(), away.abs())
+        slope = times(Q, y) + p + lam.unsqueeze(-1) * times(ellipsoid.M, away)
+        terms = times(Q.abs(), y.abs()) + p.abs() + lam.unsqueeze(-1) * times(ellipsoid.M.abs(), lengths)
+        slope, terms = (torch.nn.functional.pad(t, (0, self.lifted)) for t in (slope, terms))
+        rounding = _ROUNDING * torch.finfo(y.dtype).eps
+        gap = 0.5 * (lam * (ellipsoid.size - ellipsoid.form(y)).abs() - rounding * (pull * lengths).sum(-1)).clamp(
+            min=0.0
+        )
+        for matrix, right, dual in ((self.G, self.h, s.dual_ineq.clamp(min=0.0)), (self.A, self.b, s.dual_eq)):
+            if matrix is not None and right is not None:
+                slope, terms = slope + times(matrix.mT, dual), terms + times(matrix.abs().mT, dual.abs())
+                gap = gap + torch.where(dual != 0, dual * (right - times(matrix, z)), 0.0).abs().sum(-1)
+        low, high = self._room(z, ellipsoid, self.lb, -1.0), self._room(z, ellipsoid, self.ub, 1.0)
+        left = (slope.abs() - rounding * terms).clamp(min=0.0)
+        gap = gap + torch.where(slope > 0, left * low, left * high).sum(-1)
+        scale: Tensor = (lengths * (0.5 * times(Q.abs(), lengths) + p.abs())).sum(-1)
+        return gap / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+
+    def _nearest_to_center(
+        self, ellipsoid: Ellipsoid, like: Tensor, noise: _Noise = (None, None)
+    ) -> tuple[Minimum, Tensor]:
+        """The point of rows and bounds with the smallest (y - c)^T M (y - c), and a number (...) that this is proven
+        not to be below, in units of the size. ``noise``: sizes of the terms that right-hand sides were made of."""
         flat = dataclasses.replace(self, ellipsoid=ellipsoid)
-        if flat._flat(like):
-            own, W = flat._axes(ellipsoid)
-            origin = dataclasses.replace(own, ellipsoid=None).minimise(1.0, torch.zeros_like(like), throw=False)
-            return self._back(origin, ellipsoid, W)
-        p = -_times(ellipsoid.M, ellipsoid.center).expand(like.shape)
-        return dataclasses.replace(self, ellipsoid=None).minimise(ellipsoid.M, p, throw=False)
+        if flat._flat():
+            own, W, noise = flat._axes(ellipsoid)
+            assert own.ellipsoid is not None
+            origin = dataclasses.replace(own, ellipsoid=None)._deepest(own.ellipsoid.M, torch.zeros_like(like))
+            return self._back(origin, ellipsoid, W), own._least(own.ellipsoid, origin, noise)
+        p = -times(ellipsoid.M, ellipsoid.center).expand(like.shape)
+        nearest = dataclasses.replace(self, ellipsoid=None)._deepest(ellipsoid.M, p)
+        return nearest, self._least(ellipsoid, nearest, noise)
+
+    def _deepest(self, M: Tensor, p: Tensor) -> Minimum:
+        """argmin 1/2 y^T M y + p^T y; where M is singular and that is not found, with a little of the identity."""
+        found = self.minimise(M, p, throw=False)
+        if transformed() or not bool(((found.status == Status.NUMERICAL) | (found.status == Status.MAX_STEPS)).any()):
+            return found
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+        return found._or(self.minimise(M + _LITTLE * trace(M)[..., None, None] * eye, p, throw=False))
+
+    @torch.no_grad()
+    def _least(self, ellipsoid: Ellipsoid, nearest: Minimum, noise: _Noise) -> Tensor:
+        """A lower bound of (y - c)^T M (y - c) / size over rows and bounds, by weak duality: (...).
+
+        The form is convex, so that for any point y' of them and multipliers mu, nu, lam, kap of G y <= h, A y = b,
+        lb <= y and y <= ub, with the residual r = M (y - c) + G^T mu + A^T nu - lam + kap,
+
+            1/2 form(y') >= 1/2 form(y) + mu.(G y - h) + nu.(A y - b) + lam.(lb - y) + kap.(y - ub) + r.(y' - y),
+
+        and |y' - y| is at most what bounds leave, or the ellipsoid, outside of which nothing has to be proven.
+        """
+        s, z, n = nearest.solution, nearest.solution.value, ellipsoid.center.shape[-1]
+        eps, k = torch.finfo(z.dtype).eps, self.lifted
+        slope = torch.nn.functional.pad(times(ellipsoid.M, nearest.value - ellipsoid.center), (0, k))
+        terms = [ellipsoid.form(nearest.value).unsqueeze(-1)]  # twice the bound, summed
+        sizes = [terms[0].abs()]
+        for matrix, right, dual, made in (
+            (self.G, self.h, s.dual_ineq, noise[0]),
+            (self.A, self.b, s.dual_eq, noise[1]),
+        ):
+            if matrix is not None and right is not None:
+                dual = dual.clamp(min=0.0) if matrix is self.G else dual
+                used = dual != 0  # of an infinite side there is no multiplier
+                slope = slope + times(matrix.mT, dual)
+                terms.append(torch.where(used, 2.0 * dual * (times(matrix, z) - right), 0.0))
+                about = right.abs() if made is None else made
+                sizes.append(torch.where(used, dual.abs() * (times(matrix.abs(), z.abs()) + about), 0.0))
+        # no multiplier of a bound is better than the one that takes up what is left of the slope
+        room_low = self._room(z, ellipsoid, self.lb, -1.0)
+        room_high = self._room(z, ellipsoid, self.ub, 1.0)
+        terms.append(-2.0 * torch.where(slope > 0, slope * room_low, -slope * room_high))
+        sizes.append(terms[-1].abs())
+        total, off = (sum(part.sum(-1) for part in parts) for parts in (terms, sizes))
+        bound: Tensor = (total - _ROUNDING * eps * off) / ellipsoid.size
+        del n
+        return bound
+
+    def _room(self, z: Tensor, ellipsoid: Ellipsoid, bound: Bound, sign: float) -> Tensor:
+        """How far points of the set may be from z (..., n + k) in every variable, upwards or downwards."""
+        k = self.lifted
+        reach = torch.nn.functional.pad(ellipsoid.reach(), (0, k), value=torch.inf)
+        center = torch.nn.functional.pad(ellipsoid.center, (0, k))
+        anywhere = _ANYWHERE * (1.0 + z.abs().amax(-1, keepdim=True))
+        room = torch.minimum(sign * (center - z) + reach, anywhere)
+        if bound is not None:
+            room = torch.minimum(room, sign * (vector_of(bound, z.shape[-1], z) - z))
+        return room.clamp(min=0.0)
 
     def _own(self, z: Tensor) -> Tensor:
         return z[..., : z.shape[-1] - self.lifted] if self.lifted else z
@@ -567,9 +719,11 @@ class ConvexSet:
             return False
         if not all(bool(torch.isfinite(t).all()) for t in ellipsoid) or not bool((ellipsoid.size > 0).all()):
             return False
+        if not bool(ellipsoid.spectrum().definite(_DEFINITE).all()):
+            return False
         if self.lb is None and self.ub is None:
             return True
-        reach = (ellipsoid.size.unsqueeze(-1) * torch.linalg.inv(ellipsoid.M).diagonal(dim1=-2, dim2=-1)).sqrt()
+        reach = ellipsoid.reach()
         low, high = ellipsoid.center - reach, ellipsoid.center + reach
         return bool((low >= (-torch.inf if self.lb is None else self.lb)).all()) and bool(
             (high <= (torch.inf if self.ub is None else self.ub)).all()
@@ -583,8 +737,8 @@ class ConvexSet:
         row = finite.unsqueeze(-1)
         y, lam = trust_region(torch.where(row.unsqueeze(-1), Q, 0.0), torch.where(row, p, 0.0), M, center, size)
         y, lam = torch.where(row, y, torch.nan), torch.where(finite, lam, torch.nan)
-        slope = _times(Q, y) + p
-        left = (slope + lam.unsqueeze(-1) * _times(M, y - center)).norm(dim=-1)
+        slope = times(Q, y) + p
+        left = (slope + lam.unsqueeze(-1) * times(M, y - center)).norm(dim=-1)
         residual = left / (slope.norm(dim=-1) + p.norm(dim=-1)).clamp(min=torch.finfo(p.dtype).tiny)
         status = torch.where(residual <= _STATIONARY, int(Status.SUCCESS), int(Status.NUMERICAL))
         status = torch.where(finite, status, int(Status.NONFINITE_INPUT))
@@ -592,7 +746,7 @@ class ConvexSet:
         rows, no_bound = none[..., :0], torch.zeros_like(y, dtype=torch.bool)
         solution = QPSolution(
             value=y,
-            fun=(y * (0.5 * _times(Q, y) + p)).sum(-1),
+            fun=(y * (0.5 * times(Q, y) + p)).sum(-1),
             gap=nothing,
             status=status,
             num_steps=torch.ones_like(status),
@@ -663,9 +817,25 @@ class ConvexSet:
         return functools.reduce(torch.minimum, room)
 
 
+#: Sizes of the terms that the right-hand sides of rows and of equations were made of; None: of the sides themselves.
+_Noise = tuple[Tensor | None, Tensor | None]
+
+
+class _Axes(NamedTuple):
+    """A set in an ellipsoid's coordinates: the set of the x, bounds as rows, with center + W x in the original one, of
+    which the ellipsoid is sum_i d_i x_i^2 <= 1 with d_i in [0, 1]; W; and the noise in the rows."""
+
+    set: ConvexSet
+    W: Tensor
+    noise: _Noise
+
+
 #: How far towards the centre of the polytope interior points of its intersection with an ellipsoid are looked for.
 _SHARES = (0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 
+
+#: What a solution says of every row of G.
+_OF_ROWS = ("dual_ineq", "dual_ineq_low", "slack", "slack_low", "violation_ineq")
 
 _RELAXED = 1e-11  # of the sizes: by how much more than by the least violation rows are relaxed
 _LARGEST = 1e9  # proposals further away count as this
@@ -688,16 +858,18 @@ class _Search:
         p: Tensor,
         solver: PrimalDual | External | None,
         warm_start: ActiveSet | None,
+        noise: _Noise = (None, None),
     ) -> None:
-        self.owner, self.ellipsoid, self.Q, self.p = owner, ellipsoid, Q, p
+        self.owner, self.ellipsoid, self.Q, self.p, self.noise = owner, ellipsoid, Q, p, noise
         self.options: dict[str, Any] = {"solver": solver, "throw": False}
-        self.pull = _times(ellipsoid.M, ellipsoid.center)
+        self.pull = times(ellipsoid.M, ellipsoid.center)
         self.active = warm_start
         self.jumped = torch.zeros((), dtype=torch.bool, device=p.device)  # y(lam) goes inside at once
         # what the search works on, without a graph
         self.still = owner._map(Tensor.detach), Ellipsoid(*(t.detach() for t in ellipsoid))
 
-    def run(self) -> Minimum:
+    def run(self) -> tuple[Minimum, Tensor]:
+        """The minimum, and where rows and ellipsoid have but one point in common, which needs no multiplier."""
         free = self.owner._solve(self.Q, self.p, warm_start=self.active, **self.options)
         with torch.no_grad():
             y = self.owner._own(free.value)
@@ -706,20 +878,21 @@ class _Search:
         shape = torch.broadcast_shapes(f.shape, free.status.shape)  # type: ignore[no-untyped-call]
         unknown = (free.status == Status.SUCCESS) & f.isnan()
         if not bool((outside | unknown).any()) and free.status.shape == shape:
-            return Minimum(self.owner._own(free.value), torch.zeros_like(free.fun), free)
+            return Minimum(self.owner._own(free.value), torch.zeros_like(free.fun), free), torch.zeros_like(outside)
         return self._on_boundary(free, f, outside)
 
-    def _on_boundary(self, free: QPSolution, f: Tensor, outside: Tensor) -> Minimum:
+    def _on_boundary(self, free: QPSolution, f: Tensor, outside: Tensor) -> tuple[Minimum, Tensor]:
         ellipsoid = self.ellipsoid
         with torch.no_grad():
             nearest, touching, empty = self._nearest(f, outside)
+            nearest = self._sliding(nearest, touching)
             searched = outside & ~touching & ~empty & nearest.isfinite().all(-1)
             self.active = free.active if free.value.shape[:-1] == f.shape else None
             lam, y, sure = self.multiplier(f, searched)
             y = torch.where(searched.unsqueeze(-1), y, self.owner._own(free.value))
         on, weight = searched.unsqueeze(-1), lam.unsqueeze(-1)
         # form = size to first order in y, and in M, c and size where they are live; +inf: no row
-        slope = torch.where(on, _times(self.still[1].M, y - self.still[1].center), 0.0)
+        slope = torch.where(on, times(self.still[1].M, y - self.still[1].center), 0.0)
         change = 0.5 * (ellipsoid.size - ellipsoid.form(y))
         right = torch.where(searched, (slope * y).sum(-1) + change, torch.where(f.isnan(), torch.nan, torch.inf))
         # lam times the slope is taken out of the objective, so that the row, and not the objective, carries lam
@@ -746,7 +919,7 @@ class _Search:
             lost = outside & ~searched & ~touching & ~empty & (status == Status.SUCCESS)
             status = torch.where(lost, int(Status.NUMERICAL), status)
             status = torch.where(empty, int(Status.PRIMAL_INFEASIBLE), status)
-        return self._report(solution, status, correction, y, touching | empty | (close & ~solved))
+        return self._report(solution, status, correction, y, touching | empty | (close & ~solved)), touching
 
     def _nearest(self, f: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The points of rows and bounds deepest in the ellipsoid; where that is on its boundary, the only one that both
@@ -754,13 +927,32 @@ class _Search:
         owner, ellipsoid = self.still
         if owner._alone():
             return ellipsoid.center.expand(*f.shape, -1), torch.zeros_like(outside), torch.zeros_like(outside)
-        nearest = owner._nearest_to_center(ellipsoid, self.p.expand(*f.shape, -1))
+        nearest, least = owner._nearest_to_center(ellipsoid, self.p.detach().expand(*f.shape, -1), self.noise)
         f_least = self.excess(nearest.value)
-        reach = ((ellipsoid.center * self.pull.detach()).sum(-1) / ellipsoid.size).sqrt()
+        reach = ((ellipsoid.center * self.pull.detach()).sum(-1) / ellipsoid.size).clamp(min=0.0).sqrt()
         touching = outside & (f_least.abs() <= _TOUCHING * (1.0 + reach))
-        empty = outside & (f_least > 0) & ~touching & (nearest.status == Status.SUCCESS)
+        empty = outside & (f_least > 0) & ~touching & (least > 1.0)
         unknown = outside & ~touching & ~empty & ~(f_least < 0)
         return torch.where(unknown.unsqueeze(-1), torch.nan, nearest.value), touching, empty
+
+    def _sliding(self, nearest: Tensor, touching: Tensor) -> Tensor:
+        """Where rows and ellipsoid only touch, and M leaves a direction open, the best of the points that they have in
+        common; NaN where that is not found."""
+        owner, ellipsoid = self.still
+        if not bool(touching.any()):
+            return nearest
+        spectrum = ellipsoid.spectrum()
+        fixed = spectrum.values > _PINNED * spectrum.values[..., -1:]
+        if bool(fixed.all()):
+            return nearest
+        rows = (spectrum.vectors * spectrum.scale.unsqueeze(-1)).mT * fixed.unsqueeze(-1)
+        rows = torch.where(touching[..., None, None], rows, 0.0)
+        sides, rows = times(rows, nearest.nan_to_num()), torch.nn.functional.pad(rows, (0, owner.lifted))
+        A = rows if owner.A is None else join([owner.A, rows], -2)
+        b = sides if owner.b is None else join([owner.b, sides], -1)
+        found = dataclasses.replace(owner, A=A, b=b)._solve(self.Q.detach(), self.p.detach(), **self.options)
+        best = torch.where((found.status == Status.SUCCESS).unsqueeze(-1), owner._own(found.value), torch.nan)
+        return torch.where(touching.unsqueeze(-1), best, nearest)
 
     def _report(self, solution: QPSolution, status: Tensor, correction: Tensor, y: Tensor, other: Tensor) -> Minimum:
         """The last QP without the row of the tangent, corrected; y, without derivatives, in the other rows."""
@@ -773,10 +965,9 @@ class _Search:
         solution = dataclasses.replace(
             solution,
             value=value,
-            fun=(y * (0.5 * _times(self.Q, y) + self.p)).sum(-1),
+            fun=(y * (0.5 * times(self.Q, y) + self.p)).sum(-1),
             status=status,
-            dual_ineq=solution.dual_ineq[..., :-1],
-            slack=solution.slack[..., :-1],
+            **{name: getattr(solution, name)[..., :-1] for name in _OF_ROWS},
             active=solution.active._replace(ineq=solution.active.ineq[..., :-1]),
         )
         return Minimum(y, multiplier, solution)
@@ -788,7 +979,9 @@ class _Search:
         Q, p = self.Q.detach() + lam.unsqueeze(-1) * ellipsoid.M, self.p.detach() - lam * self.pull.detach()
         if owner.G is None and owner.A is None and owner.lb is None and owner.ub is None:
             y: Tensor = -torch.linalg.solve_ex(Q, p)[0]
-            return y, torch.isfinite(y).all(-1)
+            left = (times(Q, y) + p).abs().amax(-1)
+            if bool((solved := left <= _STATIONARY * p.abs().amax(-1)).all()):
+                return y, solved
         solution = owner._solve(Q, p, warm_start=self.active, **self.options)
         self.active = solution.active
         return owner._own(solution.value), solution.status == Status.SUCCESS
@@ -811,11 +1004,11 @@ class _Search:
             Q, p = torch.where(row.unsqueeze(-1), self.Q.detach(), M), torch.where(row, self.p.detach(), 0.0)
             y, lam = trust_region(Q, p, M, center, size)
             return torch.where(searched, lam, 0.0), y, torch.isfinite(y).all(-1)
-        unit = _trace(self.Q.detach()) / _trace(M)
+        balance = trace(self.Q.detach()) / trace(M)
         # exact where Q is a multiple of M and no row is in the way
-        guess = unit * f / (1.0 - f)
+        guess = balance * f / (1.0 - f)
         slope = self.p.detach().norm(dim=-1) / (M.norm(dim=(-2, -1)) * size).sqrt()
-        high = torch.where((f < 1) & (guess > 0), guess, unit + slope).expand_as(f)
+        high = torch.where((f < 1) & (guess > 0), guess, balance + slope).expand_as(f)
         low, f_low, f_high = torch.zeros_like(f), f, torch.ones_like(f)
         lam, y, done, bracketed = high, self.p.detach().expand(*f.shape, -1), ~searched, torch.zeros_like(searched)
         sure = torch.ones_like(searched)
@@ -823,7 +1016,7 @@ class _Search:
             secant = (low * f_high - high * f_low) / (f_high - f_low)
             inside = torch.where((secant > low) & (secant < high), secant, 0.5 * (low + high))
             # where Q is singular y(lam) may jump at 0: then the first y(lam) is as good as any, to lam size / 2
-            terms = 0.5 * _times(self.Q.detach().abs(), y.abs()) + self.p.detach().abs()
+            terms = 0.5 * times(self.Q.detach().abs(), y.abs()) + self.p.detach().abs()
             least = _JUMP * (terms * y.abs()).sum(-1).nan_to_num() / size
             inside = torch.where(low == 0, torch.minimum(torch.maximum(inside, least), high), inside)
             lam = torch.where(done, lam, torch.where(bracketed, inside, high))
@@ -877,25 +1070,15 @@ def row_violation(G: Tensor, h: Tensor, y: Tensor) -> Tensor:
 
     Computed in float64, where numbers of float32 neither overflow nor cancel.
     """
-    G = G.double()
-    norm, away = torch.linalg.vector_norm(G, dim=-1), _times(G, y.double()) - h.double()
+    G, h, like = G.double(), h.double(), y
+    y = y.double()
+    norm = torch.linalg.vector_norm(G, dim=-1)
+    if not transformed() and (scale := unit(G.detach().abs().amax(-1)) if G.numel() else None) is not None:
+        G, h = G * scale.unsqueeze(-1), h * scale
+        norm = torch.linalg.vector_norm(G, dim=-1)
+    away = times(G, y) - h
     zero = torch.where(away > 0, torch.inf, away - torch.inf)  # NaN stays NaN
-    return torch.where(norm > 0, away / norm.clamp(min=torch.finfo(torch.float64).tiny), zero).to(y.dtype)
-
-
-def _of_its_variables(M: Tensor) -> Tensor:
-    """M with its mean eigenvalue on the diagonal of the variables that it leaves alone."""
-    unused = (M == 0).all(-1)
-    mean = _trace(M) / (~unused).sum(-1).clamp(min=1)
-    return M + torch.diag_embed(torch.where(unused, mean.unsqueeze(-1), 0.0))
-
-
-def _trace(m: Tensor) -> Tensor:
-    return m.diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
-def _times(m: Tensor, v: Tensor) -> Tensor:
-    return torch.matmul(m, v.unsqueeze(-1)).squeeze(-1)
+    return torch.where(norm > 0, away / norm.clamp(min=torch.finfo(torch.float64).tiny), zero).to(like.dtype)
 
 
 def vector_of(bound: float | Tensor, n: int, like: Tensor) -> Tensor:

@@ -303,9 +303,9 @@ def _implied_bounds(s: ConvexSet, like: Tensor) -> tuple[Tensor, Tensor]:
     if _bounded(lower, upper):
         return lower, upper
     if s.ellipsoid is not None:
-        reach = (s.ellipsoid.size.unsqueeze(-1) * torch.linalg.inv(s.ellipsoid.M).diagonal(dim1=-2, dim2=-1)).sqrt()
+        reach = s.ellipsoid.reach()
         low, high = _pad(s.ellipsoid.center - reach, s.lifted), _pad(s.ellipsoid.center + reach, s.lifted)
-        lower, upper = _fill(lower, low.nan_to_num(-torch.inf), upper, high.nan_to_num(torch.inf))
+        lower, upper = _fill(lower, _known(low, -torch.inf), upper, _known(high, torch.inf))
     rows = _rows(s)
     if rows is None:
         return lower, upper
@@ -318,6 +318,10 @@ def _implied_bounds(s: ConvexSet, like: Tensor) -> tuple[Tensor, Tensor]:
 def _pad(t: Tensor, k: int) -> Tensor:
     """NaN for the auxiliary variables."""
     return torch.nn.functional.pad(t, (0, k), value=torch.nan) if k else t
+
+
+def _known(bound: Tensor, missing: float) -> Tensor:
+    return bound.nan_to_num(missing, torch.inf, -torch.inf)
 
 
 def _bounded(lower: Tensor, upper: Tensor) -> bool:

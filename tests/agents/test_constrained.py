@@ -331,9 +331,14 @@ def test_images_beside_the_vector_that_the_constraint_reads() -> None:
     assert _violation(raw, action) <= 1e-6
 
 
+def impossible(obs: Tensor) -> Tensor:
+    return torch.full_like(obs[:, :1], -5.0)
+
+
 def test_states_without_a_feasible_action_are_counted() -> None:
-    impossible = linear([[1.0, 1.0]], [-5.0])
-    policy = _agent("sac", constraint=impossible).policy
+    with pytest.raises(ValueError, match=r"no action between .* in any state"):
+        _agent("sac", constraint=linear([[1.0, 1.0]], [-5.0]))
+    policy = _agent("sac", constraint=linear([[1.0, 1.0]], impossible)).policy
     action, _ = policy.predict(_observations(7))
     np.testing.assert_allclose(action, np.tile(LOW, (7, 1)), atol=1e-6)  # as little as the bounds allow
     assert policy.constraint_failed == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -16,8 +17,20 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from icnn_rl import Status
+from icnn_rl.agents import ICNNQ
 from icnn_rl.envs import ProjectAction, VecProjectAction, _projection
-from icnn_rl.qp.constraints import EmptySetError, ball, box, ellipsoid, l1_ball, linear, power_limit, rate_limit
+from icnn_rl.qp.constraints import (
+    ActionConstraint,
+    ConstraintWarning,
+    EmptySetError,
+    ball,
+    box,
+    ellipsoid,
+    l1_ball,
+    linear,
+    power_limit,
+    rate_limit,
+)
 
 
 class Walk(gym.Env):
@@ -243,8 +256,22 @@ def test_a_projection_that_is_not_a_number_is_not_sent(monkeypatch):
     assert env.unwrapped.received == []
 
 
+@dataclass(frozen=True)
+class InSomeStates(ActionConstraint):
+    """As far as anybody can tell."""
+
+    inner: ActionConstraint
+
+    def at(self, obs, n):
+        return self.inner.at(obs, n)
+
+    def violation(self, obs, action):
+        return self.inner.violation(obs, action)
+
+
 # a1 + a2 + a3 <= -2 and >= 1: nothing satisfies both
-EMPTY = linear([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]], [-2.0, -1.0])
+EMPTY = InSomeStates(linear([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]], [-2.0, -1.0]))
+BEYOND = InSomeStates(box(2.0, 3.0)), InSomeStates(ball(0.5, 5.0))
 
 
 def _backup(obs):
@@ -272,7 +299,49 @@ def test_where_no_action_satisfies_the_constraint_the_fallback_is_sent(fallback,
     assert check(sent, obs)
 
 
-@pytest.mark.parametrize("constraint", [EMPTY, box(2.0, 3.0), ball(0.5, 5.0)])
+@pytest.mark.parametrize("constraint", [EMPTY, *BEYOND])
+def test_what_is_empty_in_every_state_is_refused_and_else_said_once(constraint):
+    with pytest.raises(ValueError, match=r"no action between \[-1.0, -1.0, -1.0\] and .* in any state: .* by \d"):
+        ProjectAction(Walk(), constraint.inner)
+    env = ProjectAction(Walk(), constraint)
+    env.reset(seed=0)
+    with pytest.warns(ConstraintWarning, match=r"no action satisfies it in the state \["):
+        env.step(np.zeros(3, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step(np.zeros(3, np.float32))
+
+
+def _rows_of(obs):
+    return obs[:, :3]  # (B, n) where (B, m, n) is asked for
+
+
+def _side_of(obs):
+    return obs[:, 0]  # (B,) where (B, m) is asked for
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: linear(_rows_of, [0.5]),
+            r"linear.G: the function _rows_of .*\(2, 3\) for 2 states, .*unsqueeze\(-2\)",
+        ),
+        (lambda: linear(_rows_of, _side_of), r"_rows_of .* expected \(2, m, 3\)"),
+        (lambda: linear([[1.0, 1.0, 1.0]], _side_of), r"linear.h: .*_side_of .*\(2, m\); .*unsqueeze\(-1\)"),
+        (lambda: box(_side_of, 1.0), r"box.lower: .*_side_of .* expected \(2, 3\)"),
+        (lambda: power_limit(max_power=1.0, weights=_side_of), r"power_limit.weights: .*_side_of"),
+        (lambda: ellipsoid(_rows_of), r"ellipsoid.M: .*_rows_of"),
+    ],
+)
+def test_functions_of_the_wrong_shape_are_named_at_construction(build, message):
+    with pytest.raises(ValueError, match=message):
+        ProjectAction(Walk(), build())
+    with pytest.raises(ValueError, match=message):
+        ICNNQ("MlpPolicy", Walk(), policy_kwargs={"constraint": build()})
+
+
+@pytest.mark.parametrize("constraint", [EMPTY, *BEYOND])
 def test_the_error_for_an_empty_set_names_the_state(constraint):
     env = ProjectAction(Walk(), constraint, fallback="error")
     obs, _ = env.reset(seed=0)
@@ -281,14 +350,14 @@ def test_the_error_for_an_empty_set_names_the_state(constraint):
     assert env.unwrapped.received == []
 
 
-@pytest.mark.parametrize("constraint", [box(2.0, 3.0), ball(0.5, 5.0), box(0.5, 1.0) & box(-1.0, -0.5)])
+@pytest.mark.parametrize("constraint", [*BEYOND, InSomeStates(box(0.5, 1.0) & box(-1.0, -0.5))])
 def test_the_least_violation_lies_in_the_action_space(constraint):
     env = ProjectAction(Walk(), constraint)
     env.reset(seed=0)
     info = env.step(np.zeros(3, np.float32))[-1]
     assert info["constraint/status"] == Status.PRIMAL_INFEASIBLE
     assert env.action_space.contains(info["action/executed"])
-    if constraint != box(0.5, 1.0) & box(-1.0, -0.5):
+    if constraint in BEYOND:
         np.testing.assert_allclose(info["action/executed"], np.ones(3), atol=1e-5)
 
 
@@ -341,6 +410,15 @@ def test_the_largest_numbers_of_a_type_are_no_bounds(bound):
     assert not env.step(np.zeros(2, np.float32))[-1]["constraint/active"]
 
 
+@pytest.mark.parametrize("k", [1e-170, 1e160])
+def test_rows_whose_squares_are_no_numbers(k):
+    env = ProjectAction(Walk(n=2, low=-1.0, high=1.0), linear([[k, k]], [-k]))
+    env.reset(seed=0)
+    info = env.step(np.ones(2, np.float32))[-1]
+    np.testing.assert_allclose(info["action/executed"], [-0.5, -0.5], atol=1e-6)
+    assert info["constraint/violation_before"] == pytest.approx(1.5 * 2**0.5)
+
+
 def _saddle(obs):
     return torch.diag(torch.tensor([1.0, -1.0], dtype=obs.dtype)).expand(len(obs), 2, 2)
 
@@ -348,7 +426,7 @@ def _saddle(obs):
 def test_an_ellipsoid_that_is_none_is_named():
     env = ProjectAction(Walk(n=2), ellipsoid(_saddle, 0.2))
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"constraint: the ellipsoid's M is not positive definite: .*-1.0"):
+    with pytest.raises(ValueError, match=r"constraint: the ellipsoid's M has a negative eigenvalue.*-1.0"):
         env.step(np.array([0.9, 0.1], np.float32))
 
 
@@ -554,7 +632,7 @@ def test_a_pickle_in_the_middle_of_an_episode_goes_on_as_the_original(constraint
 
 
 def _with_backup(kind):
-    return ProjectAction(Walk(), box(2.5, 3.0), fallback=kind([0.5, 0.25, 0.0]))
+    return ProjectAction(Walk(), InSomeStates(box(2.5, 3.0)), fallback=kind([0.5, 0.25, 0.0]))
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
@@ -565,7 +643,7 @@ def test_the_environment_can_be_made_again_from_its_spec(kind):
     for again in (env, gym.make(env.spec)):
         again.reset(seed=0)
         assert again.step(np.zeros(3, np.float32))[-1]["action/executed"].tolist() == [0.5, 0.25, 0.0]
-    pendulum = ProjectAction(gym.make("Pendulum-v1"), box(2.5, 3.0), fallback=kind([0.5]))
+    pendulum = ProjectAction(gym.make("Pendulum-v1"), InSomeStates(box(2.5, 3.0)), fallback=kind([0.5]))
     assert json.loads(pendulum.spec.to_json())["additional_wrappers"][0]["kwargs"]["fallback"] == [0.5]
 
 
@@ -629,7 +707,7 @@ def test_the_first_rate_is_measured_from_the_nearest_to_zero_that_the_action_spa
 
 
 def test_nothing_is_active_where_nothing_is_allowed():
-    env = ProjectAction(gym.make("Pendulum-v1"), linear([[1.0], [-1.0]], [-0.5, -0.5]))
+    env = ProjectAction(gym.make("Pendulum-v1"), InSomeStates(linear([[1.0], [-1.0]], [-0.5, -0.5])))
     env.reset(seed=0)
     info = env.step(np.zeros(1, np.float32))[-1]
     assert info["constraint/status"] == Status.PRIMAL_INFEASIBLE

@@ -53,9 +53,10 @@ def minimiser(s: ConvexSet, Q: Array, p: Array, row: int = 0) -> Array | None:
             t.detach().double().numpy()[row if t.dim() > core and t.shape[0] > 1 else ...].reshape(shape)
             for t, core, shape in zip(s.ellipsoid, (2, 1, 0), ((n, n), (n,), ()), strict=True)
         )
-        root = np.linalg.cholesky(M).T  # |root (y - c)| <= sqrt(r)
+        root = _root(M)  # |root (y - c)| <= sqrt(r)
+        root = root / np.sqrt(r)
         blocks += [np.zeros((1, width)), -np.pad(root, ((0, 0), (0, k)))]
-        right += [np.array([np.sqrt(r)]), -root @ c]
+        right += [np.ones(1), -root @ c]
         cones.append(clarabel.SecondOrderConeT(n + 1))
     settings = clarabel.DefaultSettings()
     settings.verbose = False
@@ -74,6 +75,15 @@ def minimiser(s: ConvexSet, Q: Array, p: Array, row: int = 0) -> Array | None:
     if "PrimalInfeasible" in str(result.status):
         return None
     return np.asarray(result.x)[:n]
+
+
+def _root(M: Array) -> Array:
+    """R with R^T R = M, positive semidefinite up to rounding."""
+    try:
+        return np.asarray(np.linalg.cholesky(M).T)
+    except np.linalg.LinAlgError:
+        e, V = np.linalg.eigh(M)
+        return np.asarray(np.sqrt(np.maximum(e, 0.0))[:, None] * V.T)
 
 
 def depth(s: ConvexSet, n: int, row: int = 0, soft: bool = True) -> float:

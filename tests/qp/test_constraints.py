@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from icnn_rl.qp.constraints import (
     rate_limit,
 )
 from icnn_rl.qp.sets import ConvexSet
+from tests.qp import cones
 
 DOUBLE = torch.float64
 
@@ -218,6 +220,61 @@ def test_where_the_ellipsoid_is_none_the_action_is_a_number() -> None:
     found = c.project(obs, torch.full((3, 2), 3.0, dtype=DOUBLE))
     assert found.status.tolist() == [0, int(Status.NUMERICAL), int(Status.NONFINITE_INPUT)]
     torch.testing.assert_close(found.action[1], torch.full((2,), 0.5, dtype=DOUBLE), rtol=0.0, atol=1e-8)
+    alone = ellipsoid(indefinite)  # without rows to meet it is met all the same
+    found = alone.project(obs[1:2], torch.tensor([[3.0, 0.5]], dtype=DOUBLE))
+    assert float(alone.violation(obs[1:2], found.action)) <= 1e-9
+
+
+def arm_speed(obs: Tensor) -> Tensor:
+    """J^T J of a planar arm of three links, for a limit on the speed of its hand."""
+    angle = obs.cumsum(-1)
+    J = torch.stack([part.flip(-1).cumsum(-1).flip(-1) for part in (-angle.sin(), angle.cos())], -2)
+    return J.mT @ J
+
+
+def arm_row(obs: Tensor) -> Tensor:
+    return torch.stack((torch.ones_like(obs[:, 0]), obs[:, 1], obs[:, 2]), -1).unsqueeze(-2)
+
+
+def test_the_hand_of_a_redundant_arm() -> None:
+    """Joint speeds with |J a| <= 1/2: where the arm is stretched J has rank one."""
+    c, random = ellipsoid(arm_speed, 0.25) & linear(arm_row, [0.3]) & box(-1.0, 1.0), torch.Generator().manual_seed(0)
+    obs, action = (torch.randn(60, 3, generator=random, dtype=DOUBLE) for _ in range(2))
+    obs[:10] *= 0.0
+    found = c.project(obs, 2.0 * action)
+    assert not found.status.any()
+    assert float(c.violation(obs, found.action).amax()) <= 1e-9
+    for i in range(0, 60, 7):
+        s = c.at(obs[i : i + 1], 3)
+        best = cones.minimiser(s, np.eye(3), -2.0 * action[i].numpy())
+        np.testing.assert_allclose(found.action[i], best, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1e-320, 1e-170, 1e160, 1e300])
+def test_rows_whose_squares_are_no_numbers(k: float) -> None:
+    obs, action = torch.zeros(1, 1, dtype=DOUBLE), torch.ones(1, 2, dtype=DOUBLE)
+    cases = [
+        (linear([[k, k]], [-k]), [-0.5, -0.5], 1.5 * 2**0.5),
+        (l1_ball(k, [k, k]), [0.5, 0.5], 0.5 * 2**0.5),
+        (power_limit(max_power=k, weights=lambda o: k * torch.ones(1, 2).to(o)), [0.5, 0.5], 0.5 * 2**0.5),
+    ]  # fmt: skip
+    if k > 1e-300:
+        cases.append((ellipsoid([[k, 0.0], [0.0, k]], k), [0.5**0.5] * 2, 2**0.5 - 1.0))
+    for c, nearest, violation in cases:
+        found = c.project(obs, action)
+        assert found.status.tolist() == [0]
+        torch.testing.assert_close(found.action, torch.tensor([nearest], dtype=DOUBLE), rtol=0.0, atol=1e-9)
+        assert float(found.violation) == pytest.approx(violation)
+    many = l1_ball(k, [k] * 8).project(obs, torch.ones(1, 8, dtype=DOUBLE)).action
+    torch.testing.assert_close(many, torch.full((1, 8), 0.125, dtype=DOUBLE), rtol=0.0, atol=1e-9)
+
+
+def test_a_flat_ellipsoid_and_a_row() -> None:
+    for flat in (1e-16, 0.0, 1e-300):
+        c = ellipsoid([[1.0, 0.0], [0.0, flat]], 0.25) & linear([[1.0, 1.0]], [1.2])
+        found = c.project(torch.zeros(1, 1, dtype=DOUBLE), torch.tensor([[0.6, 0.8]], dtype=DOUBLE))
+        assert found.status.tolist() == [0]
+        torch.testing.assert_close(found.action, torch.tensor([[0.5, 0.7]], dtype=DOUBLE), rtol=0.0, atol=1e-9)
 
 
 def test_a_solve_that_stops_short_outside_of_the_set_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +317,8 @@ def test_constants_made_in_inference_mode_serve_training() -> None:
         (lambda: linear([[1.0]], [1.0, 2.0]), "expected 1 numbers"), (lambda: power_limit("0:2"), "missing"),
         (lambda: power_limit(max_power=1.0), "one of velocity_index and weights"),
         (lambda: power_limit([], 1.0), "expected a slice"), (lambda: rate_limit(-1.0), "numbers >= 0"),
-        (lambda: ball(0.0), "ball.radius"), (lambda: ellipsoid([[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
+        (lambda: ball(0.0), "ball.radius"), (lambda: ellipsoid([[1.0, 2.0], [2.0, 1.0]]), "positive semidefinite"),
+        (lambda: ellipsoid([[0.0, 0.0], [0.0, 0.0]]), "constrains nothing"), (lambda: ball(1e-200), "ball.radius"),
         (lambda: power_limit([9], 1.0).at(torch.zeros(3), 1), "indices below 3"),
         (lambda: power_limit("2:5", 1.0).at(torch.zeros(4), 3), "velocity_index: expected 3.*got 2.*2:5 runs"),
         (lambda: power_limit([0, 1], 1.0).at(torch.zeros(4), 3), r"velocity_index: expected 3.*got 2 from \(0, 1\)"),

@@ -366,3 +366,11 @@ def test_wrong_arguments():
         OptNetHead(3, 2)(torch.zeros(1, 3), None, torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"penalty: it is on the distance from a centre"):
         OptNetHead(3, 2, penalty=1.0)
+
+
+@pytest.mark.parametrize("k", [1e-170, 1e160])
+def test_rows_whose_squares_are_no_numbers(k: float) -> None:
+    head = ActionProjection(linear([[k, k]], [-k]), low=-1.0, high=1.0)
+    found = head(None, torch.ones(1, 2, dtype=torch.float64), return_output=True)
+    torch.testing.assert_close(found.action, torch.full((1, 2), -0.5, dtype=torch.float64))
+    assert head.moved == 1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch import Tensor
 
 from icnn_rl import SolveError, Status
@@ -483,11 +484,12 @@ def test_no_depth_and_no_success_without_the_auxiliary_programme(monkeypatch: py
     ball = Ellipsoid(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE), torch.tensor(1.0, dtype=DOUBLE))
     s, whole = ConvexSet(lb=corner, ub=corner + 1.0, ellipsoid=ball), ConvexSet._nearest_to_center
 
-    def failing(self: ConvexSet, ellipsoid: Ellipsoid, like: Tensor) -> Any:
-        found = whole(self, ellipsoid, like)
+    def failing(self: ConvexSet, ellipsoid: Ellipsoid, like: Tensor, *noise: Any) -> Any:
+        found, _ = whole(self, ellipsoid, like, *noise)
         status = torch.full_like(found.status, int(Status.NUMERICAL))
         inside = dataclasses.replace(found.solution, value=torch.zeros_like(found.value), status=status)
-        return found._replace(value=torch.zeros_like(found.value), solution=inside)
+        nothing = torch.full_like(found.status, -INF, dtype=DOUBLE)
+        return found._replace(value=torch.zeros_like(found.value), solution=inside), nothing
 
     monkeypatch.setattr(ConvexSet, "_nearest_to_center", failing)
     point = torch.tensor([[2.5, 2.5]], dtype=DOUBLE)
@@ -496,10 +498,10 @@ def test_no_depth_and_no_success_without_the_auxiliary_programme(monkeypatch: py
 
 
 def test_ellipsoids_that_are_none() -> None:
-    """Indefinite, singular: NUMERICAL in that row, and its neighbours are left alone."""
+    """Indefinite: NUMERICAL in that row, and its neighbours are left alone."""
     base = with_ellipsoid(0, 3, 2, 2, 1.0, size=100.0)
     assert base.ellipsoid is not None
-    for bad in ([[1.0, 0.0], [0.0, -1.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]):
+    for bad in ([[1.0, 0.0], [0.0, -1.0]], [[1.0, 1.001], [1.001, 1.0]], [[1.0, 1e-3], [1e-3, 0.0]]):
         M = base.ellipsoid.M.clone()
         M[1] = torch.tensor(bad)
         s = dataclasses.replace(base, ellipsoid=base.ellipsoid._replace(M=M))
@@ -511,6 +513,143 @@ def test_ellipsoids_that_are_none() -> None:
         assert grad[1].tolist() == [0.0, 0.0]
         assert (s.interior(point.detach()).depth > 0).tolist() == [True, False, True]
         assert s.least_violating(point.detach()).isfinite().all()
+
+
+# rows whose squares over- or underflow
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+def test_the_length_of_rows_does_not_matter(dtype: torch.dtype) -> None:
+    """Rows multiplied by numbers from the smallest to the largest."""
+    random, most = normal(0), 300.0 if dtype == DOUBLE else 36.0
+    tol = 1e-9 if dtype == DOUBLE else 1e-5
+    for seed in range(6):
+        base = polytope(seed, 4, 3, 5) if seed % 2 else with_ellipsoid(seed, 4, 3, 5, 10.0)
+        base = base.to(torch.zeros(1, dtype=dtype))
+        assert base.G is not None
+        assert base.h is not None
+        factor = (
+            10.0 ** (most * (2.0 * torch.rand(4, 5, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)) - 1.0))
+        ).to(dtype)
+        s = dataclasses.replace(base, G=base.G * factor.unsqueeze(-1), h=base.h * factor)
+        if base.ellipsoid is not None:
+            M, center, size = base.ellipsoid
+            s = dataclasses.replace(s, ellipsoid=Ellipsoid(M * factor[:, :1, None], center, size * factor[:, 0]))
+        point = (3.0 * random(4, 3)).to(dtype)
+        found, expected = s.project(point, throw=False), base.project(point, throw=False)
+        assert found.status.tolist() == expected.status.tolist()
+        solved = (found.status == SOLVED).nonzero().squeeze(-1)
+        torch.testing.assert_close(found.value[solved], expected.value[solved], rtol=0.0, atol=tol)
+        torch.testing.assert_close(s.violation(point), base.violation(point), rtol=tol, atol=tol)
+        for one, other in ((s.interior(point), base.interior(point)),):
+            torch.testing.assert_close(one.depth, other.depth, rtol=0.0, atol=tol)
+        torch.testing.assert_close(s.least_violating(point), base.least_violating(point), rtol=0.0, atol=10 * tol)
+        if dtype == DOUBLE:  # the multipliers are those of the rows as they came
+            own = (found.solution.dual_ineq * factor)[solved]
+            torch.testing.assert_close(own, expected.solution.dual_ineq[solved], rtol=1e-6, atol=1e-6)
+
+
+# singular matrices: what is computed as J^T J
+
+
+def semidefinite(seed: int) -> tuple[ConvexSet, Tensor]:
+    """A set whose ellipsoid has a kernel, or nearly, and a point to project."""
+    random = np.random.default_rng(seed)
+    n = int(random.integers(2, 6))
+    J = random.standard_normal((random.integers(1, n), n))
+    kind = seed % 4
+    units = np.diag(10.0 ** random.uniform(-3, 3, n)) if kind == 1 else np.eye(n)
+    M = units @ J.T @ J @ units
+    if kind == 2:
+        M = np.diag(np.append(1.0, 10.0 ** random.uniform(-18, 0, n - 1)))
+    if kind == 3:
+        M[0], M[:, 0] = 0.0, 0.0
+    inside, rows = random.standard_normal(n), int(random.integers(0, 5))
+    G, shares = random.standard_normal((rows, n)), random.random(n) < 0.7
+    h = G @ inside + 0.3 * np.abs(random.standard_normal(rows))
+    size = torch.tensor(float(random.choice([0.01, 0.25, 1.0])) * np.abs(M).max(), dtype=DOUBLE)
+    ellipsoid = Ellipsoid(torch.tensor(M), torch.tensor(random.standard_normal(n)), size)
+    lower, upper = (np.where(shares, inside + side, side * np.inf) for side in (-1.0, 1.0))
+    s = ConvexSet(torch.tensor(G), torch.tensor(h), lb=torch.tensor(lower), ub=torch.tensor(upper), ellipsoid=ellipsoid)
+    return s, torch.tensor(inside + 2.0 * random.standard_normal(n))
+
+
+def off_the_cone(s: ConvexSet, y: Any, pull: Any) -> float:
+    """Distance of the pull from the cone of the normals at y: 0 where y is the nearest point."""
+    C, d, _, _ = cones.parts(s, 0, len(y))
+    length = np.linalg.norm(C, axis=-1)
+    normals = list((C / length[:, None])[(C @ y - d) / length >= -1e-7 * (1.0 + np.abs(y).max())])
+    assert s.ellipsoid is not None
+    M, center, size = (t.numpy() for t in s.ellipsoid)
+    slope = M @ (y - center)
+    if (y - center) @ slope >= size * (1.0 - 1e-6):
+        normals.append(slope / np.linalg.norm(slope))
+    return float(optimize.nnls(np.array(normals).T, pull)[1] if normals else np.linalg.norm(pull))
+
+
+@pytest.mark.parametrize("first", range(0, 160, 40))
+def test_singular_ellipsoids(first: int) -> None:
+    """Every projection is in the set and optimal, every emptiness real, and none is missed."""
+    empty = 0
+    for seed in range(first, first + 40):
+        s, point = semidefinite(seed)
+        found = s.project(point, throw=False)
+        reference = cones.minimiser(s, np.eye(len(point)), -point.numpy())
+        assert int(found.status) == (EMPTY if reference is None else SOLVED), seed
+        if reference is None:
+            empty += 1
+            continue
+        y = found.value.numpy()
+        assert float(s.violation(found.value)) <= 1e-8, seed
+        pull = point.numpy() - y
+        assert off_the_cone(s, y, pull) <= 1e-5 * (1.0 + np.linalg.norm(pull)), seed
+    assert 0 < empty < 25
+
+
+def test_singular_and_definite_rows_of_a_batch_stand_alone() -> None:
+    t = lambda *x: torch.tensor(x, dtype=DOUBLE)  # noqa: E731
+    J = t([1.0, 2.0, 0.5])
+    matrices = torch.stack(
+        (torch.eye(3, dtype=DOUBLE), J.mT @ J, torch.zeros(3, 3, dtype=DOUBLE), torch.diag(t(1, 0, 0)))
+    )
+    point = t(0.3, 2.0, -1.0).expand(4, 3)
+    for bounds in ({}, {"lb": -1.5, "ub": 1.5}):
+        s = ConvexSet(ellipsoid=Ellipsoid(matrices, torch.zeros(3, dtype=DOUBLE), t(0.25)[0]), **bounds)
+        found = s.project(point)
+        for i in range(4):
+            alone = s.rows(torch.tensor([i])).project(point[i])
+            torch.testing.assert_close(found.value[i], alone.value.reshape(3), rtol=0.0, atol=1e-9)
+    free = ConvexSet(ellipsoid=Ellipsoid(matrices, torch.zeros(3, dtype=DOUBLE), t(0.25)[0])).project(point).value
+    pull = J[0] / J.norm()  # onto |J y| <= 1/2: along J alone
+    expected = point[1] - (pull @ point[1] - 0.5 / J.norm()) * pull
+    torch.testing.assert_close(free[1], expected, rtol=0.0, atol=1e-9)
+    torch.testing.assert_close(free[2:], point[2:], rtol=0.0, atol=1e-12)
+
+
+def test_a_cylinder_that_only_touches_leaves_its_axis_free() -> None:
+    t = lambda *x: torch.tensor(x, dtype=DOUBLE)  # noqa: E731
+    ellipsoid = Ellipsoid(t([1.0, 0.0], [0.0, 0.0]), t(0.0, 0.0), t(0.25)[0])
+    for right, status in ((-0.5, SOLVED), (-0.5 - 1e-6, EMPTY)):
+        found = ConvexSet(t([-1.0, 0.0]), t(right), lb=-3.0, ub=3.0, ellipsoid=ellipsoid).project(
+            t(0.9, 0.8), throw=False
+        )
+        assert int(found.status) == status
+    assert float(ConvexSet(ellipsoid=ellipsoid).violation(t(0.25, 1e6))) == -0.25
+
+
+def test_gradients_over_singular_ellipsoids() -> None:
+    """Of the point and of J, in J^T J."""
+    random = normal(3)
+    J, point = (random(4, 2, 3)).requires_grad_(), (3.0 * random(4, 3)).requires_grad_()
+    size, zero = torch.tensor(0.3, dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)
+
+    def nearest(J: Tensor, point: Tensor) -> Tensor:
+        s = ConvexSet(
+            torch.ones(1, 3, dtype=DOUBLE), 2.0 * size[None], lb=-2.0, ub=2.0, ellipsoid=Ellipsoid(J.mT @ J, zero, size)
+        )
+        return s.project(point).value
+
+    assert torch.autograd.gradcheck(nearest, (J, point), eps=1e-6, atol=1e-5)
 
 
 # rows that nothing can help

@@ -327,14 +327,21 @@ def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Arr
     Returns:
         The points (B, n) and whether they were found (B,) bool; None where these problems are not for the kernel.
     """
-    batch, n = point.shape
+    found = minimisers(np.eye(point.shape[-1]), -point, G, h, lb, ub)
+    return None if found is None else (found[0], found[2])
+
+
+def minimisers(Q: Array, p: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Array, Array, Array] | None:
+    """argmin 1/2 y^T Q y + p^T y over the same sets, Q (n, n) positive definite: the points (B, n), the multipliers
+    (B, m + n + n) of rows, lower and upper bounds, and whether they were found."""
+    batch, n = p.shape
     k = h.shape[-1] + 2 * n
     if n > _LARGEST[0] or k > _LARGEST[1] or not available():
         return None
     found, solver = _nothing_found(batch, n, k), PrimalDual()
     _kernel().solve(
-        np.eye(n)[None],
-        -point,
+        Q[None],
+        p,
         np.ascontiguousarray(G),
         np.concatenate((h, -lb, ub), -1),
         True,
@@ -344,7 +351,7 @@ def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Arr
         np.array(PHASES),
         found,
     )
-    return found.x, found.status == int(Status.SUCCESS)
+    return found.x, found.z, found.status == int(Status.SUCCESS)
 
 
 def _nothing_found(batch: int, n: int, k: int) -> Any:
