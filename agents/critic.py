@@ -15,6 +15,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from icnn_rl.agents.normalization import NormalizedExtractor
 from icnn_rl.nn import PICNN
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection
@@ -108,6 +109,13 @@ class ConcaveCritic(BasePolicy):
         self.solver = solver
         #: Greedy actions whose solve failed, since the critic was built: the agent logs them.
         self.act_failed = 0
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
+        """As SB3's, but what is normalised keeps its digits until its mean is taken off."""
+        if isinstance(features_extractor, NormalizedExtractor):
+            features: Tensor = features_extractor(obs)
+            return features
+        return super().extract_features(obs, features_extractor)
 
     @abstractmethod
     def bind_features(self, features: Tensor) -> BoundCritic:

@@ -23,6 +23,9 @@ _EPSILON = 1e-8
 class NormalizedExtractor(FlattenExtractor):
     """x = clip( (s - mean) / sqrt(variance + 1e-8), +-10 ), flattened; s itself before the first :meth:`update`.
 
+    Observations of any kind of number, as the environment gives them; float32 comes out. Digits that float32 cannot
+    hold beside a large mean are kept where the observation space is of float64 or of integers.
+
     Mean and variance are those of every observation given to :meth:`update`: an agent gives what each step brings;
     where an episode has ended that is the first one of the next, not the last.
     Critic and target share one extractor, so that a state looks the same to both.
@@ -74,8 +77,12 @@ class NormalizedExtractor(FlattenExtractor):
 
 
 def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Zero mean, unit variance, cut off at ten deviations; NaN stays NaN."""
-    return ((x - mean.to(x)) * (variance + _EPSILON).rsqrt().to(x)).clamp(-_CLIP, _CLIP)
+    """Zero mean, unit variance, cut off at ten deviations, float32; NaN stays NaN.
+
+    The mean is taken off in float64 unless x is float32: rounded first, 1.7e9 + 2 (a time stamp) would be 1.7e9.
+    """
+    exact = x if x.dtype == torch.float32 else x.double()
+    return ((exact - mean.to(exact)).float() * (variance + _EPSILON).rsqrt().float()).clamp(-_CLIP, _CLIP)
 
 
 def _range(given: tuple[int, int] | None, size: int) -> slice:

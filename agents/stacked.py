@@ -252,7 +252,7 @@ class StackedICNNQ(Generic[Row]):
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
         with torch.inference_mode():
-            x = to_device(torch.from_numpy(obs.astype(np.float32)), self.device).unsqueeze(1)
+            x = to_device(torch.from_numpy(obs), self.device).unsqueeze(1)
             energy = GroupMeans(self.net.bind(self._features(x)), len(self))
             # the environments wait for the actions: asking whether there is anything left to do costs nothing more
             solution = self._maximise(energy, self._act_solver, fixed_steps=False)
@@ -350,7 +350,7 @@ class StackedICNNQ(Generic[Row]):
 
     def _features(self, obs: Tensor) -> Tensor:
         """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
-        x = normalize(obs, self._mean, self._variance) if self._normalizers else obs
+        x = normalize(obs, self._mean, self._variance) if self._normalizers else obs.float()
         return x.unsqueeze(1).expand(-1, self._members, -1, -1).flatten(0, 1)
 
     def _finite(self, gradients: list[Tensor]) -> Tensor:

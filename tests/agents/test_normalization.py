@@ -195,3 +195,49 @@ def test_stacked_learners_have_moments_of_their_own() -> None:
     torch.testing.assert_close(other.mean, kept)
     with pytest.raises(ValueError, match="features_extractor_class"):
         StackedICNNQ(lambda plain: make(normalize_observations=not plain), [False, True])
+
+
+class FarAway(gym.ObservationWrapper):  # type: ignore[type-arg]
+    """Pendulum's observations moved by an offset, in the given kind of numbers."""
+
+    def __init__(self, offset: float, dtype: type = np.float64, scale: float = 1.0) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), dtype)  # type: ignore[arg-type]
+        self.offset, self.scale = offset, scale
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        moved = self.scale * observation.astype(np.float64) + self.offset
+        return moved.astype(self.observation_space.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_a_large_offset_is_taken_off_before_digits_are_lost(dtype: torch.dtype) -> None:
+    seen = torch.tensor([[-2.0], [0.0], [2.0]], dtype=torch.float64) + 1.7e9
+    extractor = NormalizedExtractor(vector(1))
+    extractor.update(seen.to(dtype).numpy())
+    x = extractor(seen.to(dtype))
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("offset", [1e7, 1.7e9])
+def test_an_agent_learns_the_same_wherever_its_observations_lie(offset: float, stacked: bool) -> None:
+    def learned(here: float) -> ICNNQ:
+        def made(seed: int) -> ICNNQ:
+            return make(FarAway(here), seed=seed)
+
+        return StackedICNNQ(made, [1]).learn(60).agents[0] if stacked else made(1).learn(60)
+
+    near, far = learned(0.0), learned(offset)
+    for p, q in zip(near.critic.parameters(), far.critic.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
+    obs = np.random.default_rng(0).normal(size=(20, 3))
+    np.testing.assert_allclose(far.predict(obs + offset)[0], near.predict(obs)[0], atol=2e-2)
+    np.testing.assert_allclose(far.best_action(obs + offset).value, near.best_action(obs).value, atol=1e-2)
+
+
+def test_time_stamps_in_whole_numbers_keep_their_digits() -> None:
+    near, far = (make(FarAway(offset, np.int64, scale=100.0)).learn(60) for offset in (0.0, 1.7e9))
+    for p, q in zip(near.critic.parameters(), far.critic.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
