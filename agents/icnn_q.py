@@ -40,6 +40,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from icnn_rl._checks import check_positive_int, check_range, check_widths
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.agents.noise import check_noise, noise_for
 from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.nn.activations import resolve_activation
@@ -459,6 +460,7 @@ class ICNNQ(OffPolicyAlgorithm):
             shape = self._action_shape
             self._own_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
             self.action_noise = self._own_noise
+        self._check_noise()
         self._create_aliases()
 
     def _check_policy(self) -> None:
@@ -468,6 +470,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 f"policy: {type(self).__name__} takes {wanted.__name__} and what derives from it, got "
                 f"{type(self.policy).__name__}. Is it another agent's, or its file?"
             )
+
+    def _check_noise(self) -> None:
+        if self.action_noise is not None:
+            check_noise(self.action_noise, self._action_shape, self.device)
 
     def _check_observations(self, env: VecEnv | None) -> None:
         """A constraint reads raw observations: refuse environments that change or stack them."""
@@ -674,6 +680,8 @@ class ICNNQ(OffPolicyAlgorithm):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learning_starts is None:
             self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
+        self._check_noise()  # it may have been set since
+        self.action_noise = noise_for(self.n_envs, self.action_noise)
         prepared = super()._setup_learn(total_timesteps, *args, **kwargs)
         finite_obs(self._last_obs)
         return prepared
@@ -802,16 +810,19 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
         return  # SB3 refuses it, by name
     if space.shape == ():
         raise ValueError(f"action space: expected a vector, got the scalar {space}. Give it the shape (1,).")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)  # as the networks see them
+        bounded = np.isfinite(high - low).all()  # the largest float32, say, stands for no bound
+    if not bounded:
         raise ValueError(
-            f"action space: expected a Box with finite bounds, got {space}. The greedy action is sought inside the "
-            "box; give the environment bounds, for "
+            f"action space: expected a Box with finite bounds, and high - low finite in float32, got {space}. The "
+            "greedy action is sought inside the box; give the environment the bounds that its actions really have, for "
             "instance with gymnasium.wrappers.TransformAction."
         )
-    if not (space.low < space.high).all():
+    if not (low < high).all():
         raise ValueError(
-            f"action space: expected low < high in every coordinate, got {space}. Remove fixed coordinates from the "
-            "action."
+            f"action space: expected low < high in every coordinate, in float32, got {space}. Remove fixed coordinates "
+            "from the action."
         )
 
 

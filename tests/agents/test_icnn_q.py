@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
@@ -208,6 +208,53 @@ def test_noise_of_ones_own_is_saved_and_may_be_changed(tmp_path: Path) -> None:
     agent.action_noise = own
     agent.save(tmp_path / "agent")
     assert "sigma=[0.7 0.7]" in repr(ICNNQ.load(tmp_path / "agent").action_noise)
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (3, 5), (1, 3), (3, 3)])
+@pytest.mark.parametrize("own", [NormalActionNoise, OrnsteinUhlenbeckActionNoise])
+def test_noise_of_ones_own_goes_on_with_another_number_of_environments(
+    own: type[NormalActionNoise], before: int, after: int, tmp_path: Path
+) -> None:
+    noise = own(np.zeros(2), np.full(2, 0.7))
+    ICNNQ("MlpPolicy", make_vec_env(ReachEnv, before), action_noise=noise, **QUICK).learn(40).save(tmp_path / "agent")
+    agent = ICNNQ.load(tmp_path / "agent", env=make_vec_env(ReachEnv, after)).learn(60)
+    assert agent.action_noise is not None
+    assert agent.action_noise().shape == ((after, 2) if after > 1 else (2,))
+    assert "sigma=[0.7 0.7]" in repr(agent.action_noise)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        0.1,
+        np.full(2, 0.1),
+        NormalActionNoise(0.0, 0.1),  # type: ignore[arg-type]  # SB3 says so only when it draws
+        NormalActionNoise(np.zeros(1), np.ones(1)),
+        NormalActionNoise(np.zeros(3), np.ones(3)),
+        NormalActionNoise(np.zeros((1, 2)), np.ones((1, 2))),
+        NormalActionNoise(np.zeros(2), np.full(2, np.nan)),
+        OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1)),
+        VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.ones(1)), 2),
+    ],
+)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_noise_that_does_not_fit_the_action_is_refused(noise: Any, n_envs: int) -> None:
+    with pytest.raises(ValueError, match=r"action_noise: expected .*exploration_noise=0.1"):
+        ICNNQ("MlpPolicy", make_vec_env(ReachEnv, n_envs), action_noise=noise, **QUICK)
+    agent = ICNNQ("MlpPolicy", make_vec_env(ReachEnv, n_envs), **QUICK)
+    agent.action_noise = noise
+    with pytest.raises(ValueError, match=r"action_noise: expected .*exploration_noise=0.1"):
+        agent.learn(30)
+
+
+def test_looking_at_the_noise_draws_nothing() -> None:
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2))
+    agent = ICNNQ("MlpPolicy", ReachEnv(), action_noise=noise, **QUICK)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    agent._check_noise()
+    assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert not noise.noise_prev.any()
 
 
 @pytest.mark.parametrize("steps", [0, 7])
@@ -531,11 +578,31 @@ def test_multidimensional_actions() -> None:
 # what must be refused, and how
 
 
-@pytest.mark.parametrize("bounds", [(-np.inf, 1.0), (0.0, 0.0)])
-def test_action_space_must_be_a_finite_box(bounds: tuple[float, float]) -> None:
-    env = ReachEnv((bounds[0], -1.0), (bounds[1], 1.0))
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (-np.inf, 1.0, np.float32),
+        (0.0, 0.0, np.float32),
+        (-_LARGEST, _LARGEST, np.float32),
+        (-0.6 * _LARGEST, 0.6 * _LARGEST, np.float32),
+        (-1e300, 1e300, np.float64),
+        (1e9, 1e9 + 1.0, np.float64),
+    ],
+)
+def test_action_space_must_be_a_finite_box(algorithm: type[ICNNQ], low: float, high: float, dtype: type) -> None:
+    env = ReachEnv()
+    env.action_space = spaces.Box(np.array([low, -1.0], dtype), np.array([high, 1.0], dtype), dtype=dtype)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="action space: expected"):
-        ICNNQ("MlpPolicy", env)
+        algorithm("MlpPolicy", env)
+
+
+def test_a_very_wide_box_is_no_trouble() -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv((-1e38, -1.0), (1e38, 1.0)), **QUICK).learn(40)
+    assert np.isfinite(agent.predict(np.zeros(2, np.float32))[0]).all()
 
 
 def test_a_scalar_action_is_refused() -> None:
