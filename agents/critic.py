@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
-from icnn_rl.agents.normalization import NormalizedExtractor
+from icnn_rl.agents.normalization import preprocess
 from icnn_rl.nn import PICNN
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection
@@ -112,10 +112,9 @@ class ConcaveCritic(BasePolicy):
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
         """As SB3's, but what is normalised keeps its digits until its mean is taken off."""
-        if isinstance(features_extractor, NormalizedExtractor):
-            features: Tensor = features_extractor(obs)
-            return features
-        return super().extract_features(obs, features_extractor)
+        prepared = preprocess(obs, self.observation_space, features_extractor, self.normalize_images)
+        features: Tensor = features_extractor(prepared)
+        return features
 
     @abstractmethod
     def bind_features(self, features: Tensor) -> BoundCritic:

@@ -41,7 +41,7 @@ from icnn_rl._checks import check_positive_int, check_range, check_widths
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.agents.noise import check_noise, noise_for
-from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
+from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments, update_moments
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.nn.activations import resolve_activation
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
@@ -57,6 +57,9 @@ TD_RATE = 0.01
 
 #: Arguments of the network that the policy does not set itself.
 LEFT_TO_PICNN = ("gate", "quadratic", "strong_convexity", "positivity")
+
+#: Features extractors that have no coordinates to ignore.
+_WITHOUT_IGNORED = (FlattenExtractor, CombinedExtractor, NormalizedCombinedExtractor)
 
 #: Logged under solver/: means over the batches of an update.
 SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction", "empty_fraction")
@@ -75,10 +78,10 @@ class ICNNQPolicy(BasePolicy):
         activation: of the convex path: convex, non-decreasing.
         activation_fn: of the context path, an nn.Module class.
         layer_norm: LayerNorm on the context path.
-        normalize_observations: bring vector observations to zero mean and unit variance over all so far, see
-            :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images, Dict observations and what a
-            ``features_extractor_class`` reads stay as they are. ``features_extractor_kwargs={"ignored":
-            (start, stop)}`` hides coordinates from the critic.
+        normalize_observations: bring vector observations, and the vectors of Dict observations, to zero mean and unit
+            variance over all so far, see :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images and what a
+            ``features_extractor_class`` of one's own reads stay as they are. Of a vector
+            ``features_extractor_kwargs={"ignored": (start, stop)}`` hides coordinates from the critic.
         n_critics: members E of the ensemble.
         average_weights: the greedy action of ``predict(deterministic=True)``, and what looks inside (``best_action``,
             ``q_values``), come from the target critic, whose weights are a running average over the last 1 / tau
@@ -128,15 +131,12 @@ class ICNNQPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
     ) -> None:
-        if (
-            normalize_observations
-            and features_extractor_class is FlattenExtractor
-            and is_vector_space(observation_space)
-        ):
-            features_extractor_class = NormalizedExtractor
-        if features_extractor_class is FlattenExtractor and "ignored" in (features_extractor_kwargs or {}):
+        if normalize_observations:
+            features_extractor_class = normalizing(features_extractor_class, observation_space)
+        if features_extractor_class in _WITHOUT_IGNORED and "ignored" in (features_extractor_kwargs or {}):
             raise ValueError(
-                "features_extractor_kwargs: ignored is for vector observations with normalize_observations=True."
+                "features_extractor_kwargs: ignored is for observations that are one vector, with "
+                "normalize_observations=True."
             )
         super().__init__(
             observation_space,
@@ -168,8 +168,9 @@ class ICNNQPolicy(BasePolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
         self.critic_target = self.make_critic()
-        if isinstance(self.critic.features_extractor, NormalizedExtractor):  # one for both: a state looks the same
-            self.critic_target.features_extractor = self.critic.features_extractor
+        self.critic_target.features_extractor = share_moments(
+            self.critic.features_extractor, self.critic_target.features_extractor
+        )
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.set_training_mode(False)
         kwargs = dict(self.optimizer_kwargs)
@@ -670,8 +671,7 @@ class ICNNQ(OffPolicyAlgorithm):
         for info in rest[-1]:  # where an episode has ended, new_obs is the first of the next
             if "terminal_observation" in info:
                 finite_obs(info["terminal_observation"])
-        if isinstance(self.critic.features_extractor, NormalizedExtractor):
-            self.critic.features_extractor.update(new_obs)
+        update_moments(self.critic.features_extractor, new_obs)
         assert isinstance(self.action_space, spaces.Box)
         rows = buffer_action.reshape(len(buffer_action), -1)
         executed = executed_actions(rows, rest[-1], self.action_space).reshape(buffer_action.shape)
