@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
+import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -38,6 +40,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icnn_rl._checks import check_positive_int, check_range, check_widths
+from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.agents.noise import check_noise, noise_for
@@ -103,6 +106,7 @@ class ICNNQPolicy(BasePolicy):
     critic: ConcaveCritic
     critic_target: ConcaveCritic
 
+    @checks_names(lambda _: dict.fromkeys(arguments([ICNNQ]), "It belongs to the agent, beside policy_kwargs."))
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -300,6 +304,12 @@ class ICNNQMultiInputPolicy(ICNNQPolicy):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
+def _of_the_policy(agent_class: type) -> dict[str, str]:
+    """The policy's arguments, and where they belong."""
+    policy: type = agent_class.policy_aliases["MlpPolicy"]  # type: ignore[attr-defined]
+    return {name: f"It belongs to the policy: policy_kwargs={{{name!r}: ...}}." for name in arguments(policy.__mro__)}
+
+
 class ICNNQ(OffPolicyAlgorithm):
     """Q-learning with an input-convex critic (Amos, Xu and Kolter, section 4.2), stabilised the way TD3 is.
 
@@ -365,6 +375,7 @@ class ICNNQ(OffPolicyAlgorithm):
     critic: ConcaveCritic
     critic_target: ConcaveCritic
 
+    @checks_names(_of_the_policy)
     def __init__(
         self,
         policy: str | type[ICNNQPolicy],
@@ -598,6 +609,26 @@ class ICNNQ(OffPolicyAlgorithm):
             average = get_ema_multi_avg_fn(1.0 - self.tau)  # type: ignore[no-untyped-call]  # one fused pass
             average(self._parameters[1], self._parameters[0], None)
         polyak_update(*self._running, 1.0)
+
+    @classmethod
+    def load(
+        cls: type[SelfICNNQ],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfICNNQ:
+        """As SB3's, which takes settings of any name and forgets those that it does not know.
+
+        Raises:
+            TypeError: a setting is not the agent's.
+        """
+        known = arguments([ICNNQ]) | arguments(cls.__mro__)
+        check_names(f"{cls.__name__}.load", kwargs, known, _of_the_policy(cls))
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     # looking inside
 

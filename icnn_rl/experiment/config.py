@@ -35,6 +35,7 @@ from icnn_rl.agents import (
     ConstrainedTD3Policy,
     ExecutedActionReplayBuffer,
 )
+from icnn_rl.agents.arguments import arguments
 from icnn_rl.agents.icnn_q import LEFT_TO_PICNN
 from icnn_rl.experiment.environments import NO_CONSTRAINT, constraint_of
 from icnn_rl.experiment.errors import UserError
@@ -381,17 +382,7 @@ def _arguments(cls: type) -> set[str]:
 @functools.cache
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The constructor's arguments, through **kwargs up the class tree."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        for p in parameters:
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                found.setdefault(p.name, p)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
+    return arguments(cls.__mro__)
 
 
 def _check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
