@@ -64,8 +64,18 @@ LEFT_TO_PICNN = ("gate", "quadratic", "strong_convexity", "positivity")
 #: Features extractors that have no coordinates to ignore.
 _WITHOUT_IGNORED = (FlattenExtractor, CombinedExtractor, NormalizedCombinedExtractor)
 
-#: Logged under solver/: means over the batches of an update.
-SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction", "empty_fraction")
+#: Logged of the target's argmax, means over the rows of a batch.
+TARGET_KEYS = (
+    "solver/num_steps",
+    "solver/gap",
+    "solver/converged_fraction",
+    "solver/failed_fraction",
+    "solver/empty_fraction",
+    "train/on_bound_fraction",
+)
+#: Logged of the loss, in units of 1 / reward_scale: see :func:`loss_numbers`; and the length of its gradient.
+LOSS_KEYS = ("train/critic_loss", "train/td_error", "train/q_mean", "train/target_mean")
+GRADIENT_KEY = "train/grad_norm"
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
 
@@ -540,26 +550,29 @@ class ICNNQ(OffPolicyAlgorithm):
             actions = jitter(data.actions, self.action_smoothing)
             energies = self.critic.bind(data.observations).member_values(actions)
             loss = bellman_loss(energies, target, usable)
-            loss_value = loss.item()
+            numbers = loss_numbers(loss, energies, target, usable).tolist()
+            loss_value = numbers[0]
             self.critic.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self._check_sound(loss_value, usable)
+            length = self._check_sound(loss_value, usable)
             self.critic.optimizer.step()
             self.critic.project_()
             self._n_updates += 1
             self._td_square += TD_RATE * (loss_value / len(energies) - self._td_square)
             if self._n_updates % self.policy_delay == 0:
                 self._update_target()
-            self.logger.record_mean("train/critic_loss", loss_value)
+            for name, number in zip((*LOSS_KEYS, GRADIENT_KEY), (*numbers, length), strict=True):
+                self.logger.record_mean(name, number)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("solver/act_failed", self.policy.act_failed)
 
-    def _check_sound(self, loss: float, usable: Tensor) -> None:
-        """Before a step. A loss can be finite where its gradient is not: rows without a target are left out of it."""
+    def _check_sound(self, loss: float, usable: Tensor) -> float:
+        """Before a step: the gradient's length. A loss can be finite where its gradient is not: rows without a target
+        are left out of it."""
         gradients = [part.grad for part in self._parameters[0] if part.grad is not None]
         length = torch.nn.utils.get_total_norm(gradients).item()
         if np.isfinite(loss) and np.isfinite(length):
-            return
+            return length
         what = "the gradient of the critic loss is not finite" if np.isfinite(loss) else f"critic loss is {loss}"
         if not bool(usable.any()):
             what = "no transition of the batch has a target, the search for the next action failed in all of them,"
@@ -593,11 +606,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 values = values[torch.randperm(len(values), device=values.device)[: self.target_members]]
             value, usable = -values.amax(0), ~solution.failed | empty
             gap = torch.where(empty, torch.nan, solution.gap)
-            numbers = torch.stack(
-                (solution.num_steps.float(), gap, solution.success.float(), (~usable).float(), empty.float())
-            )
-            for name, mean in zip(SOLVER_KEYS, numbers.nanmean(-1).tolist(), strict=True):
-                self.logger.record_mean(f"solver/{name}", mean)
+            parts = (solution.num_steps, gap, solution.success, ~usable, empty, on_bound(solution.value))
+            numbers = torch.stack([part.float() for part in parts])
+            for name, mean in zip(TARGET_KEYS, numbers.nanmean(-1).tolist(), strict=True):
+                self.logger.record_mean(name, mean)
         return value.clone(), usable.clone()  # inference tensors may not enter the loss
 
     def _target_atol(self) -> float:
@@ -789,6 +801,20 @@ def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
     """sum_e mean_b ( -f_e(s_b, a_b) - target_b )^2 over the usable rows: (E, B), (B,), (B,) -> (). NaN if none is."""
     error = torch.where(usable, energies + target, 0.0)
     return (error * error).sum() / usable.sum()
+
+
+def loss_numbers(loss: Tensor, energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
+    """What is logged of a loss: itself, the root mean square of the TD error, and the means of Q and of the target:
+    (...), (..., E, B), (..., B), (..., B) -> (4, ...)."""
+    loss, energies = loss.detach(), energies.detach()
+    members = energies.shape[-2]
+    mean_target = torch.where(usable, target, 0.0).sum(-1) / usable.sum(-1)
+    return torch.stack((loss, (loss / members).sqrt(), -energies.mean((-2, -1)), mean_target))
+
+
+def on_bound(actions: Tensor) -> Tensor:
+    """The share of coordinates of scaled actions that lie on a bound of the box: (..., n) -> (...)."""
+    return (actions.abs() >= 1.0).float().mean(-1)
 
 
 def smooth(action: Tensor, noise: float, clip: float) -> Tensor:

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
-from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, smooth
+from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, loss_numbers, on_bound, smooth
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -371,8 +371,48 @@ def test_logs_the_solver(tmp_path: Path) -> None:
         "solver/converged_fraction",
         "solver/failed_fraction",
         "train/critic_loss",
+        "train/td_error",
+        "train/q_mean",
+        "train/target_mean",
+        "train/grad_norm",
+        "train/on_bound_fraction",
     ):
         assert np.isfinite(logged[key]), key
+
+
+def test_what_is_logged_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv(), reward_scale=10.0, **QUICK).learn(60)
+    data = agent.replay_buffer.sample(16)  # type: ignore[union-attr]
+    assert bool(data.dones.all())  # the target is the reward, and nothing of it is drawn
+    monkeypatch.setattr(agent.replay_buffer, "sample", lambda *_, **__: data)
+    agent.critic.optimizer.zero_grad()
+    q = torch.cat(agent.critic(data.observations, data.actions), -1)
+    error = q - 10.0 * data.rewards
+    (error**2).mean(0).sum().backward()  # type: ignore[no-untyped-call]
+    length = torch.cat([p.grad.flatten() for p in agent.critic.parameters() if p.grad is not None]).norm()
+    best = torch.stack([agent.critic_target._predict(o[None])[0] for o in data.next_observations])  # type: ignore[union-attr]
+    agent.logger.name_to_value.clear()
+    agent.logger.name_to_count.clear()
+    agent.train(1, 16)
+    logged = agent.logger.name_to_value
+    for key, expected in (
+        ("critic_loss", (error**2).mean(0).sum()),
+        ("td_error", (error**2).mean().sqrt()),
+        ("q_mean", q.mean()),
+        ("target_mean", 10.0 * data.rewards.mean()),
+        ("grad_norm", length),
+        ("on_bound_fraction", (best.abs() == 1.0).float().mean()),
+    ):
+        assert logged[f"train/{key}"] == pytest.approx(expected.item(), rel=1e-4), key
+
+
+def test_the_share_on_a_bound_and_the_numbers_of_a_loss() -> None:
+    actions = torch.tensor([[1.0, -1.0], [0.999, 1.0], [0.0, 0.5], [float("nan"), 0.0]])
+    assert on_bound(actions).tolist() == [1.0, 0.5, 0.0, 0.0]
+    energies, target = torch.tensor([[-1.0, -2.0], [-3.0, -6.0]]), torch.tensor([2.0, 9.0])
+    usable = torch.tensor([True, False])
+    loss = bellman_loss(energies, target, usable)
+    assert loss_numbers(loss, energies, target, usable).tolist() == [2.0, 1.0, 3.0, 2.0]
 
 
 def test_one_failed_argmax_is_counted_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
