@@ -149,7 +149,7 @@ class ICNNQPolicy(BasePolicy):
             features_extractor_class = normalizing(features_extractor_class, observation_space)
         if features_extractor_class in _WITHOUT_IGNORED and "ignored" in (features_extractor_kwargs or {}):
             raise ValueError(
-                "features_extractor_kwargs: ignored is for observations that are one vector, with "
+                "features_extractor_kwargs: ignored is for vector observations, not for parts of a Dict, with "
                 "normalize_observations=True."
             )
         super().__init__(

@@ -248,7 +248,7 @@ def test_of_a_dict_vectors_alone_are_normalised(agent_class: type[ICNNQ], tmp_pa
 
 
 def test_parts_of_a_dict_cannot_be_ignored() -> None:
-    with pytest.raises(ValueError, match="ignored is for observations that are one vector"):
+    with pytest.raises(ValueError, match="ignored is for vector observations, not for parts of a Dict"):
         make_parts(InParts(FarAway(0.0)), features_extractor_kwargs={"ignored": (0, 1)})
 
 
