@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -22,11 +23,12 @@ from icnn_rl._files import write_file, write_text
 from icnn_rl.experiment.config import revision, versions
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import claim_folder
+from icnn_rl.experiment.plotting import whole_numbers
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.batches import Data
 from icnn_rl.supervised.fit import Metric
 
-__all__ = ["Run", "add_command", "new_figure", "save_figure", "user_errors"]
+__all__ = ["Run", "add_command", "learning_curve", "new_figure", "save_figure", "user_errors"]
 
 _CONFIG, _MODEL = "config.yml", "model.safetensors"
 #: Options that are no setting of the run.
@@ -120,9 +122,10 @@ class Run:
         data: Data,
         validation: Data | None,
         metrics: Mapping[str, Metric] | None = None,
+        units: Mapping[str, str] | None = None,
         **options: Any,
     ) -> list[dict[str, float]]:
-        """``fit`` with everything a run leaves behind."""
+        """``fit`` with everything a run leaves behind. ``units`` of the loss and the metrics, for the picture."""
         history = fit(
             model,
             data,
@@ -140,7 +143,7 @@ class Run:
         )
         self.write_table("history", history)
         self.save_model(model)
-        self.plot_history(history)
+        self.plot_history(history, units or {})
         return history
 
     def save_model(self, model: SavedModule) -> None:
@@ -164,21 +167,9 @@ class Run:
         writer.writerows(rows)
         write_text(self.folder / f"{name}.csv", text.getvalue())
 
-    def plot_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        """learning_curve.png: the losses on the left, other validation metrics on the right."""
-        others = [key for key in history[0] if key.startswith("val/") and key != "val/loss"]
-        figure, axes = new_figure(1, 2 if others else 1)
-        epochs = [row["epoch"] for row in history]
-        for axis, keys in zip(axes, (["loss", "val/loss"], others), strict=False):
-            for key in keys:
-                if key in history[0]:
-                    axis.plot(epochs, [row[key] for row in history], marker=".", label=key)
-            axis.set_xlabel("epoch")
-            axis.grid(alpha=0.3)
-            axis.legend(fontsize="small")
-        if any(row.get(key, 0.0) > 0.0 for row in history for key in ("loss", "val/loss")):
-            axes[0].set_yscale("log")
-        self.save_figure("learning_curve", figure)
+    def plot_history(self, history: Sequence[Mapping[str, float]], units: Mapping[str, str] | None = None) -> None:
+        """learning_curve.png."""
+        self.save_figure("learning_curve", learning_curve(history, units or {}))
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """A picture in the run folder."""
@@ -214,6 +205,45 @@ def _resumed(folder: Path | None, settings: Mapping[str, Any], epochs: int) -> P
         raise UserError(f"--epochs {epochs}: the run in {folder} trains to {stored['epochs']}. Give as many, or more.")
     write_text(path, yaml.safe_dump({**stored, "epochs": epochs}, sort_keys=False))
     return folder
+
+
+def learning_curve(history: Sequence[Mapping[str, float]], units: Mapping[str, str]) -> Figure:
+    """The losses on the left, other validation metrics on the right, epoch by epoch."""
+    others = [key for key in history[0] if key.startswith("val/") and key != "val/loss"]
+    figure, axes = new_figure(1, 2 if others else 1)
+    losses = {"loss": "training, mean over the epoch", "val/loss": "validation, after the epoch"}
+    _draw_epochs(axes[0], history, losses, f"loss{_in(units, 'loss')}")
+    drawn = [row[key] for row in history for key in losses if key in row]
+    if min(drawn) > 0.0 and max(drawn) > 5.0 * min(drawn):  # a narrower range would have no power of ten in it
+        axes[0].set_yscale("log")
+    if others:
+        names = {key: key.removeprefix("val/") for key in others}
+        same = len(names) == 1
+        _draw_epochs(
+            axes[1],
+            history,
+            {key: "validation" if same else name + _in(units, name) for key, name in names.items()},
+            f"{names[others[0]]}{_in(units, names[others[0]])}" if same else "validation, after the epoch",
+        )
+    return figure
+
+
+def _in(units: Mapping[str, str], name: str) -> str:
+    return f", {units[name]}" if name in units else ""
+
+
+def _draw_epochs(axis: Axes, history: Sequence[Mapping[str, float]], labels: Mapping[str, str], what: str) -> None:
+    """A line a key of the history; of a single epoch points, with their values beside the names."""
+    epochs = [row["epoch"] for row in history]
+    for key, label in labels.items():
+        if key in history[0]:
+            numbers = [row[key] for row in history]
+            name = f"{label}: {numbers[0]:.4g}" if len(history) == 1 else label
+            axis.plot(epochs, numbers, marker="o" if len(history) == 1 else ".", label=name)
+    axis.set(xlabel="epoch", ylabel=what, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+    whole_numbers(axis)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, list[Any]]:
