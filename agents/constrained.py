@@ -28,6 +28,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range
+from icnn_rl.agents.arguments import checks_names
 from icnn_rl.agents.observations import check_observations, env_under_construction
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection, OptNetHead
@@ -111,6 +112,7 @@ class ConstrainedPolicy(BasePolicy):
 
     settings: Settings
 
+    @checks_names()
     def __init__(
         self,
         observation_space: spaces.Space[Any],

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl._eager import eager
+from icnn_rl.agents.normalization import preprocess
 from icnn_rl.nn import PICNN
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection
@@ -109,6 +110,12 @@ class ConcaveCritic(BasePolicy):
         self.solver = solver
         #: Greedy actions whose solve failed, since the critic was built: the agent logs them.
         self.act_failed = 0
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
+        """As SB3's, but what is normalised keeps its digits until its mean is taken off."""
+        prepared = preprocess(obs, self.observation_space, features_extractor, self.normalize_images)
+        features: Tensor = features_extractor(prepared)
+        return features
 
     @abstractmethod
     def bind_features(self, features: Tensor) -> BoundCritic:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
+import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -38,9 +40,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icnn_rl._checks import check_positive_int, check_range, check_widths
+from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
-from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
+from icnn_rl.agents.noise import check_noise, noise_for
+from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments, update_moments
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.nn.activations import resolve_activation
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
@@ -57,8 +61,21 @@ TD_RATE = 0.01
 #: Arguments of the network that the policy does not set itself.
 LEFT_TO_PICNN = ("gate", "quadratic", "strong_convexity", "positivity")
 
-#: Logged under solver/: means over the batches of an update.
-SOLVER_KEYS = ("num_steps", "gap", "converged_fraction", "failed_fraction", "empty_fraction")
+#: Features extractors that have no coordinates to ignore.
+_WITHOUT_IGNORED = (FlattenExtractor, CombinedExtractor, NormalizedCombinedExtractor)
+
+#: Logged of the target's argmax, means over the rows of a batch.
+TARGET_KEYS = (
+    "solver/num_steps",
+    "solver/gap",
+    "solver/converged_fraction",
+    "solver/failed_fraction",
+    "solver/empty_fraction",
+    "train/on_bound_fraction",
+)
+#: Logged of the loss, in units of 1 / reward_scale: see :func:`loss_numbers`; and the length of its gradient.
+LOSS_KEYS = ("train/critic_loss", "train/td_error", "train/q_mean", "train/target_mean")
+GRADIENT_KEY = "train/grad_norm"
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
 
@@ -74,10 +91,10 @@ class ICNNQPolicy(BasePolicy):
         activation: of the convex path: convex, non-decreasing.
         activation_fn: of the context path, an nn.Module class.
         layer_norm: LayerNorm on the context path.
-        normalize_observations: bring vector observations to zero mean and unit variance over all so far, see
-            :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images, Dict observations and what a
-            ``features_extractor_class`` reads stay as they are. ``features_extractor_kwargs={"ignored":
-            (start, stop)}`` hides coordinates from the critic.
+        normalize_observations: bring vector observations, and the vectors of Dict observations, to zero mean and unit
+            variance over all so far, see :class:`icnn_rl.agents.normalization.NormalizedExtractor`. Images and what a
+            ``features_extractor_class`` of one's own reads stay as they are. Of a vector
+            ``features_extractor_kwargs={"ignored": (start, stop)}`` hides coordinates from the critic.
         n_critics: members E of the ensemble.
         average_weights: the greedy action of ``predict(deterministic=True)``, and what looks inside (``best_action``,
             ``q_values``), come from the target critic, whose weights are a running average over the last 1 / tau
@@ -99,6 +116,7 @@ class ICNNQPolicy(BasePolicy):
     critic: ConcaveCritic
     critic_target: ConcaveCritic
 
+    @checks_names(lambda _: dict.fromkeys(arguments([ICNNQ]), "It belongs to the agent, beside policy_kwargs."))
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -127,15 +145,12 @@ class ICNNQPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
     ) -> None:
-        if (
-            normalize_observations
-            and features_extractor_class is FlattenExtractor
-            and is_vector_space(observation_space)
-        ):
-            features_extractor_class = NormalizedExtractor
-        if features_extractor_class is FlattenExtractor and "ignored" in (features_extractor_kwargs or {}):
+        if normalize_observations:
+            features_extractor_class = normalizing(features_extractor_class, observation_space)
+        if features_extractor_class in _WITHOUT_IGNORED and "ignored" in (features_extractor_kwargs or {}):
             raise ValueError(
-                "features_extractor_kwargs: ignored is for vector observations with normalize_observations=True."
+                "features_extractor_kwargs: ignored is for vector observations, not for parts of a Dict, with "
+                "normalize_observations=True."
             )
         super().__init__(
             observation_space,
@@ -167,8 +182,9 @@ class ICNNQPolicy(BasePolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
         self.critic_target = self.make_critic()
-        if isinstance(self.critic.features_extractor, NormalizedExtractor):  # one for both: a state looks the same
-            self.critic_target.features_extractor = self.critic.features_extractor
+        self.critic_target.features_extractor = share_moments(
+            self.critic.features_extractor, self.critic_target.features_extractor
+        )
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.set_training_mode(False)
         kwargs = dict(self.optimizer_kwargs)
@@ -298,6 +314,12 @@ class ICNNQMultiInputPolicy(ICNNQPolicy):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
+def _of_the_policy(agent_class: type) -> dict[str, str]:
+    """The policy's arguments, and where they belong."""
+    policy: type = agent_class.policy_aliases["MlpPolicy"]  # type: ignore[attr-defined]
+    return {name: f"It belongs to the policy: policy_kwargs={{{name!r}: ...}}." for name in arguments(policy.__mro__)}
+
+
 class ICNNQ(OffPolicyAlgorithm):
     """Q-learning with an input-convex critic (Amos, Xu and Kolter, section 4.2), stabilised the way TD3 is.
 
@@ -363,6 +385,7 @@ class ICNNQ(OffPolicyAlgorithm):
     critic: ConcaveCritic
     critic_target: ConcaveCritic
 
+    @checks_names(_of_the_policy)
     def __init__(
         self,
         policy: str | type[ICNNQPolicy],
@@ -459,6 +482,7 @@ class ICNNQ(OffPolicyAlgorithm):
             shape = self._action_shape
             self._own_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
             self.action_noise = self._own_noise
+        self._check_noise()
         self._create_aliases()
 
     def _check_policy(self) -> None:
@@ -468,6 +492,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 f"policy: {type(self).__name__} takes {wanted.__name__} and what derives from it, got "
                 f"{type(self.policy).__name__}. Is it another agent's, or its file?"
             )
+
+    def _check_noise(self) -> None:
+        if self.action_noise is not None:
+            check_noise(self.action_noise, self._action_shape, self.device)
 
     def _check_observations(self, env: VecEnv | None) -> None:
         """A constraint reads raw observations: refuse environments that change or stack them."""
@@ -522,26 +550,29 @@ class ICNNQ(OffPolicyAlgorithm):
             actions = jitter(data.actions, self.action_smoothing)
             energies = self.critic.bind(data.observations).member_values(actions)
             loss = bellman_loss(energies, target, usable)
-            loss_value = loss.item()
+            numbers = loss_numbers(loss, energies, target, usable).tolist()
+            loss_value = numbers[0]
             self.critic.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self._check_sound(loss_value, usable)
+            length = self._check_sound(loss_value, usable)
             self.critic.optimizer.step()
             self.critic.project_()
             self._n_updates += 1
             self._td_square += TD_RATE * (loss_value / len(energies) - self._td_square)
             if self._n_updates % self.policy_delay == 0:
                 self._update_target()
-            self.logger.record_mean("train/critic_loss", loss_value)
+            for name, number in zip((*LOSS_KEYS, GRADIENT_KEY), (*numbers, length), strict=True):
+                self.logger.record_mean(name, number)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("solver/act_failed", self.policy.act_failed)
 
-    def _check_sound(self, loss: float, usable: Tensor) -> None:
-        """Before a step. A loss can be finite where its gradient is not: rows without a target are left out of it."""
+    def _check_sound(self, loss: float, usable: Tensor) -> float:
+        """Before a step: the gradient's length. A loss can be finite where its gradient is not: rows without a target
+        are left out of it."""
         gradients = [part.grad for part in self._parameters[0] if part.grad is not None]
         length = torch.nn.utils.get_total_norm(gradients).item()
         if np.isfinite(loss) and np.isfinite(length):
-            return
+            return length
         what = "the gradient of the critic loss is not finite" if np.isfinite(loss) else f"critic loss is {loss}"
         if not bool(usable.any()):
             what = "no transition of the batch has a target, the search for the next action failed in all of them,"
@@ -575,11 +606,10 @@ class ICNNQ(OffPolicyAlgorithm):
                 values = values[torch.randperm(len(values), device=values.device)[: self.target_members]]
             value, usable = -values.amax(0), ~solution.failed | empty
             gap = torch.where(empty, torch.nan, solution.gap)
-            numbers = torch.stack(
-                (solution.num_steps.float(), gap, solution.success.float(), (~usable).float(), empty.float())
-            )
-            for name, mean in zip(SOLVER_KEYS, numbers.nanmean(-1).tolist(), strict=True):
-                self.logger.record_mean(f"solver/{name}", mean)
+            parts = (solution.num_steps, gap, solution.success, ~usable, empty, on_bound(solution.value))
+            numbers = torch.stack([part.float() for part in parts])
+            for name, mean in zip(TARGET_KEYS, numbers.nanmean(-1).tolist(), strict=True):
+                self.logger.record_mean(name, mean)
         return value.clone(), usable.clone()  # inference tensors may not enter the loss
 
     def _target_atol(self) -> float:
@@ -591,6 +621,26 @@ class ICNNQ(OffPolicyAlgorithm):
             average = get_ema_multi_avg_fn(1.0 - self.tau)  # type: ignore[no-untyped-call]  # one fused pass
             average(self._parameters[1], self._parameters[0], None)
         polyak_update(*self._running, 1.0)
+
+    @classmethod
+    def load(
+        cls: type[SelfICNNQ],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfICNNQ:
+        """As SB3's, which takes settings of any name and forgets those that it does not know.
+
+        Raises:
+            TypeError: a setting is not the agent's.
+        """
+        known = arguments([ICNNQ]) | arguments(cls.__mro__)
+        check_names(f"{cls.__name__}.load", kwargs, known, _of_the_policy(cls))
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     # looking inside
 
@@ -664,8 +714,7 @@ class ICNNQ(OffPolicyAlgorithm):
         for info in rest[-1]:  # where an episode has ended, new_obs is the first of the next
             if "terminal_observation" in info:
                 finite_obs(info["terminal_observation"])
-        if isinstance(self.critic.features_extractor, NormalizedExtractor):
-            self.critic.features_extractor.update(new_obs)
+        update_moments(self.critic.features_extractor, new_obs)
         assert isinstance(self.action_space, spaces.Box)
         rows = buffer_action.reshape(len(buffer_action), -1)
         executed = executed_actions(rows, rest[-1], self.action_space).reshape(buffer_action.shape)
@@ -674,6 +723,8 @@ class ICNNQ(OffPolicyAlgorithm):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learning_starts is None:
             self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
+        self._check_noise()  # it may have been set since
+        self.action_noise = noise_for(self.n_envs, self.action_noise)
         prepared = super()._setup_learn(total_timesteps, *args, **kwargs)
         finite_obs(self._last_obs)
         return prepared
@@ -752,6 +803,20 @@ def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
     return (error * error).sum() / usable.sum()
 
 
+def loss_numbers(loss: Tensor, energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
+    """What is logged of a loss: itself, the root mean square of the TD error, and the means of Q and of the target:
+    (...), (..., E, B), (..., B), (..., B) -> (4, ...)."""
+    loss, energies = loss.detach(), energies.detach()
+    members = energies.shape[-2]
+    mean_target = torch.where(usable, target, 0.0).sum(-1) / usable.sum(-1)
+    return torch.stack((loss, (loss / members).sqrt(), -energies.mean((-2, -1)), mean_target))
+
+
+def on_bound(actions: Tensor) -> Tensor:
+    """The share of coordinates of scaled actions that lie on a bound of the box: (..., n) -> (...)."""
+    return (actions.abs() >= 1.0).float().mean(-1)
+
+
 def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
     """Target policy smoothing (TD3, equation 14): clipped Gaussian noise, then back into [-1, 1]."""
     if noise == 0:
@@ -802,16 +867,19 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
         return  # SB3 refuses it, by name
     if space.shape == ():
         raise ValueError(f"action space: expected a vector, got the scalar {space}. Give it the shape (1,).")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)  # as the networks see them
+        bounded = np.isfinite(high - low).all()  # the largest float32, say, stands for no bound
+    if not bounded:
         raise ValueError(
-            f"action space: expected a Box with finite bounds, got {space}. The greedy action is sought inside the "
-            "box; give the environment bounds, for "
+            f"action space: expected a Box with finite bounds, and high - low finite in float32, got {space}. The "
+            "greedy action is sought inside the box; give the environment the bounds that its actions really have, for "
             "instance with gymnasium.wrappers.TransformAction."
         )
-    if not (space.low < space.high).all():
+    if not (low < high).all():
         raise ValueError(
-            f"action space: expected low < high in every coordinate, got {space}. Remove fixed coordinates from the "
-            "action."
+            f"action space: expected low < high in every coordinate, in float32, got {space}. Remove fixed coordinates "
+            "from the action."
         )
 
 

@@ -7,11 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor
-from torch import Tensor
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor, nn
 
-__all__ = ["NormalizedExtractor", "is_vector_space", "normalize"]
+__all__ = [
+    "NormalizedCombinedExtractor",
+    "NormalizedExtractor",
+    "is_vector_space",
+    "normalize",
+    "normalizing",
+    "preprocess",
+    "share_moments",
+    "update_moments",
+]
 
 #: Normalised observations are cut off here: a coordinate that hardly ever moved may do so by many deviations.
 _CLIP = 10.0
@@ -22,6 +32,9 @@ _EPSILON = 1e-8
 
 class NormalizedExtractor(FlattenExtractor):
     """x = clip( (s - mean) / sqrt(variance + 1e-8), +-10 ), flattened; s itself before the first :meth:`update`.
+
+    Observations of any kind of number, as the environment gives them; float32 comes out. Digits that float32 cannot
+    hold beside a large mean are kept where the observation space is of float64 or of integers.
 
     Mean and variance are those of every observation given to :meth:`update`: an agent gives what each step brings;
     where an episode has ended that is the first one of the next, not the last.
@@ -34,7 +47,7 @@ class NormalizedExtractor(FlattenExtractor):
     Attributes:
         mean, variance: (o,), float64: after n steps an observation moves the mean by 1 / n of its distance, which
             float32 soon rounds away where the mean is large. The variance of what is ignored is infinite.
-        count: (), int64, number of observations.
+        count: (), float64, number of observations.
 
     Raises:
         ValueError: ``ignored`` is no range of the observation.
@@ -49,7 +62,8 @@ class NormalizedExtractor(FlattenExtractor):
         self._ignored = _range(ignored, self.features_dim)
         self.register_buffer("mean", torch.zeros(self.features_dim, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(self.features_dim, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        # whole, but of the kind of the others: whoever draws or averages states takes every entry for a float
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.variance[self._ignored] = torch.inf
 
     @torch.no_grad()
@@ -61,7 +75,7 @@ class NormalizedExtractor(FlattenExtractor):
         """
         new = torch.as_tensor(obs, dtype=torch.float64, device=self.mean.device).flatten(1)
         self.count += len(new)
-        share = len(new) / self.count.double()
+        share = len(new) / self.count
         offsets = new - new[0]  # exact where a coordinate does not move
         distance = (new[0] - self.mean) + offsets.mean(0)
         self.mean += share * distance
@@ -73,9 +87,70 @@ class NormalizedExtractor(FlattenExtractor):
         return normalize(self.flatten(observations), self.mean, self.variance)
 
 
+class NormalizedCombinedExtractor(CombinedExtractor):
+    """For Dict observations: every part that is a vector through a :class:`NormalizedExtractor` of its own, images and
+    what is no Box as in SB3's CombinedExtractor, whose arguments it takes; then concatenated.
+
+    Attributes:
+        vectors: names of the parts that are normalised.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
+        super().__init__(observation_space, **kwargs)
+        flat = [key for key, part in self.extractors.items() if isinstance(part, nn.Flatten)]
+        self.vectors = tuple(key for key in flat if isinstance(observation_space[key], spaces.Box))
+        self.extractors.update({key: NormalizedExtractor(observation_space[key]) for key in self.vectors})  # type: ignore[arg-type]
+
+
+def normalizing(extractor_class: type[BaseFeaturesExtractor], space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
+    """What normalises in place of SB3's defaults for vectors and Dict observations; other extractors as they are."""
+    if extractor_class is FlattenExtractor and is_vector_space(space):
+        return NormalizedExtractor
+    return NormalizedCombinedExtractor if extractor_class is CombinedExtractor else extractor_class
+
+
+def update_moments(extractor: nn.Module, obs: Any) -> None:
+    """Take in a batch of observations, where the extractor normalises."""
+    if isinstance(extractor, NormalizedExtractor):
+        extractor.update(obs)
+    elif isinstance(extractor, NormalizedCombinedExtractor):
+        for key in extractor.vectors:
+            update_moments(extractor.extractors[key], obs[key])
+
+
+def share_moments(extractor: BaseFeaturesExtractor, other: BaseFeaturesExtractor) -> BaseFeaturesExtractor:
+    """``other`` with the first one's means and deviations from now on, so that a state looks the same to both."""
+    if isinstance(extractor, NormalizedExtractor):
+        return extractor
+    if isinstance(extractor, NormalizedCombinedExtractor) and isinstance(other, NormalizedCombinedExtractor):
+        other.extractors.update({key: extractor.extractors[key] for key in extractor.vectors})
+    return other
+
+
+def preprocess(
+    obs: PyTorchObs, space: spaces.Space[Any], extractor: BaseFeaturesExtractor, normalize_images: bool
+) -> PyTorchObs:
+    """As SB3's ``preprocess_obs``, but what the extractor normalises stays as it is, where SB3 rounds to float32."""
+    if isinstance(extractor, NormalizedExtractor):
+        return obs
+    if not isinstance(extractor, NormalizedCombinedExtractor):
+        return preprocess_obs(obs, space, normalize_images)
+    assert isinstance(obs, dict)
+    assert isinstance(space, spaces.Dict)
+    prepared = dict(obs)
+    for key, part in space.spaces.items():
+        if key not in extractor.vectors:
+            prepared[key] = preprocess_obs(obs[key], part, normalize_images)  # type: ignore[assignment]
+    return prepared
+
+
 def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Zero mean, unit variance, cut off at ten deviations; NaN stays NaN."""
-    return ((x - mean.to(x)) * (variance + _EPSILON).rsqrt().to(x)).clamp(-_CLIP, _CLIP)
+    """Zero mean, unit variance, cut off at ten deviations, float32; NaN stays NaN.
+
+    The mean is taken off in float64 unless x is float32: rounded first, 1.7e9 + 2 (a time stamp) would be 1.7e9.
+    """
+    exact = x if x.dtype == torch.float32 else x.double()
+    return ((exact - mean.to(exact)).float() * (variance + _EPSILON).rsqrt().float()).clamp(-_CLIP, _CLIP)
 
 
 def _range(given: tuple[int, int] | None, size: int) -> slice:

@@ -14,7 +14,17 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
-from icnn_rl.agents.icnn_q import ICNNQ, SOLVER_KEYS, TD_RATE, bellman_target, finite_obs
+from icnn_rl.agents.icnn_q import (
+    GRADIENT_KEY,
+    ICNNQ,
+    LOSS_KEYS,
+    TARGET_KEYS,
+    TD_RATE,
+    bellman_target,
+    finite_obs,
+    loss_numbers,
+    on_bound,
+)
 from icnn_rl.agents.normalization import NormalizedExtractor, normalize
 from icnn_rl.agents.stackable import check_stackable
 from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
@@ -30,6 +40,9 @@ __all__ = ["StackedICNNQ"]
 
 #: Updates between two looks at whether every loss is finite, where no episode ends.
 _CHECK_EVERY = 100
+
+#: What is logged, in the order of its sums.
+_KEYS = (*LOSS_KEYS, GRADIENT_KEY, *TARGET_KEYS)
 
 Row = TypeVar("Row")
 
@@ -147,7 +160,7 @@ class StackedICNNQ(Generic[Row]):
         self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
         self._sound_updates = torch.zeros(count, dtype=torch.int64, device=self.device)
         self._skip = torch.zeros(count, device=self.device)
-        self._sums = torch.zeros(count, 1 + len(SOLVER_KEYS), device=self.device)
+        self._sums = torch.zeros(count, len(_KEYS), device=self.device)
         self._logged = [self.agents[0]._n_updates] * count
         self._first_update = self.agents[0]._n_updates
         # a box with no question left to ask: its bounds are looked at here, once
@@ -252,7 +265,7 @@ class StackedICNNQ(Generic[Row]):
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
         with torch.inference_mode():
-            x = to_device(torch.from_numpy(obs.astype(np.float32)), self.device).unsqueeze(1)
+            x = to_device(torch.from_numpy(obs), self.device).unsqueeze(1)
             energy = GroupMeans(self.net.bind(self._features(x)), len(self))
             # the environments wait for the actions: asking whether there is anything left to do costs nothing more
             solution = self._maximise(energy, self._act_solver, fixed_steps=False)
@@ -305,7 +318,8 @@ class StackedICNNQ(Generic[Row]):
         losses = stacked_bellman_loss(energies, target, usable)
         # laid out as the weights are: fused Adam reads memory in order
         gradients = [part.contiguous() for part in torch.autograd.grad(losses.sum(), self._weights)]
-        self._sound.logical_and_(losses.detach().isfinite() & self._finite(gradients))
+        lengths = self._lengths(gradients)
+        self._sound.logical_and_(losses.detach().isfinite() & lengths.isfinite())
         self._skip.copy_(~self._sound)
         for i, agent in enumerate(self.agents):
             for parameter, gradient in zip(agent.critic.net.parameters(), gradients, strict=True):
@@ -316,7 +330,8 @@ class StackedICNNQ(Generic[Row]):
             rate = (self._rate * self._sound).repeat_interleave(self._members)[:, None, None]
             for slow, fast in zip(self._target_weights, self._weights, strict=True):
                 slow.lerp_(fast, rate)
-            self._sums.add_(torch.cat((losses.detach().unsqueeze(-1), numbers), -1))
+            told = loss_numbers(losses, energies, target, usable).mT
+            self._sums.add_(torch.cat((told, lengths.unsqueeze(-1), numbers), -1))
             newest = torch.where(self._sound, losses.detach() / self._members, self._td_square)
             self._td_square.lerp_(newest, TD_RATE)
             self._sound_updates.add_(self._sound)
@@ -324,7 +339,7 @@ class StackedICNNQ(Generic[Row]):
     @torch.no_grad()
     def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """min_e Q'_e(s', a') over all or the drawn members (S, B), which rows have one (S, B), and the solver's
-        numbers, means over B (S, 5)."""
+        numbers, means over B (S, 6)."""
         energy = GroupMeans(self.target.bind(self._features(next_obs)), len(self))
         atol = self._gap * self._td_square.sqrt().unsqueeze(-1)
         solution = self._maximise(energy, self._solver, fixed_steps=self._fixed, atol=atol)
@@ -332,9 +347,8 @@ class StackedICNNQ(Generic[Row]):
         action = (solution.value + noise).clamp(-1.0, 1.0)
         usable = ~solution.failed
         empty = torch.zeros_like(solution.gap)
-        numbers = torch.stack(
-            (solution.num_steps.float(), solution.gap, solution.success.float(), (~usable).float(), empty), -1
-        )
+        parts = (solution.num_steps, solution.gap, solution.success, ~usable, empty, on_bound(solution.value))
+        numbers = torch.stack([part.float() for part in parts], -1)
         values = energy.member_values(action)
         if self._drawn is not None:
             values = values.gather(1, self._drawn.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
@@ -350,13 +364,14 @@ class StackedICNNQ(Generic[Row]):
 
     def _features(self, obs: Tensor) -> Tensor:
         """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
-        x = normalize(obs, self._mean, self._variance) if self._normalizers else obs
+        x = normalize(obs, self._mean, self._variance) if self._normalizers else obs.float()
         return x.unsqueeze(1).expand(-1, self._members, -1, -1).flatten(0, 1)
 
-    def _finite(self, gradients: list[Tensor]) -> Tensor:
-        """Which learners' gradients are finite, (S,)."""
-        lengths = [torch.linalg.vector_norm(part.reshape(len(self), -1), dim=-1) for part in gradients]
-        return torch.stack(lengths).isfinite().all(0)
+    def _lengths(self, gradients: list[Tensor]) -> Tensor:
+        """Of each learner's gradient, (S,)."""
+        parts = [torch.linalg.vector_norm(part.reshape(len(self), -1), dim=-1) for part in gradients]
+        lengths: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return lengths
 
     def _own(self, stacked: Tensor, i: int) -> Tensor:
         """One learner's rows of a tensor (S E, ...)."""
@@ -382,7 +397,7 @@ class StackedICNNQ(Generic[Row]):
             return
         means = (self._sums[i] / updates).tolist()
         self._sums[i].zero_()
-        for name, mean in zip(("train/critic_loss", *(f"solver/{key}" for key in SOLVER_KEYS)), means, strict=True):
+        for name, mean in zip(_KEYS, means, strict=True):
             agent.logger.record(name, mean)
         agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
         agent.logger.record("solver/act_failed", agent.policy.act_failed)

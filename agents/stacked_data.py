@@ -63,7 +63,8 @@ class Streams:
 
 
 class Batch(NamedTuple):
-    """Transitions of S seeds, B each. ``ended`` is 1 where the episode ended, and not by a time limit."""
+    """Transitions of S seeds, B each, float32 but for the observations, which are as the buffer keeps them. ``ended``
+    is 1 where the episode ended, and not by a time limit."""
 
     obs: Tensor  # (S, B, o)
     next_obs: Tensor  # (S, B, o)
@@ -73,7 +74,8 @@ class Batch(NamedTuple):
 
 
 class StackedReplay:
-    """The replay buffers of S agents on the device: one tensor (S, capacity, 2 o + n + 3), float32.
+    """The replay buffers of S agents on the device: one tensor (S, capacity, 2 o + n + 3), float32, or float64 where
+    the observations have digits that float32 would lose.
 
     A row holds observation, next observation, action, reward, done, and whether a time limit ended the episode. All
     agents step together, so that one position serves them all.
@@ -89,13 +91,15 @@ class StackedReplay:
         o, n = int(np.prod(first.observation_space.shape)), first.action_dim
         self._widths = [o, o, n, 1, 1, 1]
         self.capacity, self.pos, self.full = first.buffer_size, first.pos, first.full
-        self.rows = torch.zeros(len(buffers), self.capacity, sum(self._widths), device=device)
+        dtype = np.float32 if np.can_cast(first.observations.dtype, np.float32) else np.float64
+        self._next = np.zeros((len(buffers), sum(self._widths)), dtype=dtype)
+        like = torch.from_numpy(self._next)
+        self.rows = torch.zeros(len(buffers), self.capacity, sum(self._widths), device=device, dtype=like.dtype)
         self._timeouts = [buffer.handle_timeout_termination for buffer in buffers]
-        self._next = np.zeros((len(buffers), sum(self._widths)), dtype=np.float32)
         for own, buffer in zip(self.rows, buffers, strict=True):
             widths = zip(_arrays(buffer), self._widths, strict=True)
             parts = [part[: len(self)].reshape(len(self), width) for part, width in widths]
-            own[: len(self)] = torch.as_tensor(np.concatenate(parts, -1, dtype=np.float32))
+            own[: len(self)] = torch.as_tensor(np.concatenate(parts, -1, dtype=dtype))
 
     def __len__(self) -> int:
         return self.capacity if self.full else self.pos
@@ -115,7 +119,8 @@ class StackedReplay:
         """The transitions at ``index`` (S, B), int64."""
         offsets = torch.arange(0, self.rows.shape[0] * self.capacity, self.capacity, device=index.device)
         chosen = self.rows.flatten(0, 1)[index + offsets.unsqueeze(-1)]
-        obs, next_obs, actions, rewards, dones, timeouts = torch.split(chosen, self._widths, dim=-1)
+        obs, next_obs, *rest = torch.split(chosen, self._widths, dim=-1)
+        actions, rewards, dones, timeouts = (part.float() for part in rest)
         return Batch(obs, next_obs, actions, rewards.squeeze(-1), (dones * (1.0 - timeouts)).squeeze(-1))
 
     def write_to(self, buffer: ReplayBuffer, seed: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from icnn_rl.agents.arguments import arguments
 from icnn_rl.experiment.errors import UserError
 
 __all__ = ["check_keys", "merge_settings", "names_of", "numbers", "parameters", "parse_overrides"]
@@ -72,17 +73,7 @@ def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[st
 @functools.cache
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The constructor's arguments, through **kwargs up the class tree."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        own = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        for p in own:
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                found.setdefault(p.name, p)
-        if not any(p.kind is p.VAR_KEYWORD for p in own):
-            break
-    return found
+    return arguments(cls.__mro__)
 
 
 def names_of(creator: Callable[..., Any]) -> tuple[set[str], bool]:

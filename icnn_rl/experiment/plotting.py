@@ -11,13 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from icnn_rl.experiment.config import Config, differences, read_record
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import write_file
 
-__all__ = ["label_curves", "plot_runs", "shared_steps"]
+__all__ = ["draw_band", "label_curves", "plot_runs", "shared_steps", "whole_numbers"]
 
 
 def plot_runs(folders: Sequence[Path], out: Path) -> None:
@@ -89,17 +90,37 @@ def _draw(axis: Axes, env: str, line: _Line, named: bool) -> None:
         )
     count = f"{len(runs)} runs, lowest to highest" if len(runs) > 1 else "1 run, ± std over episodes"
     name = f"{line.agent}, {', '.join(run.name for run in runs)}" if named else line.agent
-    (drawn,) = axis.plot(steps, middle, marker="o", markersize=3, label=f"{name} ({count})")
-    axis.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    draw_band(axis, steps, middle, low, high, f"{name} ({count})")
+
+
+def draw_band(
+    axis: Axes, steps: np.ndarray, middle: np.ndarray, low: np.ndarray | None, high: np.ndarray | None, label: str
+) -> None:
+    """A line and its band; for a single evaluation, of which neither would be seen, a point and its bar."""
+    alone = len(steps) == 1
+    (drawn,) = axis.plot(steps, middle, marker="o", markersize=6 if alone else 3, label=label)
+    if low is None or high is None:
+        return
+    if alone:
+        reach = np.stack((middle - low, high - middle)).clip(min=0.0)  # rounding
+        axis.errorbar(steps, middle, reach, color=drawn.get_color(), capsize=4)
+    else:
+        axis.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
 
 
 def label_curves(axis: Axes, env: str) -> None:
     """Title, axes and legend of learning curves on ``env``."""
     axis.set_title(env)
     axis.set_xlabel("environment steps")
+    whole_numbers(axis)
     axis.set_ylabel("return of an evaluation episode")
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize="small")
+
+
+def whole_numbers(axis: Axes) -> None:
+    """No ticks between whole numbers of steps or epochs, however few there are."""
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray]:

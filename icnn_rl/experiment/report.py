@@ -26,7 +26,7 @@ from icnn_rl.experiment.environments import NO_CONSTRAINT
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.evaluation import EvalRow, read_evaluations
 from icnn_rl.experiment.files import name_of, write_file, write_text
-from icnn_rl.experiment.plotting import label_curves, shared_steps
+from icnn_rl.experiment.plotting import draw_band, label_curves, shared_steps
 
 __all__ = [
     "FinishedRun",
@@ -452,11 +452,9 @@ def _figure(title: str, agents: Mapping[str, Sequence[FinishedRun]], resamples: 
         label = f"{agent} ({len(group)} runs)" if len(group) > 1 else f"{agent} (1 run, no band)"
         if not len(steps):
             label += ": no step at which all were evaluated"
-        (line,) = axis.plot(steps, means.mean(0), marker="o", markersize=3, label=label)
-        bounds = [interval([column], np.mean, resamples) for column in means.T]
-        if len(group) > 1 and bounds:
-            low, high = np.array(bounds, dtype=float).T
-            axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        bounds = [interval([column], np.mean, resamples) for column in means.T] if len(group) > 1 else []
+        low, high = np.array(bounds, dtype=float).T if bounds else (None, None)
+        draw_band(axis, steps, means.mean(0), low, high, label)
     label_curves(axis, title)
     return figure
 

@@ -18,12 +18,12 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
-from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, smooth
+from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, loss_numbers, on_bound, smooth
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -210,6 +210,53 @@ def test_noise_of_ones_own_is_saved_and_may_be_changed(tmp_path: Path) -> None:
     assert "sigma=[0.7 0.7]" in repr(ICNNQ.load(tmp_path / "agent").action_noise)
 
 
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (3, 5), (1, 3), (3, 3)])
+@pytest.mark.parametrize("own", [NormalActionNoise, OrnsteinUhlenbeckActionNoise])
+def test_noise_of_ones_own_goes_on_with_another_number_of_environments(
+    own: type[NormalActionNoise], before: int, after: int, tmp_path: Path
+) -> None:
+    noise = own(np.zeros(2), np.full(2, 0.7))
+    ICNNQ("MlpPolicy", make_vec_env(ReachEnv, before), action_noise=noise, **QUICK).learn(40).save(tmp_path / "agent")
+    agent = ICNNQ.load(tmp_path / "agent", env=make_vec_env(ReachEnv, after)).learn(60)
+    assert agent.action_noise is not None
+    assert agent.action_noise().shape == ((after, 2) if after > 1 else (2,))
+    assert "sigma=[0.7 0.7]" in repr(agent.action_noise)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        0.1,
+        np.full(2, 0.1),
+        NormalActionNoise(0.0, 0.1),  # type: ignore[arg-type]  # SB3 says so only when it draws
+        NormalActionNoise(np.zeros(1), np.ones(1)),
+        NormalActionNoise(np.zeros(3), np.ones(3)),
+        NormalActionNoise(np.zeros((1, 2)), np.ones((1, 2))),
+        NormalActionNoise(np.zeros(2), np.full(2, np.nan)),
+        OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1)),
+        VectorizedActionNoise(NormalActionNoise(np.zeros(1), np.ones(1)), 2),
+    ],
+)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_noise_that_does_not_fit_the_action_is_refused(noise: Any, n_envs: int) -> None:
+    with pytest.raises(ValueError, match=r"action_noise: expected .*exploration_noise=0.1"):
+        ICNNQ("MlpPolicy", make_vec_env(ReachEnv, n_envs), action_noise=noise, **QUICK)
+    agent = ICNNQ("MlpPolicy", make_vec_env(ReachEnv, n_envs), **QUICK)
+    agent.action_noise = noise
+    with pytest.raises(ValueError, match=r"action_noise: expected .*exploration_noise=0.1"):
+        agent.learn(30)
+
+
+def test_looking_at_the_noise_draws_nothing() -> None:
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2))
+    agent = ICNNQ("MlpPolicy", ReachEnv(), action_noise=noise, **QUICK)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    agent._check_noise()
+    assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert not noise.noise_prev.any()
+
+
 @pytest.mark.parametrize("steps", [0, 7])
 def test_a_warm_up_set_before_learning_counts(steps: int, tmp_path: Path) -> None:
     ICNNQ("MlpPolicy", ReachEnv(), **{**QUICK, "learning_starts": None}).save(tmp_path / "agent")
@@ -324,8 +371,48 @@ def test_logs_the_solver(tmp_path: Path) -> None:
         "solver/converged_fraction",
         "solver/failed_fraction",
         "train/critic_loss",
+        "train/td_error",
+        "train/q_mean",
+        "train/target_mean",
+        "train/grad_norm",
+        "train/on_bound_fraction",
     ):
         assert np.isfinite(logged[key]), key
+
+
+def test_what_is_logged_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv(), reward_scale=10.0, **QUICK).learn(60)
+    data = agent.replay_buffer.sample(16)  # type: ignore[union-attr]
+    assert bool(data.dones.all())  # the target is the reward, and nothing of it is drawn
+    monkeypatch.setattr(agent.replay_buffer, "sample", lambda *_, **__: data)
+    agent.critic.optimizer.zero_grad()
+    q = torch.cat(agent.critic(data.observations, data.actions), -1)
+    error = q - 10.0 * data.rewards
+    (error**2).mean(0).sum().backward()  # type: ignore[no-untyped-call]
+    length = torch.cat([p.grad.flatten() for p in agent.critic.parameters() if p.grad is not None]).norm()
+    best = torch.stack([agent.critic_target._predict(o[None])[0] for o in data.next_observations])  # type: ignore[union-attr]
+    agent.logger.name_to_value.clear()
+    agent.logger.name_to_count.clear()
+    agent.train(1, 16)
+    logged = agent.logger.name_to_value
+    for key, expected in (
+        ("critic_loss", (error**2).mean(0).sum()),
+        ("td_error", (error**2).mean().sqrt()),
+        ("q_mean", q.mean()),
+        ("target_mean", 10.0 * data.rewards.mean()),
+        ("grad_norm", length),
+        ("on_bound_fraction", (best.abs() == 1.0).float().mean()),
+    ):
+        assert logged[f"train/{key}"] == pytest.approx(expected.item(), rel=1e-4), key
+
+
+def test_the_share_on_a_bound_and_the_numbers_of_a_loss() -> None:
+    actions = torch.tensor([[1.0, -1.0], [0.999, 1.0], [0.0, 0.5], [float("nan"), 0.0]])
+    assert on_bound(actions).tolist() == [1.0, 0.5, 0.0, 0.0]
+    energies, target = torch.tensor([[-1.0, -2.0], [-3.0, -6.0]]), torch.tensor([2.0, 9.0])
+    usable = torch.tensor([True, False])
+    loss = bellman_loss(energies, target, usable)
+    assert loss_numbers(loss, energies, target, usable).tolist() == [2.0, 1.0, 3.0, 2.0]
 
 
 def test_one_failed_argmax_is_counted_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,11 +618,31 @@ def test_multidimensional_actions() -> None:
 # what must be refused, and how
 
 
-@pytest.mark.parametrize("bounds", [(-np.inf, 1.0), (0.0, 0.0)])
-def test_action_space_must_be_a_finite_box(bounds: tuple[float, float]) -> None:
-    env = ReachEnv((bounds[0], -1.0), (bounds[1], 1.0))
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (-np.inf, 1.0, np.float32),
+        (0.0, 0.0, np.float32),
+        (-_LARGEST, _LARGEST, np.float32),
+        (-0.6 * _LARGEST, 0.6 * _LARGEST, np.float32),
+        (-1e300, 1e300, np.float64),
+        (1e9, 1e9 + 1.0, np.float64),
+    ],
+)
+def test_action_space_must_be_a_finite_box(algorithm: type[ICNNQ], low: float, high: float, dtype: type) -> None:
+    env = ReachEnv()
+    env.action_space = spaces.Box(np.array([low, -1.0], dtype), np.array([high, 1.0], dtype), dtype=dtype)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="action space: expected"):
-        ICNNQ("MlpPolicy", env)
+        algorithm("MlpPolicy", env)
+
+
+def test_a_very_wide_box_is_no_trouble() -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv((-1e38, -1.0), (1e38, 1.0)), **QUICK).learn(40)
+    assert np.isfinite(agent.predict(np.zeros(2, np.float32))[0]).all()
 
 
 def test_a_scalar_action_is_refused() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from icnn_rl.agents import ICNNQ, NAF
-from icnn_rl.agents.normalization import NormalizedExtractor
+from icnn_rl.agents.normalization import NormalizedCombinedExtractor, NormalizedExtractor
 from icnn_rl.agents.stacked import StackedICNNQ
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -177,9 +177,100 @@ def test_looking_does_not_move_the_moments() -> None:
 def test_only_vectors_are_normalised_and_only_where_wanted() -> None:
     assert type(make(normalize_observations=False).critic.features_extractor) is FlattenExtractor
     images = ICNNQ("CnnPolicy", FakeImageEnv(discrete=False), buffer_size=10, device="cpu")
-    parts = ICNNQ("MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), buffer_size=10, device="cpu")
-    for agent in (images, parts):
-        assert not isinstance(agent.critic.features_extractor, NormalizedExtractor)
+    assert type(images.critic.features_extractor) is NatureCNN
+    raw = make_parts(SimpleMultiObsEnv(discrete_actions=False), normalize_observations=False)
+    assert type(raw.critic.features_extractor) is CombinedExtractor
+
+
+class FarAway(gym.ObservationWrapper):  # type: ignore[type-arg]
+    """Pendulum's observations moved by an offset, in the given kind of numbers."""
+
+    def __init__(self, offset: float, dtype: type = np.float64, scale: float = 1.0) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), dtype)  # type: ignore[arg-type]
+        self.offset, self.scale = offset, scale
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        moved = self.scale * observation.astype(np.float64) + self.offset
+        return moved.astype(self.observation_space.dtype)
+
+
+def make_parts(env: gym.Env[Any, Any], agent_class: type[ICNNQ] = ICNNQ, **policy_kwargs: Any) -> ICNNQ:
+    kwargs = {"context": (16,), **policy_kwargs}
+    return agent_class("MultiInputPolicy", env, seed=0, policy_kwargs=kwargs, **SETTINGS)
+
+
+class InParts(gym.ObservationWrapper):  # type: ignore[type-arg]
+    """A vector in two parts, in the order in which SB3 joins them."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        low, high = env.observation_space.low, env.observation_space.high  # type: ignore[attr-defined]
+        first, second = (spaces.Box(low[i], high[i], dtype=low.dtype) for i in (slice(0, 2), slice(2, 3)))
+        self.observation_space = spaces.Dict({"first": first, "second": second})
+
+    def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        return {"first": observation[..., :2], "second": observation[..., 2:]}
+
+
+@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+@pytest.mark.parametrize("offset", [0.0, 1.7e9])
+def test_the_parts_of_a_dict_are_learned_from_as_one_vector_is(agent_class: type[ICNNQ], offset: float) -> None:
+    whole = agent_class("MlpPolicy", FarAway(offset), seed=0, policy_kwargs={"context": (16,)}, **SETTINGS).learn(60)
+    parts = make_parts(InParts(FarAway(offset)), agent_class).learn(60)
+    for p, q in zip(whole.critic.parameters(), parts.critic.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+    obs = np.random.default_rng(0).normal(size=(20, 3)) + offset
+    split = {"first": obs[:, :2], "second": obs[:, 2:]}
+    np.testing.assert_allclose(parts.predict(split)[0], whole.predict(obs)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+def test_of_a_dict_vectors_alone_are_normalised(agent_class: type[ICNNQ], tmp_path: Path) -> None:
+    seen: list[np.ndarray] = []
+    agent = make_parts(SimpleMultiObsEnv(discrete_actions=False), agent_class)
+    agent.learn(23, callback=lambda here, _: seen.append(here["new_obs"]["vec"].copy()) is None)
+    extractor, target = agent.critic.features_extractor, agent.critic_target.features_extractor
+    assert isinstance(extractor, NormalizedCombinedExtractor)
+    assert isinstance(target, NormalizedCombinedExtractor)
+    assert extractor.vectors == ("vec",)
+    assert isinstance(extractor.extractors["img"], NatureCNN)
+    assert target.extractors["vec"] is extractor.extractors["vec"]
+    assert target.extractors["img"] is not extractor.extractors["img"]
+    np.testing.assert_allclose(extractor.extractors["vec"].mean, np.mean(seen, (0, 1)), rtol=1e-9)  # type: ignore[arg-type]
+    agent.save(tmp_path / "agent")
+    loaded = agent_class.load(tmp_path / "agent", device="cpu")
+    other = loaded.critic_target.features_extractor
+    assert isinstance(other, NormalizedCombinedExtractor)
+    assert other.extractors["vec"] is loaded.critic.features_extractor.extractors["vec"]  # type: ignore[index,union-attr]
+    obs = {key: part.sample()[None] for key, part in agent.observation_space.spaces.items()}  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(loaded.predict(obs)[0], agent.predict(obs)[0])
+
+
+def test_parts_of_a_dict_cannot_be_ignored() -> None:
+    with pytest.raises(ValueError, match="ignored is for vector observations, not for parts of a Dict"):
+        make_parts(InParts(FarAway(0.0)), features_extractor_kwargs={"ignored": (0, 1)})
+
+
+@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+def test_everything_in_a_saved_policy_is_a_float(agent_class: type[ICNNQ]) -> None:
+    """SB3's own tests draw random numbers like each of them."""
+    agent = agent_class("MlpPolicy", "Pendulum-v1", policy_kwargs={"context": (16,)}, **SETTINGS).learn(30)
+    drawn = {name: torch.rand_like(part) for name, part in agent.policy.state_dict().items()}
+    agent.policy.load_state_dict(drawn)
+    for name, part in agent.policy.state_dict().items():
+        if "critic.features_extractor" not in name:  # the target's own, which come later
+            torch.testing.assert_close(part, drawn[name])
+
+
+def test_files_with_whole_counts_still_load() -> None:
+    agent = make().learn(30)
+    state = agent.policy.state_dict()
+    before = {name: part.long() if name.endswith("count") else part.clone() for name, part in state.items()}
+    loaded = make(seed=1)
+    loaded.policy.load_state_dict(before)
+    assert extractor_of(loaded).count == 30
+    assert torch.equal(extractor_of(loaded).mean, extractor_of(agent).mean)
 
 
 def test_stacked_learners_have_moments_of_their_own() -> None:
@@ -195,3 +286,36 @@ def test_stacked_learners_have_moments_of_their_own() -> None:
     torch.testing.assert_close(other.mean, kept)
     with pytest.raises(ValueError, match="features_extractor_class"):
         StackedICNNQ(lambda plain: make(normalize_observations=not plain), [False, True])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_a_large_offset_is_taken_off_before_digits_are_lost(dtype: torch.dtype) -> None:
+    seen = torch.tensor([[-2.0], [0.0], [2.0]], dtype=torch.float64) + 1.7e9
+    extractor = NormalizedExtractor(vector(1))
+    extractor.update(seen.to(dtype).numpy())
+    x = extractor(seen.to(dtype))
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("offset", [1e7, 1.7e9])
+def test_an_agent_learns_the_same_wherever_its_observations_lie(offset: float, stacked: bool) -> None:
+    def learned(here: float) -> ICNNQ:
+        def made(seed: int) -> ICNNQ:
+            return make(FarAway(here), seed=seed)
+
+        return StackedICNNQ(made, [1]).learn(60).agents[0] if stacked else made(1).learn(60)
+
+    near, far = learned(0.0), learned(offset)
+    for p, q in zip(near.critic.parameters(), far.critic.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
+    obs = np.random.default_rng(0).normal(size=(20, 3))
+    np.testing.assert_allclose(far.predict(obs + offset)[0], near.predict(obs)[0], atol=2e-2)
+    np.testing.assert_allclose(far.best_action(obs + offset).value, near.best_action(obs).value, atol=1e-2)
+
+
+def test_time_stamps_in_whole_numbers_keep_their_digits() -> None:
+    near, far = (make(FarAway(offset, np.int64, scale=100.0)).learn(60) for offset in (0.0, 1.7e9))
+    for p, q in zip(near.critic.parameters(), far.critic.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)

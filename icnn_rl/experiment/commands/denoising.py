@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         lam, _ = best_penalty(few, torch.arange(2.0, 42.0))
         model = _model(args, lam)
         rate = falling(args.lr) if args.lr_decay else args.lr
-        history = run.train(model, train, test, lr=rate)
+        history = run.train(model, train, test, units={"loss": "mean squared error"}, lr=rate)
     start = TotalVariationLayer(args.length, lam)
     result: dict[str, object] = {
         "best_total_variation_penalty": lam,
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
         "test_mse": evaluate(model, test, args.batch_size)["loss"],
         "train_cpu_seconds": sum(row["cpu_time"] for row in history),
     }
-    _plot_signals(run, test, model, start)
+    run.save_figure("signals", signals(test, args.model, model, start, lam))
     if isinstance(model, DenoisingModule):
-        _plot_matrix(run, model)
+        run.save_figure("matrix", matrix(model))
     run.report(result)
 
 
@@ -60,26 +61,27 @@ def _model(args: argparse.Namespace, lam: float) -> SavedModule:
     return DenoisingModule(args.length, "random", args.rows, lam)
 
 
-def _plot_signals(run: Run, test: DenoisingDataset, model: nn.Module, start: nn.Module) -> None:
-    """signals.png: four test signals."""
+def signals(test: DenoisingDataset, name: str, model: nn.Module, start: nn.Module, lam: float) -> Figure:
+    """Four test signals. Total variation is broad and pale: the model, which may start there, is drawn over it."""
     figure, axes = new_figure(2, 2)
     with torch.no_grad():
         lines = (test.noisy[:4], test.clean[:4], model(test.noisy[:4]), start(test.noisy[:4]))
-    for axis, noisy, clean, answer, flat in zip(axes, *(line.numpy() for line in lines), strict=False):
+    for i, (axis, noisy, clean, answer, flat) in enumerate(zip(axes, *(line.numpy() for line in lines), strict=False)):
         axis.plot(noisy, ".", color="0.7", label="noisy")
+        axis.plot(flat, color="tab:orange", linewidth=4, alpha=0.6, label=f"total variation, penalty {lam:g}")
         axis.plot(clean, color="black", linewidth=1, label="clean")
-        axis.plot(flat, color="tab:orange", linewidth=1, label="total variation")
-        axis.plot(answer, color="tab:blue", linewidth=1, label=run.args.model)
-    axes[0].legend(fontsize="x-small")
-    run.save_figure("signals", figure)
+        axis.plot(answer, color="tab:blue", linewidth=1.2, label=f"{name}, trained")
+        axis.set(xlabel="position", ylabel="value", title=f"test signal {i}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    return figure
 
 
-def _plot_matrix(run: Run, model: DenoisingModule) -> None:
-    """matrix.png: the learned rows, each times its penalty."""
+def matrix(model: DenoisingModule) -> Figure:
+    """The learned rows, each times its penalty."""
     figure, axes = new_figure(1, 1)
-    matrix = (model.lam[:, None] * model.D).detach()
-    bound = float(matrix.abs().max())
-    image = axes[0].imshow(matrix.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
-    figure.colorbar(image)
-    axes[0].set_title("lam_j D_ji")
-    run.save_figure("matrix", figure)
+    rows = (model.lam[:, None] * model.D).detach()
+    bound = float(rows.abs().max())
+    image = axes[0].imshow(rows.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    figure.colorbar(image, label="penalty times entry, λ_j D_ji")
+    axes[0].set(xlabel="position i in the signal", ylabel="row j", title="what is kept small: the rows of λ D")
+    return figure

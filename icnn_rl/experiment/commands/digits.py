@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from matplotlib.figure import Figure
 
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
@@ -20,9 +21,12 @@ def run(args: argparse.Namespace) -> None:
         run = Run(args)
         model = DigitsModule(args.head, args.hidden, args.inequalities)
         rate = falling(args.lr) if args.lr_decay else args.lr
-        history = run.train(model, train, test, {"accuracy": accuracy}, lr=rate)
+        history = run.train(
+            model, train, test, {"accuracy": accuracy}, {"loss": "cross-entropy", "accuracy": "share"}, lr=rate
+        )
     guess = torch.cat([model.predict(images) for images in torch.split(test.images, 1000)])
-    _plot_wrong(run, test, guess)
+    if not bool((guess == test.labels).all()):
+        run.save_figure("wrong_digits", wrong_digits(test, guess))
     seconds = [row["cpu_time"] for row in history]
     run.report(
         {
@@ -34,15 +38,14 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _plot_wrong(run: Run, test: DigitsDataset, guess: torch.Tensor) -> None:
-    """wrong_digits.png: some that were taken for others."""
+def wrong_digits(test: DigitsDataset, guess: torch.Tensor) -> Figure:
+    """Some that were taken for others."""
     wrong = (guess != test.labels).nonzero().flatten()[:24].tolist()
-    if not wrong:
-        return
     figure, axes = new_figure(3, 8, (1.2, 1.4))
     for axis in axes:
         axis.axis("off")
     for axis, i in zip(axes, wrong, strict=False):
         axis.imshow(test.images[i].reshape(28, 28).numpy(), cmap="gray_r")
         axis.set_title(f"{int(guess[i])}, not {int(test.labels[i])}", fontsize="small")
-    run.save_figure("wrong_digits", figure)
+    figure.suptitle("images of the test set: what they were taken for, not what they are", fontsize="small")
+    return figure

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -22,6 +23,9 @@ from icnn_rl.supervised.imputation_baselines import ConvRegression
 __all__ = ["run"]
 
 _GREY_LEVELS = 255.0**2  # the paper's scale
+
+#: Of the training loss.
+_UNITS = {"mse": {"loss": "mean squared error, pixels in [0, 1]"}, "energy": {"loss": "energy a pixel"}}
 
 Model = ImputationModule | ConvRegression
 
@@ -42,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
             AugmentedFaces(train, left if args.mask == "left" else None, fraction=args.fraction),
             TensorDataset(test, masks),  # for the curve only: nothing is chosen by it
             {"mse": lambda model, batch: _squared(model, *batch) / hidden},
+            units={"mse": "grey levels squared, of hidden pixels", **_UNITS[args.loss]},
             lr=falling(args.lr),
             optimizer=partial(torch.optim.AdamW, weight_decay=args.weight_decay),
             max_grad_norm=1.0,
@@ -110,7 +115,7 @@ def _mean_face(train: Tensor) -> Tensor:
 
 def picture(model: Model, images: Tensor, masks: Tensor) -> Figure:
     """Rows of faces: the truth, what is seen, and the completion as the inner solver's steps go on."""
-    columns = [("truth", images), ("seen", torch.where(masks, images, 1.0))]
+    columns = [("truth", images), ("seen, hidden blue", torch.where(masks, images, torch.nan))]
     model.eval()
     with torch.no_grad():
         if isinstance(model, ImputationModule):
@@ -119,12 +124,14 @@ def picture(model: Model, images: Tensor, masks: Tensor) -> Figure:
         else:
             columns.append(("completion", model(images, masks)))
     figure, axes = new_figure(len(images), len(columns), (1.25, 1.35))
+    grey = colormaps["gray"].with_extremes(bad="tab:blue")  # what is not known is no grey
     for at, axis in enumerate(axes):
         row, (title, column) = at // len(columns), columns[at % len(columns)]
-        axis.imshow(column[row, 0].numpy(), cmap="gray", vmin=0.0, vmax=1.0)
+        axis.imshow(column[row, 0].numpy(), cmap=grey, vmin=0.0, vmax=1.0)
         axis.axis("off")
         if row == 0:
-            axis.set_title(title, fontsize="small")
+            axis.set_title(title, fontsize="x-small")
+    figure.suptitle("faces of the test set; steps of the inner solver", fontsize="small")
     return figure
 
 

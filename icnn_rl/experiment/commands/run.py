@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -21,11 +22,12 @@ from icnn_rl._files import write_file, write_text
 from icnn_rl.experiment.config import check_device, revision, versions
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import check_free, claim_folder
+from icnn_rl.experiment.plotting import whole_numbers
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.batches import Data
 from icnn_rl.supervised.fit import Metric
 
-__all__ = ["Run", "device_of", "new_figure", "options_of", "save_figure", "user_errors"]
+__all__ = ["Run", "device_of", "learning_curve", "new_figure", "options_of", "save_figure", "user_errors"]
 
 _CONFIG = "config.yml"
 #: Options that are no setting of the run.
@@ -118,6 +120,7 @@ class Run:
         data: Data,
         validation: Data | None,
         metrics: Mapping[str, Metric] | None = None,
+        units: Mapping[str, str] | None = None,
         part: str = "",
         **options: Any,
     ) -> list[dict[str, float]]:
@@ -125,6 +128,7 @@ class Run:
 
         Args:
             model, data, validation, metrics, options: as for ``fit``.
+            units: of the loss and the metrics, for the picture.
             part: names the files where a run trains several models.
         """
         history = fit(
@@ -141,7 +145,7 @@ class Run:
         model.to("cpu")
         self.write_table(_joined("history", part), history)
         self.save_model(model, part)
-        self.plot_history(history, part)
+        self.plot_history(history, units or {}, part)
         return history
 
     def save_model(self, model: SavedModule, part: str = "") -> None:
@@ -164,21 +168,11 @@ class Run:
         writer.writerows(rows)
         write_text(self.folder / f"{name}.csv", text.getvalue())
 
-    def plot_history(self, history: Sequence[Mapping[str, float]], part: str = "") -> None:
-        """learning_curve.png: the losses on the left, other validation metrics on the right."""
-        others = [key for key in history[0] if key.startswith("val/") and key != "val/loss"]
-        figure, axes = new_figure(1, 2 if others else 1)
-        epochs = [row["epoch"] for row in history]
-        for axis, keys in zip(axes, (["loss", "val/loss"], others), strict=False):
-            for key in keys:
-                if key in history[0]:
-                    axis.plot(epochs, [row[key] for row in history], marker=".", label=key)
-            axis.set_xlabel("epoch")
-            axis.grid(alpha=0.3)
-            axis.legend(fontsize="small")
-        if any(row.get(key, 0.0) > 0.0 for row in history for key in ("loss", "val/loss")):
-            axes[0].set_yscale("log")
-        self.save_figure(_joined("learning_curve", part), figure)
+    def plot_history(
+        self, history: Sequence[Mapping[str, float]], units: Mapping[str, str] | None = None, part: str = ""
+    ) -> None:
+        """learning_curve.png."""
+        self.save_figure(_joined("learning_curve", part), learning_curve(history, units or {}))
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """A picture in the run folder."""
@@ -205,6 +199,45 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def learning_curve(history: Sequence[Mapping[str, float]], units: Mapping[str, str]) -> Figure:
+    """The losses on the left, other validation metrics on the right, epoch by epoch."""
+    others = [key for key in history[0] if key.startswith("val/") and key != "val/loss"]
+    figure, axes = new_figure(1, 2 if others else 1)
+    losses = {"loss": "training, mean over the epoch", "val/loss": "validation, after the epoch"}
+    _draw_epochs(axes[0], history, losses, f"loss{_in(units, 'loss')}")
+    drawn = [row[key] for row in history for key in losses if key in row]
+    if min(drawn) > 0.0 and max(drawn) > 5.0 * min(drawn):  # a narrower range would have no power of ten in it
+        axes[0].set_yscale("log")
+    if others:
+        names = {key: key.removeprefix("val/") for key in others}
+        same = len(names) == 1
+        _draw_epochs(
+            axes[1],
+            history,
+            {key: "validation" if same else name + _in(units, name) for key, name in names.items()},
+            f"{names[others[0]]}{_in(units, names[others[0]])}" if same else "validation, after the epoch",
+        )
+    return figure
+
+
+def _in(units: Mapping[str, str], name: str) -> str:
+    return f", {units[name]}" if name in units else ""
+
+
+def _draw_epochs(axis: Axes, history: Sequence[Mapping[str, float]], labels: Mapping[str, str], what: str) -> None:
+    """A line a key of the history; of a single epoch points, with their values beside the names."""
+    epochs = [row["epoch"] for row in history]
+    for key, label in labels.items():
+        if key in history[0]:
+            numbers = [row[key] for row in history]
+            name = f"{label}: {numbers[0]:.4g}" if len(history) == 1 else label
+            axis.plot(epochs, numbers, marker="o" if len(history) == 1 else ".", label=name)
+    axis.set(xlabel="epoch", ylabel=what, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+    whole_numbers(axis)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, list[Any]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.experiment.errors import UserError
+from icnn_rl.experiment.plotting import whole_numbers
 from icnn_rl.supervised.datafiles import find_file
 from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.sudoku import (
@@ -22,6 +25,8 @@ from icnn_rl.supervised.sudoku import (
 )
 
 __all__ = ["run"]
+
+_SHARES = {"boards_solved": "boards solved", "cells_solved": "blank cells right"}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
             history = []
             run.save_model(model)
         else:
-            history = run.train(model, train, test, metrics, lr=rate)
+            units = {"loss": "mean squared error", "boards_solved": "share", "cells_solved": "share of blanks"}
+            history = run.train(model, train, test, metrics, units, lr=rate)
     print(f"{len(train)} boards to train on, {len(test)} to test")
     model.eval()
     new = test.unseen(train)
@@ -57,8 +63,9 @@ def run(args: argparse.Namespace) -> None:
     if isinstance(model, SudokuModule) and model.learn:
         cosines = principal_angles(model).cos()
         result["rules_learned"] = f"{int((cosines > 0.99).sum())} of {len(cosines)} directions within 8 degrees"
-        _plot_rules(run, model)
-    _plot_wrong(run, test, solved, right)
+        run.save_figure("rules", learned_rules(model))
+    if not bool(right.all()):
+        run.save_figure("wrong_boards", wrong_boards(test, solved, right))
     if args.box > 2:
         _report_by_clues(run, model, test)
     run.report(result)
@@ -75,7 +82,8 @@ def _report_by_clues(run: Run, model: SudokuModule | ConvNet, test: SudokuDatase
             axis.plot(
                 [row["clues"] for row in rows], [row[f"{what}/{k}"] for row in rows], ".-", label=f"{k} re-solves"
             )
-        axis.set(xlabel="givens", title=what.replace("_", " "), ylim=(-0.02, 1.02))
+        axis.set(xlabel="givens of the board", ylabel=f"share of {_SHARES[what]}", ylim=(-0.02, 1.02))
+        whole_numbers(axis)
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small", loc="lower right")
     run.save_figure("clues", figure)
@@ -105,23 +113,26 @@ def _hull(args: argparse.Namespace, train: SudokuDataset) -> SudokuModule:
     return model
 
 
-def _plot_rules(run: Run, model: SudokuModule) -> None:
-    """rules.png: A, the projection onto its rows, that of the true rules, and the angles between the two spaces."""
-    figure, axes = new_figure(1, 4, (4.2, 3.8))
+def learned_rules(model: SudokuModule) -> Figure:
+    """A, the projection onto its rows, that of the true rules, and the angles between the two spaces."""
+    figure, axes = new_figure(1, 4, (4.4, 3.8))
     A, true = model.A.detach().double(), model.true_rules().double()
-    for axis, matrix, title in (
-        (axes[0], A, "A"),
-        (axes[1], _projection(A), "projection onto the rows of A"),
-        (axes[2], _projection(true), "... of the true rules"),
+    variable = "variable (row, column, digit)"
+    for axis, matrix, title, rows in (
+        (axes[0], A, "A", "equation"),
+        (axes[1], _projection(A), "projection onto the rows of A", variable),
+        (axes[2], _projection(true), "projection onto the true rules", variable),
     ):
         bound = float(matrix.abs().max())
-        axis.imshow(matrix.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
-        axis.set_title(title, fontsize="medium")
+        image = axis.imshow(
+            matrix.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
+        )
+        axis.set(title=title, xlabel=variable, ylabel=rows)
+        figure.colorbar(image, ax=axis, label="entry")
     axes[3].plot(torch.rad2deg(principal_angles(model)).numpy(), marker=".")
-    axes[3].set_title("principal angles, degrees", fontsize="medium")
-    axes[3].set_ylim(-2, 92)
+    axes[3].set(title="between the two spaces", xlabel="direction", ylabel="principal angle, degrees", ylim=(-2, 92))
     axes[3].grid(alpha=0.3)
-    run.save_figure("rules", figure)
+    return figure
 
 
 def _projection(A: Tensor) -> Tensor:
@@ -130,11 +141,9 @@ def _projection(A: Tensor) -> Tensor:
     return projection
 
 
-def _plot_wrong(run: Run, test: SudokuDataset, solved: Tensor, right: Tensor) -> None:
-    """wrong_boards.png: up to eight boards, givens in black, what is wrong in red with the truth beside it."""
+def wrong_boards(test: SudokuDataset, solved: Tensor, right: Tensor) -> Figure:
+    """Up to eight boards that are wrong: givens in black, what is wrong in red with the truth beside it."""
     wrong = (~right).nonzero().flatten()[:8].tolist()
-    if not wrong:
-        return
     figure, axes = new_figure((len(wrong) + 3) // 4, min(len(wrong), 4), (3.2, 3.2))
     n = test.box**2
     for axis, i in zip(axes, wrong, strict=False):
@@ -151,4 +160,7 @@ def _plot_wrong(run: Run, test: SudokuDataset, solved: Tensor, right: Tensor) ->
         axis.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xticks=[], yticks=[], title=f"test board {i}")
     for axis in axes[len(wrong) :]:
         axis.axis("off")
-    run.save_figure("wrong_boards", figure)
+    meanings = {"black": "given", "tab:blue": "filled in, right", "tab:red": "filled in, wrong (the truth)"}
+    patches = [Patch(color=color, label=label) for color, label in meanings.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=1 if len(wrong) == 1 else 3, fontsize="small")
+    return figure

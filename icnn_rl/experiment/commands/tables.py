@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
             model,
             RandomlyMasked(train, args.fraction),
             TensorDataset(inside, mask),  # for the curve only
+            units={"loss": "mean squared error, columns in [0, 1]"},
             lr=falling(args.lr),
             max_grad_norm=1.0,
         )
