@@ -152,7 +152,7 @@ def test_names():
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "qpsolvers", None)
-    with pytest.raises(ValueError, match=r"which is not installed. pip install 'icnn-rl\[qpsolvers\]'"):
+    with pytest.raises(ValueError, match=r"which is not installed. pip install -e '.\[qpsolvers\]'"):
         External()
 
 
