@@ -40,6 +40,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from icnn_rl._checks import check_positive_int, check_range, check_widths
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.agents.halves import check_halves
 from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.nn.activations import resolve_activation
@@ -89,6 +90,7 @@ class ICNNQPolicy(BasePolicy):
         fallback: for states that leave no action, see :class:`icnn_rl.qp.ActionProjection`; the same as that of the
             environment's wrapper.
         trust_obs: take the observations for the constraint's, whatever wrappers there are.
+        trust_actions: take the actions for the constraint's, whatever wrappers there are, and ask for no second half.
         picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
             ``positivity``).
         features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
@@ -119,6 +121,7 @@ class ICNNQPolicy(BasePolicy):
         constraint: ActionConstraint | None = None,
         fallback: Fallback = "least_violation",
         trust_obs: bool = False,
+        trust_actions: bool = False,
         picnn_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -159,7 +162,8 @@ class ICNNQPolicy(BasePolicy):
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
         _check_bends(activation, self.solver, self.act_solver)
-        self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
+        self.constraint, self.fallback = _check_constraint(constraint), fallback
+        self.trust_obs, self.trust_actions = trust_obs, trust_actions
         self.picnn_kwargs = _check_picnn_kwargs(picnn_kwargs or {})
         self.share_features_extractor = share_features_extractor
         self._build(lr_schedule)
@@ -271,6 +275,7 @@ class ICNNQPolicy(BasePolicy):
             constraint=self.constraint,
             fallback=self.fallback,
             trust_obs=self.trust_obs,
+            trust_actions=self.trust_actions,
             picnn_kwargs=self.picnn_kwargs,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
@@ -470,7 +475,9 @@ class ICNNQ(OffPolicyAlgorithm):
             )
 
     def _check_observations(self, env: VecEnv | None) -> None:
-        """A constraint reads raw observations: refuse environments that change or stack them."""
+        """A constraint reads raw observations and is on raw actions: refuse environments that change or stack them, and
+        warn where the environment's half is missing, or ours."""
+        check_halves(self.policy.constraint, env, trust_actions=self.policy.trust_actions)
         if self.policy.constraint is not None:
             assert isinstance(self.action_space, spaces.Box)
             check_observations(

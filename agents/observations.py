@@ -18,7 +18,7 @@ from torch import Tensor
 from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.qp.constraints import ActionConstraint
 
-__all__ = ["check_observations", "env_under_construction"]
+__all__ = ["algorithm_under_construction", "check_observations"]
 
 #: Attribute of the wrappers that append the last action: the size of their observations; 0: they do not.
 _SIZE = "size_with_last_action"
@@ -147,14 +147,14 @@ def _some(space: spaces.Space[Any]) -> Tensor:
     return torch.as_tensor(zeros, dtype=torch.float64)
 
 
-def env_under_construction() -> VecEnv | None:
-    """The environment of the SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to
-    a policy, and without one normalised observations would silently be read in wrong units."""
+def algorithm_under_construction() -> BaseAlgorithm | None:
+    """The SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to a policy, and
+    without its environment normalised observations would silently be read in wrong units."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "_setup_model":
             owner = frame.f_locals.get("self")
             if isinstance(owner, BaseAlgorithm):
-                return owner.get_env()
+                return owner
         frame = frame.f_back
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, NoReturn
 
+import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -18,7 +20,7 @@ from icnn_rl.qp.constraints import ActionConstraint, Fallback
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
 
 #: Attributes that VecProjectAction does not leave to the environments.
-_OWN = ("constraint", "size_with_last_action")
+_OWN = ("constraint", "enforced_constraint", "size_with_last_action")
 
 
 class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -36,7 +38,9 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     just enough. (A set without an interior, an equation say, is met as nearly as the dtype can.)
 
     The constraint reads the observation of the last reset or step, so this wrapper goes inside those that change
-    observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation.
+    observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation. It is on
+    the environment's own actions: outside of a wrapper that changes actions on their way, as RescaleAction does, the
+    guarantee would be one on other numbers than those that arrive, and is refused too.
     If ``constraint.needs_last_action``, observations, which have to be vectors, end with the n numbers executed last
     (after a reset 0, or the nearest that the action space has), and the observation space says so.
 
@@ -48,6 +52,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             a (1, d) float64 tensor (a mapping of tensors for Dict observations) and gives (1, n) or (n,). What it gives
             is clipped to the action space.
         tol: > 0, in the units of the actions.
+        trust_actions: the constraint is written for the actions as they come in here, whatever becomes of them inside.
 
     Attributes:
         constraint: what came.
@@ -82,14 +87,20 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         constraint: ActionConstraint,
         fallback: Fallback = "least_violation",
         tol: float = 1e-6,
+        trust_actions: bool = False,
     ) -> None:
         gym.Wrapper.__init__(self, env)
         _check_units(env)
+        if not trust_actions:
+            _check_actions(env)
         self.constraint = constraint
         self._projector = Projector(constraint, env.action_space, fallback, tol)
         if not isinstance(fallback, str) and not callable(fallback):
             fallback = tuple(np.asarray(fallback, np.float64).tolist())  # specs are compared, which arrays do not like
-        RecordConstructorArgs.__init__(self, constraint=constraint, fallback=fallback, tol=tol)
+        RecordConstructorArgs.__init__(
+            self, constraint=constraint, fallback=fallback, tol=tol, trust_actions=trust_actions
+        )
+        self._trust_actions = trust_actions
         self.executed_action = self._projector.rest
         self._obs: Any = None
         if constraint.needs_last_action:
@@ -102,9 +113,16 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return _size_with_last_action(self)
 
     @property
+    def enforced_constraint(self) -> bytes:
+        """The constraint by cloudpickle, which other processes can be told whatever functions are in it; under a name
+        that only wrappers have that enforce it."""
+        return _as_bytes(self.constraint)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """``fallback`` and ``tol``, as they came."""
-        return {"fallback": self._projector.fallback, "tol": self._projector.tol}
+        """``fallback``, ``tol`` and ``trust_actions``, as they came."""
+        projector = self._projector
+        return {"fallback": projector.fallback, "tol": projector.tol, "trust_actions": self._trust_actions}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
@@ -147,8 +165,8 @@ class VecProjectAction(VecEnvWrapper):
 
     Args:
         venv: actions in a Box of one dimension.
-        constraint, fallback, tol: see :class:`ProjectAction`; observations have B rows, one for each environment, also
-            those that a fallback function gets.
+        constraint, fallback, tol, trust_actions: see :class:`ProjectAction`; observations have B rows, one for
+            each environment, also those that a fallback function gets.
 
     Attributes:
         constraint: what came.
@@ -161,10 +179,13 @@ class VecProjectAction(VecEnvWrapper):
         constraint: ActionConstraint,
         fallback: Fallback = "least_violation",
         tol: float = 1e-6,
+        trust_actions: bool = False,
     ) -> None:
         if not isinstance(venv, VecEnv):
             raise ValueError(f"venv: expected a VecEnv, got {type(venv).__name__}; for one environment: ProjectAction.")
         _check_vec_units(venv)
+        if not trust_actions:
+            _check_vec_actions(venv)
         projector = Projector(constraint, venv.action_space, fallback, tol)
         space = venv.observation_space
         if constraint.needs_last_action:
@@ -212,6 +233,11 @@ class VecProjectAction(VecEnvWrapper):
         return attr_name in _OWN or super().has_attr(attr_name)
 
     @property
+    def enforced_constraint(self) -> bytes:
+        """As of :class:`ProjectAction`."""
+        return _as_bytes(self.constraint)
+
+    @property
     def size_with_last_action(self) -> int:
         """As of :class:`ProjectAction`."""
         return _size_with_last_action(self)
@@ -226,6 +252,14 @@ class VecProjectAction(VecEnvWrapper):
             obs = self._extended(obs, self.executed_action)
         self._obs = self._projector.read(obs, batched=True)
         return obs
+
+
+def _as_bytes(constraint: ActionConstraint) -> bytes:
+    """Nothing where that cannot be."""
+    try:
+        return bytes(cloudpickle.dumps(constraint))
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return b""
 
 
 def _size_with_last_action(wrapper: ProjectAction | VecProjectAction) -> int:
@@ -260,6 +294,32 @@ def _check_vec_units(venv: VecEnv) -> None:
             _refuse(wrapper.__name__)
     if any(venv.env_is_wrapped(ProjectAction)):
         _refuse_second()
+
+
+def _check_actions(env: gym.Env[Any, Any]) -> None:
+    inner: Any = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, gym.ActionWrapper):
+            _refuse_actions(type(inner).__name__)
+        inner = inner.env
+    if env.action_space != env.unwrapped.action_space:
+        _refuse_actions(f"a wrapper that makes {env.action_space} of {env.unwrapped.action_space}")
+
+
+def _check_vec_actions(venv: VecEnv) -> None:
+    if any(venv.env_is_wrapped(gym.ActionWrapper)):
+        _refuse_actions("an ActionWrapper (RescaleAction, ClipAction, ...)")
+    inner: Any = venv.unwrapped
+    for env in getattr(inner, "envs", ()):
+        _check_actions(env)
+
+
+def _refuse_actions(wrapper: str) -> NoReturn:
+    raise ValueError(
+        f"env: the constraint is on the environment's own actions, and inside {wrapper} changes them on their way. "
+        "Leave it out: TD3, DDPG, SAC, ICNNQ and NAF scale actions to [-1, 1] themselves. trust_actions=True: the "
+        "constraint is written for the actions as they come in here."
+    )
 
 
 def _refuse_second() -> NoReturn:

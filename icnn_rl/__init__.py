@@ -2,9 +2,13 @@
 use them."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers import Ball, Box, Polytope, Simplex, Unconstrained, minimize
+
+if TYPE_CHECKING:
+    from icnn_rl._constrain import constrain
 
 try:
     __version__ = version("icnn-rl")
@@ -21,5 +25,14 @@ __all__ = [
     "Status",
     "Unconstrained",
     "__version__",
+    "constrain",
     "minimize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "constrain":  # it needs environments and agents, which not everybody does
+        from icnn_rl._constrain import constrain
+
+        return constrain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
