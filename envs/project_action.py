@@ -14,8 +14,16 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStac
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from icnn_rl._wrappers import CHANGED_UNITS
-from icnn_rl.envs._projection import Array, Executed, Projector, checked_actions, with_last_action
-from icnn_rl.qp.constraints import ActionConstraint, Fallback
+from icnn_rl.envs._projection import (
+    Array,
+    Executed,
+    Projector,
+    checked_actions,
+    ending_with,
+    last_action_key,
+    with_last_action,
+)
+from icnn_rl.qp.constraints import ActionConstraint, Fallback, warn_of_step
 
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
 
@@ -41,7 +49,8 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation. It is on
     the environment's own actions: outside of a wrapper that changes actions on their way, as RescaleAction does, the
     guarantee would be one on other numbers than those that arrive, and is refused too.
-    If ``constraint.needs_last_action``, observations, which have to be vectors, end with the n numbers executed last
+    If ``constraint.needs_last_action``, observations, which have to be vectors, or the part of a Dict that
+    ``rate_limit(...).reading(key)`` names, end with the n numbers executed last
     (after a reset 0, or the nearest that the action space has), and the observation space says so.
 
     Args:
@@ -66,6 +75,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     - "constraint/moved": the distance between the two,
     - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty; MAX_STEPS or NUMERICAL
       where the nearest action was not found and another allowed one was sent,
+    - "constraint/outcome": its name,
     - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width;
       not where the set is empty.
 
@@ -103,9 +113,11 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._trust_actions = trust_actions
         self.executed_action = self._projector.rest
         self._obs: Any = None
+        self._key = last_action_key(constraint, env.observation_space)
         if constraint.needs_last_action:
-            self.observation_space = with_last_action(env.observation_space, _box(env.action_space))
+            self.observation_space = with_last_action(env.observation_space, _box(env.action_space), self._key)
         self._projector.try_on(self.observation_space)
+        _warn_of_step(constraint, getattr(env.unwrapped, "dt", None))
 
     @property
     def size_with_last_action(self) -> int:
@@ -142,7 +154,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _noted(self, obs: Any) -> Any:
         """The observation as it is passed on; the constraint reads a copy of it."""
         if self.constraint.needs_last_action:
-            obs = np.append(obs, self.executed_action).astype(self.observation_space.dtype)
+            obs = ending_with(obs, self.executed_action, self.observation_space, self._key)
         self._obs = self._projector.read(obs, batched=False)
         return obs
 
@@ -188,12 +200,15 @@ class VecProjectAction(VecEnvWrapper):
             _check_vec_actions(venv)
         projector = Projector(constraint, venv.action_space, fallback, tol)
         space = venv.observation_space
+        self._key = last_action_key(constraint, space)
         if constraint.needs_last_action:
-            space = with_last_action(space, _box(venv.action_space))
+            space = with_last_action(space, _box(venv.action_space), self._key)
         super().__init__(venv, observation_space=space)
         self.constraint = constraint
         self._projector = projector
         projector.try_on(self.observation_space)
+        # asked first: an attribute that is not there ends the workers of a SubprocVecEnv
+        _warn_of_step(constraint, venv.get_attr("dt")[0] if venv.has_attr("dt") else None)
         self.executed_action = np.tile(projector.rest, (venv.num_envs, 1))
         self._obs: Any = None
         self._executed: Executed | None = None
@@ -242,9 +257,8 @@ class VecProjectAction(VecEnvWrapper):
         """As of :class:`ProjectAction`."""
         return _size_with_last_action(self)
 
-    def _extended(self, obs: Any, action: Array) -> Array:
-        extended: Array = np.concatenate((obs, action), -1).astype(self.observation_space.dtype)
-        return extended
+    def _extended(self, obs: Any, action: Array) -> Any:
+        return ending_with(obs, action, self.observation_space, self._key)
 
     def _noted(self, obs: Any) -> Any:
         """The observations as they are passed on; the constraint reads a copy."""
@@ -263,7 +277,15 @@ def _as_bytes(constraint: ActionConstraint) -> bytes:
 
 
 def _size_with_last_action(wrapper: ProjectAction | VecProjectAction) -> int:
-    return _box(wrapper.observation_space).shape[0] if wrapper.constraint.needs_last_action else 0
+    if not wrapper.constraint.needs_last_action:
+        return 0
+    space: Any = wrapper.observation_space
+    return _box(space if wrapper._key is None else space[wrapper._key]).shape[0]
+
+
+def _warn_of_step(constraint: ActionConstraint, step: object) -> None:
+    if isinstance(step, int | float | np.floating) and not isinstance(step, bool):
+        warn_of_step(constraint, float(step))
 
 
 def _box(space: spaces.Space[Any]) -> spaces.Box:

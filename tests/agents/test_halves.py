@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch import Tensor
 
 import icnn_rl
-from icnn_rl.agents import ICNNQ, NAF, ConstrainedTD3Policy, ExecutedActionReplayBuffer
+from icnn_rl.agents import ICNNQ, NAF, ConstrainedTD3Policy, ConstraintCallback, ExecutedActionReplayBuffer
 from icnn_rl.envs import ProjectAction, VecProjectAction, WithConstraint
-from icnn_rl.qp.constraints import ActionConstraint, ConstraintWarning, ball, box, l1_ball, linear
+from icnn_rl.qp.constraints import ActionConstraint, ConstraintWarning, ball, box, l1_ball, linear, rate_limit
 from tests.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv
 
 LIMIT = box(-1.0, 1.0)
@@ -48,6 +48,34 @@ def test_one_call_makes_both_halves(agent: type[BaseAlgorithm], as_dict: bool) -
         assert info["constraint/violation"] <= 1e-6
     if issubclass(agent, TD3 | SAC):
         assert isinstance(model.replay_buffer, ExecutedActionReplayBuffer)
+
+
+@pytest.mark.parametrize("agent", [ICNNQ, SAC])
+def test_the_last_action_in_a_part_of_a_dict(agent: type[BaseAlgorithm]) -> None:
+    limit = (rate_limit(0.25) & BUDGET).reading("raw")
+    env, kwargs = icnn_rl.constrain(DriftEnv(True), limit, agent, policy_kwargs={"net_arch": [8]})
+    model = agent(env=env, **kwargs, **SMALL[agent], device="cpu", seed=0).learn(24)
+    obs, _ = env.reset(seed=1)
+    for _ in range(5):
+        action, _ = model.predict(obs, deterministic=True)
+        assert float(np.abs(action - obs["raw"][-2:]).max()) <= 0.25 + 1e-5
+        obs, *_ = env.step(action)
+
+
+def test_what_the_constraint_did_is_logged() -> None:
+    env, kwargs = icnn_rl.constrain(DriftEnv(), BUDGET, TD3, policy_kwargs={"net_arch": [8]})
+    model = TD3(env=env, **kwargs, **SMALL[TD3], seed=0)
+    callback = ConstraintCallback()
+    model.learn(24, callback=callback)
+    assert callback.totals["steps"] == 24
+    assert callback.totals["violations"] == callback.totals["empty"] == 0
+    assert callback.totals["active"] > 0
+    logged = model.logger.name_to_value
+    assert logged["constraint/active_fraction"] > 0
+    assert logged["constraint/largest_violation"] == callback.totals["largest_violation"] <= 1e-6
+    env.reset(seed=0)
+    info = env.step(env.action_space.high)[-1]
+    assert (info["constraint/status"], info["constraint/outcome"]) == (0, "SUCCESS")
 
 
 def test_one_call_around_many_environments_and_an_id() -> None:
