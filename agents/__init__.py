@@ -13,6 +13,7 @@ from icnn_rl.agents.buffers import (
     ExecutedActionReplayBuffer,
 )
 from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
+from icnn_rl.agents.constraint_log import ConstraintCallback
 from icnn_rl.agents.icnn_q import ICNNQ, Greedy, ICNNQPolicy
 from icnn_rl.agents.naf import NAF, NAFPolicy
 from icnn_rl.agents.stacked import StackedICNNQ
@@ -23,6 +24,7 @@ __all__ = [
     "ConstrainedPPOPolicy",
     "ConstrainedSACPolicy",
     "ConstrainedTD3Policy",
+    "ConstraintCallback",
     "ExecutedActionDictReplayBuffer",
     "ExecutedActionNStepReplayBuffer",
     "ExecutedActionReplayBuffer",

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from icnn_rl._checks import check_choice, check_positive_int, check_range
 from icnn_rl.agents.arguments import checks_names
-from icnn_rl.agents.observations import check_observations, env_under_construction
+from icnn_rl.agents.halves import check_halves
+from icnn_rl.agents.observations import algorithm_under_construction, check_observations
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection, OptNetHead
 
@@ -47,6 +48,7 @@ class Settings:
     optnet_kwargs: Mapping[str, Any] | None = None
     obs_size: int | None = None
     trust_obs: bool = False
+    trust_actions: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.constraint, ActionConstraint):
@@ -102,6 +104,7 @@ class ConstrainedPolicy(BasePolicy):
         optnet_kwargs: of :class:`icnn_rl.qp.OptNetHead`: ``quadratic``, ``n_ineq``, ``n_eq``, ``eps``.
         obs_size: length of the observation vector that the constraint was written for; another one is refused.
         trust_obs: take the observations for the constraint's, whatever wrappers there are.
+        trust_actions: take the actions for the constraint's, whatever wrappers there are, and ask for no second half.
         features_extractor_class: by default the one for the observations: CombinedExtractor for a Dict, NatureCNN for
             images, FlattenExtractor else.
 
@@ -126,20 +129,26 @@ class ConstrainedPolicy(BasePolicy):
         optnet_kwargs: Mapping[str, Any] | None = None,
         obs_size: int | None = None,
         trust_obs: bool = False,
+        trust_actions: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"action_space: a constraint needs continuous actions, a Box; got {action_space}.")
         # before super().__init__, which builds the networks
-        self.settings = Settings(constraint, head, projection_penalty, fallback, optnet_kwargs, obs_size, trust_obs)
+        self.settings = Settings(
+            constraint, head, projection_penalty, fallback, optnet_kwargs, obs_size, trust_obs, trust_actions
+        )
+        algorithm = algorithm_under_construction()
+        env = None if algorithm is None else algorithm.get_env()
+        check_halves(constraint, env, trust_actions=trust_actions, algorithm=algorithm)
         check_observations(
             constraint,
             observation_space,
             action_space,
             obs_size=obs_size,
             trust_obs=trust_obs,
-            env=env_under_construction(),
+            env=env,
         )
         super().__init__(
             observation_space,

@@ -43,6 +43,7 @@ from icnn_rl._checks import check_positive_int, check_range, check_widths
 from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
+from icnn_rl.agents.halves import check_halves
 from icnn_rl.agents.noise import check_noise, noise_for
 from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments, update_moments
 from icnn_rl.agents.observations import check_observations
@@ -106,6 +107,7 @@ class ICNNQPolicy(BasePolicy):
         fallback: for states that leave no action, see :class:`icnn_rl.qp.ActionProjection`; the same as that of the
             environment's wrapper.
         trust_obs: take the observations for the constraint's, whatever wrappers there are.
+        trust_actions: take the actions for the constraint's, whatever wrappers there are, and ask for no second half.
         picnn_kwargs: further arguments of :class:`icnn_rl.nn.PICNN` (``gate``, ``quadratic``, ``strong_convexity``,
             ``positivity``).
         features_extractor_class, features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs: as in
@@ -137,6 +139,7 @@ class ICNNQPolicy(BasePolicy):
         constraint: ActionConstraint | None = None,
         fallback: Fallback = "least_violation",
         trust_obs: bool = False,
+        trust_actions: bool = False,
         picnn_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -174,7 +177,8 @@ class ICNNQPolicy(BasePolicy):
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
         _check_bends(activation, self.solver, self.act_solver)
-        self.constraint, self.fallback, self.trust_obs = _check_constraint(constraint), fallback, trust_obs
+        self.constraint, self.fallback = _check_constraint(constraint), fallback
+        self.trust_obs, self.trust_actions = trust_obs, trust_actions
         self.picnn_kwargs = _check_picnn_kwargs(picnn_kwargs or {})
         self.share_features_extractor = share_features_extractor
         self._build(lr_schedule)
@@ -287,6 +291,7 @@ class ICNNQPolicy(BasePolicy):
             constraint=self.constraint,
             fallback=self.fallback,
             trust_obs=self.trust_obs,
+            trust_actions=self.trust_actions,
             picnn_kwargs=self.picnn_kwargs,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
@@ -498,7 +503,9 @@ class ICNNQ(OffPolicyAlgorithm):
             check_noise(self.action_noise, self._action_shape, self.device)
 
     def _check_observations(self, env: VecEnv | None) -> None:
-        """A constraint reads raw observations: refuse environments that change or stack them."""
+        """A constraint reads raw observations and is on raw actions: refuse environments that change or stack them, and
+        warn where the environment's half is missing, or ours."""
+        check_halves(self.policy.constraint, env, trust_actions=self.policy.trust_actions)
         if self.policy.constraint is not None:
             assert isinstance(self.action_space, spaces.Box)
             check_observations(

@@ -18,7 +18,7 @@ from torch import Tensor
 from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.qp.constraints import ActionConstraint
 
-__all__ = ["check_observations", "env_under_construction"]
+__all__ = ["algorithm_under_construction", "check_observations"]
 
 #: Attribute of the wrappers that append the last action: the size of their observations; 0: they do not.
 _SIZE = "size_with_last_action"
@@ -50,7 +50,7 @@ def check_observations(
     if env is not None:
         _check_wrappers(env, read)
         if constraint.needs_last_action:
-            _check_last_action(env, observation_space)
+            _check_last_action(constraint, env, observation_space)
 
 
 def _check_part(key: str | None, part: spaces.Space[Any], obs_size: int | None) -> None:
@@ -95,7 +95,7 @@ def _check_wrappers(env: VecEnv, read: set[str | None]) -> None:
             raise ValueError(f"constraint: it would read observations that {wrapper.__name__} has changed. {advice}")
 
 
-def _check_last_action(env: VecEnv, space: spaces.Space[Any]) -> None:
+def _check_last_action(constraint: ActionConstraint, env: VecEnv, space: spaces.Space[Any]) -> None:
     """Whether a wrapper in or around the environments appends the last action, and observations still end with it."""
     # asked first: an attribute that is not there ends the workers of a SubprocVecEnv
     sizes = env.get_attr(_SIZE) if env.has_attr(_SIZE) else [0]
@@ -104,6 +104,9 @@ def _check_last_action(env: VecEnv, space: spaces.Space[Any]) -> None:
             "constraint: it reads the last action, with which no wrapper ends the observation. Wrap the environment in "
             "icnn_rl.envs.ProjectAction with the same constraint, which appends it."
         )
+    key = next(iter(constraint.last_action_keys), None)
+    if isinstance(space, spaces.Dict) and key is not None:
+        space = space[key]
     if isinstance(space, spaces.Box) and any(size != space.shape[0] for size in sizes):
         raise ValueError(
             f"constraint: it reads the last action, and observations of {space.shape[0]} numbers do not end with it: "
@@ -147,14 +150,14 @@ def _some(space: spaces.Space[Any]) -> Tensor:
     return torch.as_tensor(zeros, dtype=torch.float64)
 
 
-def env_under_construction() -> VecEnv | None:
-    """The environment of the SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to
-    a policy, and without one normalised observations would silently be read in wrong units."""
+def algorithm_under_construction() -> BaseAlgorithm | None:
+    """The SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to a policy, and
+    without its environment normalised observations would silently be read in wrong units."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "_setup_model":
             owner = frame.f_locals.get("self")
             if isinstance(owner, BaseAlgorithm):
-                return owner.get_env()
+                return owner
         frame = frame.f_back
     return None

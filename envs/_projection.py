@@ -66,6 +66,7 @@ class Executed(NamedTuple):
             "constraint/violation": float(self.after[row]),
             "constraint/moved": float(self.moved[row]),
             "constraint/status": int(self.status[row]),
+            "constraint/outcome": Status(int(self.status[row])).name,
             "constraint/active": bool(self.active[row]),
         }
 
@@ -446,12 +447,37 @@ def checked_actions(action: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Box:
-    """The space of observations that end with the action executed before.
+def last_action_key(constraint: ActionConstraint, space: spaces.Space[Any]) -> str | None:
+    """The part of Dict observations that is to end with the last action; None: the observation itself, or none.
+
+    Raises:
+        ValueError: there is no such part, or more than one.
+    """
+    keys = constraint.last_action_keys
+    if not keys or not isinstance(space, spaces.Dict):
+        return None
+    if None in keys or len(keys) > 1:
+        raise ValueError(
+            "env: the constraint reads the last action, which is appended to one part of the Dict observation: "
+            f"expected rate_limit(...).reading(key) with one key of {', '.join(map(repr, space))}, got "
+            f"{', '.join(map(repr, sorted(key for key in keys if key))) or 'none'}."
+        )
+    (key,) = keys
+    if key not in space.spaces:
+        raise ValueError(
+            f"env: the constraint reads the part {key!r}; the observation has {', '.join(map(repr, space))}."
+        )
+    return key
+
+
+def with_last_action(space: spaces.Space[Any], actions: spaces.Box, key: str | None) -> spaces.Space[Any]:
+    """The space of observations that end with the action executed before; of a Dict the part ``key``.
 
     Raises:
         ValueError: the observations are no vectors, or not of floats.
     """
+    if key is not None and isinstance(space, spaces.Dict):
+        return spaces.Dict({**space.spaces, key: with_last_action(space[key], actions, None)})
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ValueError(
             "env: the constraint reads the last action, which is appended to observations that are vectors (a Box of "
@@ -466,6 +492,13 @@ def with_last_action(space: spaces.Space[Any], actions: spaces.Box) -> spaces.Bo
     low, high = np.minimum(actions.low, 0.0), np.maximum(actions.high, 0.0)
     dtype = np.dtype(space.dtype).type
     return spaces.Box(np.append(space.low, low).astype(dtype), np.append(space.high, high).astype(dtype), dtype=dtype)
+
+
+def ending_with(obs: Any, action: Array, space: spaces.Space[Any], key: str | None) -> Any:
+    """An observation, or a batch of them, that ends with the action, as the space says; of a Dict the part ``key``."""
+    if key is not None and isinstance(space, spaces.Dict):
+        return {**obs, key: ending_with(obs[key], action, space[key], None)}
+    return np.concatenate((obs, action), -1).astype(space.dtype)
 
 
 def _refuse_nan(rows: Array, obs: Observation) -> None:

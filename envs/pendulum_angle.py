@@ -38,6 +38,9 @@ class PendulumAngle(gym.Env[Array, Array]):
     safe there. ``info["constraint/state_violation"]`` is |t| - 0.6 rad: > 0 where the limit is crossed.
     """
 
+    #: s, of a step.
+    dt = DT
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's interface)
 
     def __init__(self, render_mode: str | None = None) -> None:

@@ -41,6 +41,9 @@ class PointDiscs(gym.Env[Array, Array]):
     the largest of radius_j - ||p - c_j|| and |p_i| - 2: > 0 where one is entered.
     """
 
+    #: s, of a step.
+    dt = DT
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's interface)
 
     def __init__(self, render_mode: str | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, NoReturn
 
+import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -12,13 +14,21 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStac
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from icnn_rl._wrappers import CHANGED_UNITS
-from icnn_rl.envs._projection import Array, Executed, Projector, checked_actions, with_last_action
-from icnn_rl.qp.constraints import ActionConstraint, Fallback
+from icnn_rl.envs._projection import (
+    Array,
+    Executed,
+    Projector,
+    checked_actions,
+    ending_with,
+    last_action_key,
+    with_last_action,
+)
+from icnn_rl.qp.constraints import ActionConstraint, Fallback, warn_of_step
 
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
 
 #: Attributes that VecProjectAction does not leave to the environments.
-_OWN = ("constraint", "size_with_last_action")
+_OWN = ("constraint", "enforced_constraint", "size_with_last_action")
 
 
 class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -36,8 +46,11 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     just enough. (A set without an interior, an equation say, is met as nearly as the dtype can.)
 
     The constraint reads the observation of the last reset or step, so this wrapper goes inside those that change
-    observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation.
-    If ``constraint.needs_last_action``, observations, which have to be vectors, end with the n numbers executed last
+    observations; it refuses to sit outside NormalizeObservation, RescaleObservation and FrameStackObservation. It is on
+    the environment's own actions: outside of a wrapper that changes actions on their way, as RescaleAction does, the
+    guarantee would be one on other numbers than those that arrive, and is refused too.
+    If ``constraint.needs_last_action``, observations, which have to be vectors, or the part of a Dict that
+    ``rate_limit(...).reading(key)`` names, end with the n numbers executed last
     (after a reset 0, or the nearest that the action space has), and the observation space says so.
 
     Args:
@@ -48,6 +61,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             a (1, d) float64 tensor (a mapping of tensors for Dict observations) and gives (1, n) or (n,). What it gives
             is clipped to the action space.
         tol: > 0, in the units of the actions.
+        trust_actions: the constraint is written for the actions as they come in here, whatever becomes of them inside.
 
     Attributes:
         constraint: what came.
@@ -61,6 +75,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     - "constraint/moved": the distance between the two,
     - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty; MAX_STEPS or NUMERICAL
       where the nearest action was not found and another allowed one was sent,
+    - "constraint/outcome": its name,
     - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width;
       not where the set is empty.
 
@@ -82,19 +97,27 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         constraint: ActionConstraint,
         fallback: Fallback = "least_violation",
         tol: float = 1e-6,
+        trust_actions: bool = False,
     ) -> None:
         gym.Wrapper.__init__(self, env)
         _check_units(env)
+        if not trust_actions:
+            _check_actions(env)
         self.constraint = constraint
         self._projector = Projector(constraint, env.action_space, fallback, tol)
         if not isinstance(fallback, str) and not callable(fallback):
             fallback = tuple(np.asarray(fallback, np.float64).tolist())  # specs are compared, which arrays do not like
-        RecordConstructorArgs.__init__(self, constraint=constraint, fallback=fallback, tol=tol)
+        RecordConstructorArgs.__init__(
+            self, constraint=constraint, fallback=fallback, tol=tol, trust_actions=trust_actions
+        )
+        self._trust_actions = trust_actions
         self.executed_action = self._projector.rest
         self._obs: Any = None
+        self._key = last_action_key(constraint, env.observation_space)
         if constraint.needs_last_action:
-            self.observation_space = with_last_action(env.observation_space, _box(env.action_space))
+            self.observation_space = with_last_action(env.observation_space, _box(env.action_space), self._key)
         self._projector.try_on(self.observation_space)
+        _warn_of_step(constraint, getattr(env.unwrapped, "dt", None))
 
     @property
     def size_with_last_action(self) -> int:
@@ -102,9 +125,16 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return _size_with_last_action(self)
 
     @property
+    def enforced_constraint(self) -> bytes:
+        """The constraint by cloudpickle, which other processes can be told whatever functions are in it; under a name
+        that only wrappers have that enforce it."""
+        return _as_bytes(self.constraint)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """``fallback`` and ``tol``, as they came."""
-        return {"fallback": self._projector.fallback, "tol": self._projector.tol}
+        """``fallback``, ``tol`` and ``trust_actions``, as they came."""
+        projector = self._projector
+        return {"fallback": projector.fallback, "tol": projector.tol, "trust_actions": self._trust_actions}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
@@ -124,7 +154,7 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _noted(self, obs: Any) -> Any:
         """The observation as it is passed on; the constraint reads a copy of it."""
         if self.constraint.needs_last_action:
-            obs = np.append(obs, self.executed_action).astype(self.observation_space.dtype)
+            obs = ending_with(obs, self.executed_action, self.observation_space, self._key)
         self._obs = self._projector.read(obs, batched=False)
         return obs
 
@@ -147,8 +177,8 @@ class VecProjectAction(VecEnvWrapper):
 
     Args:
         venv: actions in a Box of one dimension.
-        constraint, fallback, tol: see :class:`ProjectAction`; observations have B rows, one for each environment, also
-            those that a fallback function gets.
+        constraint, fallback, tol, trust_actions: see :class:`ProjectAction`; observations have B rows, one for
+            each environment, also those that a fallback function gets.
 
     Attributes:
         constraint: what came.
@@ -161,18 +191,24 @@ class VecProjectAction(VecEnvWrapper):
         constraint: ActionConstraint,
         fallback: Fallback = "least_violation",
         tol: float = 1e-6,
+        trust_actions: bool = False,
     ) -> None:
         if not isinstance(venv, VecEnv):
             raise ValueError(f"venv: expected a VecEnv, got {type(venv).__name__}; for one environment: ProjectAction.")
         _check_vec_units(venv)
+        if not trust_actions:
+            _check_vec_actions(venv)
         projector = Projector(constraint, venv.action_space, fallback, tol)
         space = venv.observation_space
+        self._key = last_action_key(constraint, space)
         if constraint.needs_last_action:
-            space = with_last_action(space, _box(venv.action_space))
+            space = with_last_action(space, _box(venv.action_space), self._key)
         super().__init__(venv, observation_space=space)
         self.constraint = constraint
         self._projector = projector
         projector.try_on(self.observation_space)
+        # asked first: an attribute that is not there ends the workers of a SubprocVecEnv
+        _warn_of_step(constraint, venv.get_attr("dt")[0] if venv.has_attr("dt") else None)
         self.executed_action = np.tile(projector.rest, (venv.num_envs, 1))
         self._obs: Any = None
         self._executed: Executed | None = None
@@ -212,13 +248,17 @@ class VecProjectAction(VecEnvWrapper):
         return attr_name in _OWN or super().has_attr(attr_name)
 
     @property
+    def enforced_constraint(self) -> bytes:
+        """As of :class:`ProjectAction`."""
+        return _as_bytes(self.constraint)
+
+    @property
     def size_with_last_action(self) -> int:
         """As of :class:`ProjectAction`."""
         return _size_with_last_action(self)
 
-    def _extended(self, obs: Any, action: Array) -> Array:
-        extended: Array = np.concatenate((obs, action), -1).astype(self.observation_space.dtype)
-        return extended
+    def _extended(self, obs: Any, action: Array) -> Any:
+        return ending_with(obs, action, self.observation_space, self._key)
 
     def _noted(self, obs: Any) -> Any:
         """The observations as they are passed on; the constraint reads a copy."""
@@ -228,8 +268,24 @@ class VecProjectAction(VecEnvWrapper):
         return obs
 
 
+def _as_bytes(constraint: ActionConstraint) -> bytes:
+    """Nothing where that cannot be."""
+    try:
+        return bytes(cloudpickle.dumps(constraint))
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return b""
+
+
 def _size_with_last_action(wrapper: ProjectAction | VecProjectAction) -> int:
-    return _box(wrapper.observation_space).shape[0] if wrapper.constraint.needs_last_action else 0
+    if not wrapper.constraint.needs_last_action:
+        return 0
+    space: Any = wrapper.observation_space
+    return _box(space if wrapper._key is None else space[wrapper._key]).shape[0]
+
+
+def _warn_of_step(constraint: ActionConstraint, step: object) -> None:
+    if isinstance(step, int | float | np.floating) and not isinstance(step, bool):
+        warn_of_step(constraint, float(step))
 
 
 def _box(space: spaces.Space[Any]) -> spaces.Box:
@@ -260,6 +316,32 @@ def _check_vec_units(venv: VecEnv) -> None:
             _refuse(wrapper.__name__)
     if any(venv.env_is_wrapped(ProjectAction)):
         _refuse_second()
+
+
+def _check_actions(env: gym.Env[Any, Any]) -> None:
+    inner: Any = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, gym.ActionWrapper):
+            _refuse_actions(type(inner).__name__)
+        inner = inner.env
+    if env.action_space != env.unwrapped.action_space:
+        _refuse_actions(f"a wrapper that makes {env.action_space} of {env.unwrapped.action_space}")
+
+
+def _check_vec_actions(venv: VecEnv) -> None:
+    if any(venv.env_is_wrapped(gym.ActionWrapper)):
+        _refuse_actions("an ActionWrapper (RescaleAction, ClipAction, ...)")
+    inner: Any = venv.unwrapped
+    for env in getattr(inner, "envs", ()):
+        _check_actions(env)
+
+
+def _refuse_actions(wrapper: str) -> NoReturn:
+    raise ValueError(
+        f"env: the constraint is on the environment's own actions, and inside {wrapper} changes them on their way. "
+        "Leave it out: TD3, DDPG, SAC, ICNNQ and NAF scale actions to [-1, 1] themselves. trust_actions=True: the "
+        "constraint is written for the actions as they come in here."
+    )
 
 
 def _refuse_second() -> NoReturn:

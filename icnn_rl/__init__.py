@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from icnn_rl._constrain import constrain
     from icnn_rl.solution import Solution, SolveError, Status
     from icnn_rl.solvers import Ball, Box, Polytope, Simplex, Unconstrained, minimize
 
@@ -26,18 +27,22 @@ __all__ = [
     "Status",
     "Unconstrained",
     "__version__",
+    "constrain",
     "minimize",
 ]
 
-_OF_SOLUTION = ("Solution", "SolveError", "Status")
+_PLACES = {
+    **dict.fromkeys(("Solution", "SolveError", "Status"), "icnn_rl.solution"),
+    **dict.fromkeys(("Ball", "Box", "Polytope", "Simplex", "Unconstrained", "minimize"), "icnn_rl.solvers"),
+    "constrain": "icnn_rl._constrain",
+}
 
 
 def __getattr__(name: str) -> Any:
     """The names above, at first use: the command line tells of itself without waiting for torch."""
-    if name not in __all__:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module("icnn_rl.solution" if name in _OF_SOLUTION else "icnn_rl.solvers")
-    globals()[name] = getattr(module, name)
+    globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
     return globals()[name]
 
 

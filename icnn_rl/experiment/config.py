@@ -418,6 +418,8 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
     if isinstance(settings.get("train_freq"), list):
         settings["train_freq"] = tuple(settings["train_freq"])
     constraint = None if config.constraint == NO_CONSTRAINT else constraint_of(env)
+    if config.constraint == NO_CONSTRAINT and issubclass(algorithm, ICNNQ) and constraint_of(env) is not None:
+        settings["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), "trust_actions": True}  # it is meant
     if constraint is not None:
         settings["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), "constraint": constraint}
         policy = _constrained_policy(config, policy)

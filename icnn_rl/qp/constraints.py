@@ -97,6 +97,9 @@ class ActionConstraint(ABC):
     #: Whether the set differs between observations.
     depends_on_state: bool = True
 
+    #: The fastest of the rates alpha in 1 / s, see :func:`control_barrier`; 0: there is none.
+    largest_rate: float = 0.0
+
     @abstractmethod
     def at(self, obs: Observation, n: int) -> ConvexSet:
         """The set for a batch of observations and n actions."""
@@ -152,6 +155,12 @@ class ActionConstraint(ABC):
             violation = self.violation(obs, action)
         return Projection(value, moved, violation, found.status)
 
+    @property
+    def last_action_keys(self) -> frozenset[str | None]:
+        """The parts of Dict observations that have to end with the last action; None among them: the observation
+        itself."""
+        return frozenset({None}) if self.needs_last_action else frozenset()
+
     def reading(self, key: str) -> ActionConstraint:
         """This constraint on Dict observations, where it reads the part ``key``."""
         return _Reading(self, key)
@@ -178,6 +187,19 @@ def warn_empty(where: str) -> None:
         ConstraintWarning,
         stacklevel=3,
     )
+
+
+def warn_of_step(constraint: ActionConstraint, step: float) -> None:
+    """Say where a control barrier is too fast for an environment whose steps last so many seconds."""
+    most = constraint.largest_rate
+    if most * step > 1.0:
+        warnings.warn(
+            f"constraint: control_barrier with alpha = {most:g} does not keep B >= 0 at steps of {step:g} s: alpha "
+            f"times the step is {most * step:.3g}, so that one step may use up more than is left. Take alpha below "
+            f"{1.0 / step:.3g}, better a tenth of that.",
+            ConstraintWarning,
+            stacklevel=3,
+        )
 
 
 def check_not_empty(constraint: ActionConstraint, low: Any, high: Any) -> None:
@@ -358,7 +380,8 @@ def power_limit(
 def rate_limit(max_change: Any) -> ActionConstraint:
     """|a - a_last| <= max_change, elementwise, with a_last the action executed before (0 after a reset).
 
-    The observation must end with a_last: :class:`icnn_rl.envs.ProjectAction` appends it.
+    The observation must end with a_last: :class:`icnn_rl.envs.ProjectAction` appends it; of a Dict to the vector that
+    ``rate_limit(...).reading(key)`` names.
 
     Args:
         max_change: a number or n numbers, per step.
@@ -434,7 +457,9 @@ def control_barrier(barrier: Callable[[Tensor], Barrier], alpha: float | Sequenc
 
     Args:
         barrier: function of the observations (B, d).
-        alpha: alpha, or (alpha_1, alpha_2); > 0, in 1 / s. alpha times the time step should stay below 1.
+        alpha: alpha, or (alpha_1, alpha_2); > 0, in 1 / s. alpha times the time step must stay below 1: a larger one
+            lets a single step use up more than is left of B. :class:`icnn_rl.envs.ProjectAction` warns of it where
+            the environment tells its step, as ``dt``.
 
     References:
         A. D. Ames, X. Xu, J. W. Grizzle, P. Tabuada, Control barrier function based quadratic programs for safety
@@ -616,6 +641,10 @@ class _ControlBarrier(ActionConstraint):
             h = b.drift + (first + second) * b.rate + first * second * b.value
         return ConvexSet(G=-b.gain.to(obs), h=h.to(obs))
 
+    @property
+    def largest_rate(self) -> float:  # type: ignore[override]
+        return max(self.alpha)
+
     @staticmethod
     def _check_shapes(b: Barrier, batch: torch.Size) -> None:
         """A number for each row and state: what broadcasts by chance would judge one state by another's barrier."""
@@ -641,6 +670,14 @@ class _Reading(ActionConstraint):
     @property
     def depends_on_state(self) -> bool:  # type: ignore[override]
         return self.inner.depends_on_state
+
+    @property
+    def last_action_keys(self) -> frozenset[str | None]:
+        return frozenset({self.key}) if self.needs_last_action else frozenset()
+
+    @property
+    def largest_rate(self) -> float:  # type: ignore[override]
+        return self.inner.largest_rate
 
     def at(self, obs: Observation, n: int) -> ConvexSet:
         return self.inner.at(self._part(obs), n)
@@ -675,6 +712,14 @@ class _All(ActionConstraint):
     def depends_on_state(self) -> bool:  # type: ignore[override]
         return any(part.depends_on_state for part in self.parts)
 
+    @property
+    def last_action_keys(self) -> frozenset[str | None]:
+        return frozenset().union(*(part.last_action_keys for part in self.parts))
+
+    @property
+    def largest_rate(self) -> float:  # type: ignore[override]
+        return max(part.largest_rate for part in self.parts)
+
     def at(self, obs: Observation, n: int) -> ConvexSet:
         return intersect([part.at(self._read_by(part, obs, n), n) for part in self.parts], n)
 
@@ -683,8 +728,13 @@ class _All(ActionConstraint):
         return largest([part.violation(self._read_by(part, obs, n), action) for part in self.parts])
 
     def _read_by(self, part: ActionConstraint, obs: Observation, n: int) -> Observation:
-        ends_with_action = self.needs_last_action and isinstance(obs, Tensor)
-        return obs[..., :-n] if ends_with_action and not part.needs_last_action else obs  # type: ignore[index]
+        if part.needs_last_action or not self.needs_last_action:
+            return obs
+        if isinstance(obs, Tensor):
+            return obs[..., :-n]
+        if not isinstance(part, _Reading) or part.key not in self.last_action_keys or part.key not in obs:
+            return obs
+        return {part.key: obs[part.key][..., :-n]}
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
-"""Constraints as text or YAML, for command lines and configs: data, never code.
+"""Constraints as text or YAML, for command lines and configs.
 
 power_limit:velocity_index=8:11,max_power=20 & rate_limit:max_change=0.1
 
 - power_limit: {velocity_index: "8:11", max_power: 20}
 - rate_limit: {max_change: 0.1}
+
+They are data; functions, and whole constraints, are named by the module that they are in:
+
+control_barrier:barrier=my_robot:table,alpha=[2,2] & my_robot:reach
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,29 +26,32 @@ from icnn_rl.qp.constraints import ActionConstraint
 
 __all__ = ["parse_constraint"]
 
-#: What can be named. Arguments that are functions have no form as text.
+#: What can be named.
 _KNOWN: dict[str, Callable[..., ActionConstraint]] = {
     name: getattr(constraints, name)
-    for name in ("ball", "box", "ellipsoid", "l1_ball", "linear", "power_limit", "rate_limit")
+    for name in ("ball", "box", "control_barrier", "ellipsoid", "l1_ball", "linear", "power_limit", "rate_limit")
 }
-_ONLY_CODE = {"power_limit": ("weights",)}
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _SLICE = re.compile(r"-?\d*:-?\d*")
+_OBJECT = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
 
 def parse_constraint(spec: str | Mapping[str, Any] | Iterable[Any]) -> ActionConstraint:
     """The constraint that a text, a mapping or a list of them describes.
 
     Args:
-        spec: NAME:key=value[,key=value...], several joined by "&"; or {NAME: {key: value}}; or a list of either. All
-            of them hold. Values are read as YAML: numbers, 3e-4 and inf among them, lists, true and false; 8:11 is a
-            slice of the observation (in a YAML file in quotes: without, it is the number 491, which is refused). What
-            needs one argument takes it without its name in a mapping, {rate_limit: 0.5}. The key ``reading``
-            names the part of Dict observations that the constraint reads.
+        spec: NAME:key=value[,key=value...] or MODULE:OBJECT, several joined by "&"; or {NAME: {key: value}}; or a list
+            of either. All of them hold. Values are read as YAML: numbers, 3e-4 and inf among them, lists, true and
+            false; 8:11 is a slice of the observation (in a YAML file in quotes: without, it is the number 491, which is
+            refused). What needs one argument takes it without its name in a mapping, {rate_limit: 0.5}. The key
+            ``reading`` names the part of Dict observations that the constraint reads. Functions, for instance
+            control_barrier's, are MODULE:OBJECT too: the module is imported, the object is one of its constraints or
+            functions.
 
     Raises:
-        ValueError: an unknown name or key, a value that cannot be read, or one that the constraint does not take.
+        ValueError: an unknown name or key, a value that cannot be read, or one that the constraint does not take; a
+            module that cannot be imported or has no such object.
 
     Example:
         >>> parse_constraint("box:lower=-1,upper=[0.5,1] & l1_ball:radius=1").depends_on_state
@@ -55,7 +63,7 @@ def parse_constraint(spec: str | Mapping[str, Any] | Iterable[Any]) -> ActionCon
         spec = [{name: arguments} for name, arguments in spec.items()]
     elif not isinstance(spec, Iterable):
         raise ValueError(f"constraint: expected text, a mapping or a list, got {type(spec).__name__}.")
-    parts = [_build(part) if isinstance(part, Mapping) and len(part) == 1 else parse_constraint(part) for part in spec]
+    parts = [_part(part) for part in spec]
     if not parts:
         raise ValueError("constraint: expected at least one, got none.")
     whole = parts[0]
@@ -64,7 +72,18 @@ def parse_constraint(spec: str | Mapping[str, Any] | Iterable[Any]) -> ActionCon
     return whole
 
 
-def _from_text(text: str) -> dict[str, Any]:
+def _part(part: Any) -> ActionConstraint:
+    if isinstance(part, ActionConstraint):
+        return part
+    return _build(part) if isinstance(part, Mapping) and len(part) == 1 else parse_constraint(part)
+
+
+def _from_text(text: str) -> dict[str, Any] | ActionConstraint:
+    if _OBJECT.fullmatch(text.strip()) and text.strip().partition(":")[0] not in _KNOWN:
+        found = _object("constraint", text.strip())
+        if not isinstance(found, ActionConstraint):
+            raise ValueError(f"constraint: expected {text.strip()} to be a constraint, got {type(found).__name__}.")
+        return found
     name, _, rest = text.strip().partition(":")
     arguments: dict[str, Any] = {}
     for piece in _pieces(rest):
@@ -103,7 +122,7 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
     if name not in _KNOWN:
         raise ValueError(f"constraint: unknown name {name!r}.{_nearest(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
     parameters = inspect.signature(_KNOWN[name]).parameters
-    known = [key for key in parameters if key not in _ONLY_CODE.get(name, ())]
+    known = list(parameters)
     if not isinstance(arguments, Mapping):
         needed = [key for key in known if parameters[key].default is inspect.Parameter.empty]
         if arguments is not None and len(needed) != 1:
@@ -113,6 +132,9 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
         if key not in (*known, "reading"):
             raise ValueError(f"{name}: unknown key {key!r}.{_nearest(key, known)} Known: {', '.join(known)}, reading.")
     values = {key: _plain(value) for key, value in arguments.items() if key != "reading"}
+    for key, value in values.items():
+        if key != "velocity_index" and isinstance(value, str) and _OBJECT.fullmatch(value):
+            values[key] = _object(f"{name}.{key}", value)
     index = values.get("velocity_index")
     if isinstance(index, int) and not isinstance(index, bool):
         raise ValueError(
@@ -124,6 +146,19 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
     except TypeError as error:  # an argument is missing
         raise ValueError(f"{name}: {error}. Known keys: {', '.join(known)}.") from error
     return constraint.reading(str(arguments["reading"])) if "reading" in arguments else constraint
+
+
+def _object(name: str, text: str) -> Any:
+    """What MODULE:OBJECT names."""
+    module, _, attribute = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ValueError(
+            f"{name}: cannot import {module} of {text!r} ({error}). Is it in the working folder, or installed?"
+        ) from error
+    except AttributeError as error:
+        raise ValueError(f"{name}: module {module} has no {attribute!r}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -21,10 +21,12 @@ from icnn_rl.agents import ICNNQ
 from icnn_rl.envs import ProjectAction, VecProjectAction, _projection
 from icnn_rl.qp.constraints import (
     ActionConstraint,
+    Barrier,
     ConstraintWarning,
     EmptySetError,
     ball,
     box,
+    control_barrier,
     ellipsoid,
     l1_ball,
     linear,
@@ -540,12 +542,61 @@ def test_dict_observations():
     assert (np.abs(speed[:3] * sent).sum() - 0.5) / np.linalg.norm(speed[:3]) == pytest.approx(0.0, abs=1e-6)
     with pytest.raises(ValueError, match=r"the observation is a Dict with .*; say which part"):
         ProjectAction(Parted(), SUMS)
-    with pytest.raises(ValueError, match=r"env: the constraint reads the last action, .*FlattenObservation"):
-        ProjectAction(Parted(), rate_limit(0.1).reading("speed"))
+    with pytest.raises(ValueError, match=r"env: the constraint reads the last action, .*rate_limit\(...\).reading"):
+        ProjectAction(Parted(), rate_limit(0.1))
+    with pytest.raises(ValueError, match=r"reads the part 'sped'; the observation has '"):
+        ProjectAction(Parted(), rate_limit(0.1).reading("sped"))
     empty = ProjectAction(Parted(), EMPTY.reading("speed"), fallback="error")
     empty.reset(seed=0)
     with pytest.raises(EmptySetError, match=r"in the state \{'speed'"):
         empty.step(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_last_action_in_a_part_of_a_dict(many):
+    """Beside another constraint that reads the same part, without it."""
+    constraint = rate_limit(0.1).reading("speed") & SUMS.reading("speed")
+    if many:
+        venv = VecProjectAction(DummyVecEnv([Parted, Parted]), constraint)
+        obs, space = venv.reset(), venv.observation_space
+        assert venv.get_attr("size_with_last_action") == [obs["speed"].shape[-1]] * 2
+    else:
+        env = ProjectAction(Parted(), constraint)
+        (obs, _), space = env.reset(seed=0), env.observation_space
+    assert space["speed"].shape[-1] == obs["speed"].shape[-1]
+    last = np.zeros(3)
+    for _ in range(4):
+        speed = np.float64(obs["speed"] if not many else obs["speed"][0])
+        np.testing.assert_array_equal(speed[-3:], last)
+        if many:
+            obs, _, _, infos = venv.step(np.ones((2, 3), np.float32))
+            info = infos[0]
+        else:
+            obs, _, _, _, info = env.step(np.ones(3, np.float32))
+        sent = np.float64(info["action/executed"])
+        assert np.abs(sent - last).max() <= 0.1 + 1e-6
+        assert (np.abs(speed[:3] * sent).sum() - 0.5) / np.linalg.norm(speed[:3]) <= 1e-6
+        last = sent
+        if many and infos[0].get("terminal_observation") is not None:
+            np.testing.assert_array_equal(infos[0]["terminal_observation"]["speed"][-3:], np.float32(sent))
+            last = np.zeros(3)
+
+
+def _wall(obs):
+    return Barrier(obs[:, :1], torch.zeros_like(obs[:, :1]), torch.ones(len(obs), 1, 1).to(obs))
+
+
+def test_a_barrier_that_is_too_fast_for_the_step_is_told():
+    fast = l1_ball(1.0) & control_barrier(_wall, (400.0))
+    for env in (gym.make("Pendulum-v1"), gym.make("icnn_rl/Pendulum-Angle-v0", project=False)):
+        with pytest.warns(ConstraintWarning, match=r"alpha = 400 does not keep B >= 0 at steps of 0.05 s: .* is 20,"):
+            ProjectAction(env, fast)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConstraintWarning)
+            ProjectAction(env, control_barrier(_wall, 2.0))
+            ProjectAction(Walk(n=1), fast)  # which tells no step
+    with pytest.warns(ConstraintWarning, match="steps of 0.05 s"):
+        VecProjectAction(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), fast)
 
 
 @pytest.mark.parametrize("constraint", [SUMS, rate_limit(0.2) & SUMS, ball(0.5) & SUMS, box(-0.2, 0.3), l1_ball(0.4)])
@@ -696,7 +747,7 @@ def test_a_constraint_that_does_not_fit_is_found_at_once(constraint, text):
 
 def test_the_first_rate_is_measured_from_the_nearest_to_zero_that_the_action_space_has():
     shifted = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(1.0), np.float32(2.0))
-    env = ProjectAction(shifted, rate_limit(0.2))
+    env = ProjectAction(shifted, rate_limit(0.2), trust_actions=True)
     obs, _ = env.reset(seed=0)
     assert obs[-1] == 1.0
     _, _, _, _, info = env.step(np.array([2.0], np.float32))

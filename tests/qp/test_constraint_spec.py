@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from icnn_rl.qp import constraints as c
@@ -57,9 +58,14 @@ def test_reads_yaml_files() -> None:
         ("power_limt:max_power=1", "unknown name 'power_limt'. Did you mean 'power_limit'.*Known: ball, box"),
         ("box:uper=1", "box: unknown key 'uper'. Did you mean 'upper'.*lower, upper, reading"),
         ("power_limit:velocity_index=0:1", "max_power: missing"),
-        ("power_limit:weights=1,max_power=1", "unknown key 'weights'"),
+        ("power_limit:weights=1,max_power=1", "weights: expected a function of the observation, got 1"),
+        ("power_limit:weights=nowhere:f,max_power=1", "power_limit.weights: cannot import nowhere"),
+        ("no_such_module:limit", "constraint: cannot import no_such_module .*working folder"),
+        (f"{__name__}:nothing", "has no 'nothing'"),
+        (f"{__name__}:rows", "expected .*:rows to be a constraint, got function"),
         ("power_limit:velocity_index=a:b,max_power=1", "velocity_index: expected a slice"),
-        ("control_barrier:alpha=1", "unknown name"),
+        ("control_barrier:alpha=1", "missing 1 required"),
+        ("control_barier:alpha=1", "unknown name 'control_barier'. Did you mean 'control_barrier'"),
         ("box:upper", "expected NAME:key=value"),
         ("box:upper=", "expected NAME:key=value"),
         ("box:upper=1,upper=2", "given twice"),
@@ -84,6 +90,26 @@ def test_reads_yaml_files() -> None:
 def test_says_what_is_wrong(spec: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_constraint(spec)
+
+
+def rows(obs: torch.Tensor) -> torch.Tensor:
+    return torch.ones(len(obs), 1, 2).to(obs)
+
+
+def wall(obs: torch.Tensor) -> c.Barrier:
+    return c.Barrier(obs[:, :1], torch.zeros_like(obs[:, :1]), rows(obs))
+
+
+LIMIT = c.l1_ball(0.5)
+
+
+def test_functions_and_constraints_of_a_module() -> None:
+    here = __name__
+    barrier = c.control_barrier(wall, (2.0, 3.0))
+    assert parse_constraint(f"control_barrier:barrier={here}:wall,alpha=[2,3]") == barrier
+    assert parse_constraint({"control_barrier": {"barrier": f"{here}:wall", "alpha": [2, 3]}}) == barrier
+    assert parse_constraint(f"{here}:LIMIT & linear:G={here}:rows,h=[1]") == LIMIT & c.linear(rows, [1.0])
+    assert parse_constraint([f"{here}:LIMIT", "box:upper=1"]) == LIMIT & c.box(upper=1.0)
 
 
 def test_the_only_argument_needs_no_name() -> None:
