@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["first_order"]
+__all__ = ["first_order", "last_derivative"]
 
 
 def first_order(value: Tensor) -> Tensor:
@@ -17,6 +17,12 @@ def first_order(value: Tensor) -> Tensor:
         RuntimeError: later, from the backward pass that asks for a second derivative.
     """
     return _FirstOrder.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def last_derivative(grad: Tensor, value: Tensor) -> Tensor:
+    """``grad``, for a backward pass to return: who differentiates it with respect to what made ``value`` gets the error
+    of :func:`first_order`."""
+    return _Last.apply(grad, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _FirstOrder(torch.autograd.Function):
@@ -32,7 +38,7 @@ class _FirstOrder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Last.apply(*grads, *ctx.saved_tensors)  # type: ignore[no-any-return, no-untyped-call]
+        return last_derivative(*grads, *ctx.saved_tensors)
 
 
 class _Last(torch.autograd.Function):

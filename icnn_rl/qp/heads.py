@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
 from icnn_rl._eager import eager
+from icnn_rl._first_order import last_derivative
 from icnn_rl.qp.constraints import (
     NEARLY,
     ActionConstraint,
@@ -495,16 +495,23 @@ class OptNetHead(_Counting):
 class _Penalised(torch.autograd.Function):
     """The action, unchanged; backward adds the gradient of weight * mean_b ||raw_b - action_b||^2 to raw's."""
 
-    @staticmethod
-    def forward(ctx: Any, raw: Tensor, action: Tensor, weight: float) -> Tensor:
-        pull = raw.detach() - action.detach()
-        ctx.pull = (2.0 * weight / max(len(raw), 1)) * torch.where(pull.isnan().any(-1, keepdim=True), 0.0, pull)
-        return action.view_as(action)
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        return ctx.pull, grad, None
+    def forward(raw: Tensor, action: Tensor, weight: float) -> Tensor:
+        return action.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        raw, action, ctx.weight = inputs
+        ctx.save_for_backward(raw, action)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        raw, action = ctx.saved_tensors
+        pull = raw.detach() - action.detach()
+        pull = torch.where(pull.isnan().any(-1, keepdim=True), 0.0, pull) * (2.0 * ctx.weight / max(len(raw), 1))
+        return last_derivative(pull, raw), grads[0], None
 
 
 class _Wide(Mapping[str, Tensor]):

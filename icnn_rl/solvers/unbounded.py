@@ -2,6 +2,10 @@
 
 For a convex f the slope along a ray, t -> g(y + t d) . d, never falls. Where it is still negative so far out that y no
 longer matters, f has fallen all the way there, by more than could be told from infinity.
+
+Far out along d the gradient is the one, of all that f has, with the largest g . d: if that is negative, all lie on one
+side, and the steepest ray goes against the shortest vector v between them. It is sought by Frank and Wolfe's method: v
+moves towards the gradient far out along -v until that is on the side of v.
 """
 
 from __future__ import annotations
@@ -15,34 +19,35 @@ from icnn_rl.solvers.base import Problem
 __all__ = ["without_minimum"]
 
 _NEGATIVE = 1e-6  # slopes nearer to 0 than this, relative to the gradients met, are none
-_TRIES = 4
+_TRIES = 30
 
 
 @torch.no_grad()
 def without_minimum(problem: Problem, solution: Solution, start: Tensor) -> Tensor:
-    """(...) bool: rows that were not solved, on a box without end, and fall along a ray of it.
-
-    The rays tried are the way that the search went, and the steepest ones as seen from far out on the last.
-    """
+    """(...) bool: rows that were not solved, on a box without end, and fall along a ray of it."""
     unknown = (solution.status == Status.MAX_STEPS) | (solution.status == Status.NUMERICAL)
     found = torch.zeros_like(unknown)
     if problem.region is not None or problem.finite or not bool(unknown.any()):
         return found
-    y = solution.value
-    _, g = problem.value_and_grad(y)
-    size, far = g.norm(dim=-1), torch.finfo(y.dtype).eps ** -2
-    d = _within(problem, y - start)
-    d = torch.where((d == 0).all(-1, keepdim=True), _within(problem, -g), d)
+    y, far = solution.value, torch.finfo(solution.value.dtype).eps ** -2
+    _, v = problem.value_and_grad(y)
+    ray = _allowed(problem, y - start)  # the way that the search went
+    size = v.norm(dim=-1)
     for _ in range(_TRIES):
+        d = torch.nn.functional.normalize(ray, dim=-1)
         _, g = problem.value_and_grad(y + far * d)
         size = torch.maximum(size, g.norm(dim=-1))
         found = found | ((g * d).sum(-1) < -_NEGATIVE * size)  # false for NaN
-        d = _within(problem, -g)
+        if bool((found | ~unknown).all()):
+            break
+        towards = g - v
+        share = (_allowed(problem, -v) * towards).sum(-1) / towards.square().sum(-1)
+        v = v + share.clamp(0.0, 1.0).nan_to_num(0.0).unsqueeze(-1) * towards.nan_to_num(0.0, 0.0, 0.0)
+        ray = _allowed(problem, -v)
     return unknown & found
 
 
-def _within(problem: Problem, d: Tensor) -> Tensor:
-    """The direction without what the bounds forbid, of length 1; 0 where nothing is left."""
+def _allowed(problem: Problem, d: Tensor) -> Tensor:
+    """The nearest direction in which the box has no end."""
     ends = ((d < 0) & (problem.lower > -torch.inf)) | ((d > 0) & (problem.upper < torch.inf)) | ~torch.isfinite(d)
-    d = d.masked_fill(ends, 0.0)
-    return torch.nn.functional.normalize(d, dim=-1)
+    return d.masked_fill(ends, 0.0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch import Tensor
 
 from icnn_rl import Box, SolveError, Status, Unconstrained, minimize
 from icnn_rl.nn import ICNN
 from icnn_rl.solvers import ProjectedGradient, ProjectedNewton, Solver
+from tests.problems import draw
 
 DOUBLE = torch.float64
 SOLVERS = [ProjectedNewton(), ProjectedGradient(max_steps=50)]
@@ -49,6 +52,23 @@ def test_rows_of_both_kinds(solver: Solver) -> None:
     energy = lambda y: torch.nn.functional.softplus(y).sum(-1) - slope * y.sum(-1)  # noqa: E731
     solution = minimize(energy, solver, torch.zeros(3, 1, dtype=DOUBLE), throw=False)
     assert solution.status.tolist() == [Status.SUCCESS, Status.DUAL_INFEASIBLE, Status.SUCCESS]
+
+
+@pytest.mark.parametrize("lower", [-torch.inf, -1.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_random_cones(seed: int, lower: float) -> None:
+    """max_i a_i . y has a minimum, 0, where no direction has a negative product with all a_i: a linear programme."""
+    slopes = draw(seed, 1, 6, 4).double() + (0.6 if lower == -torch.inf else -0.6)
+    energy = lambda y: (10 * (slopes @ y.unsqueeze(-1)).squeeze(-1)).logsumexp(-1) / 10  # noqa: E731
+    box = Box(lower, torch.inf)
+    solution = minimize(
+        energy, ProjectedNewton(max_steps=200), torch.zeros(1, 4, dtype=DOUBLE), domain=box, throw=False
+    )
+    rows = np.hstack((slopes[0].numpy(), -np.ones((6, 1))))
+    ends = [(-1.0 if lower == -torch.inf else 0.0, 1.0)] * 4 + [(None, None)]
+    least = optimize.linprog([0, 0, 0, 0, 1.0], A_ub=rows, b_ub=np.zeros(6), bounds=ends).fun
+    assert abs(least) > 1e-3 or least > -1e-9  # no case is in doubt
+    assert (int(solution.status) == Status.DUAL_INFEASIBLE) == (least < -1e-3)
 
 
 @pytest.mark.parametrize(
