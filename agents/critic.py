@@ -30,6 +30,9 @@ __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 #: Actions inside the agents are scaled to this box, as in SAC and TD3.
 ACTION_BOX = Box(-1.0, 1.0)
 
+#: Of the statuses, which ascend; a plain number, which tensors compare with faster than with an enumeration's.
+_LAST_USABLE = int(Status.MAX_STEPS)
+
 
 class BoundCritic(Protocol):
     """mean_e f_e(s, .) for a batch of states, with closed-form derivatives, see :class:`icnn_rl.nn.EnsembleEnergy`."""
@@ -175,12 +178,18 @@ class ConcaveCritic(BasePolicy):
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver, obs)
-            failed = int(solution.failed.sum())
-        if not failed:
-            return solution
-        self.act_failed += failed
+            if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
+                return solution
+        self.act_failed += int(solution.failed.sum())
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
+
+    @property
+    def device(self) -> torch.device:
+        """As SB3's, without a walk through all modules where the network has heads: predict asks at every step."""
+        heads = getattr(self.net, "heads", None)
+        device: torch.device = super().device if heads is None else heads.weight.device
+        return device
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, without walking through all modules where nothing changes: predict asks at every step."""

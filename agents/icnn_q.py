@@ -260,6 +260,12 @@ class ICNNQPolicy(BasePolicy):
         return action.clip(self.action_space.low, self.action_space.high)
 
     @property
+    def device(self) -> torch.device:
+        """The critic's, once there is one."""
+        critic = self._modules.get("critic")
+        return super().device if critic is None else critic.device  # type: ignore[return-value]
+
+    @property
     def settled_critic(self) -> ConcaveCritic:
         """What acts where there is nothing to explore."""
         return self.critic_target if self.average_weights else self.critic

@@ -406,6 +406,28 @@ def test_what_is_logged_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
         assert logged[f"train/{key}"] == pytest.approx(expected.item(), rel=1e-4), key
 
 
+@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+def test_the_device_is_that_of_the_weights(algorithm: type[ICNNQ]) -> None:
+    policy = algorithm("MlpPolicy", ReachEnv(), **quick(algorithm)).policy
+    assert policy.device == policy.critic.device == next(policy.parameters()).device
+    assert policy.to("meta").device == policy.critic_target.device == torch.device("meta")
+
+
+def test_every_status_without_a_usable_value_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ICNNQ("MlpPolicy", ReachEnv(), **QUICK)
+    maximise = type(agent.critic).maximise
+
+    def spoiled(self: Any, *given: Any) -> Any:
+        solution = maximise(self, *given)
+        solution.status.copy_(torch.tensor([int(status) for status in Status]))
+        return solution
+
+    monkeypatch.setattr(type(agent.critic), "maximise", spoiled)
+    action, _ = agent.predict(np.zeros((len(Status), 2), np.float32), deterministic=True)
+    assert agent.policy.act_failed == len(Status) - 2  # all but SUCCESS and MAX_STEPS
+    assert np.isnan(action).all(1).tolist() == [status == Status.NONFINITE_INPUT for status in Status]
+
+
 def test_the_share_on_a_bound_and_the_numbers_of_a_loss() -> None:
     actions = torch.tensor([[1.0, -1.0], [0.999, 1.0], [0.0, 0.5], [float("nan"), 0.0]])
     assert on_bound(actions).tolist() == [1.0, 0.5, 0.0, 0.0]

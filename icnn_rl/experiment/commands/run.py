@@ -30,6 +30,8 @@ from icnn_rl.supervised.fit import Metric
 __all__ = ["Run", "device_of", "learning_curve", "new_figure", "options_of", "save_figure", "user_errors"]
 
 _CONFIG = "config.yml"
+#: Epochs up to which each has a marker in the learning curve.
+_MARKED = 60
 #: Options that are no setting of the run.
 _NOT_SETTINGS = {"given", "out", "resume", "progress_bar", "command", "epochs"}
 #: Options that may be given beside --resume.
@@ -233,7 +235,8 @@ def _draw_epochs(axis: Axes, history: Sequence[Mapping[str, float]], labels: Map
         if key in history[0]:
             numbers = [row[key] for row in history]
             name = f"{label}: {numbers[0]:.4g}" if len(history) == 1 else label
-            axis.plot(epochs, numbers, marker="o" if len(history) == 1 else ".", label=name)
+            marker = "o" if len(history) == 1 else "." if len(history) <= _MARKED else ""
+            axis.plot(epochs, numbers, marker=marker, label=name)
     axis.set(xlabel="epoch", ylabel=what, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
     whole_numbers(axis)
     axis.grid(alpha=0.3)
