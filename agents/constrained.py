@@ -27,7 +27,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
+from icnn_rl._checks import check_choice, check_keywords, check_positive_int, check_range
 from icnn_rl.agents.halves import check_halves
 from icnn_rl.agents.observations import algorithm_under_construction, check_observations
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
@@ -113,6 +113,10 @@ class ConstrainedPolicy(BasePolicy):
     """
 
     settings: Settings
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> ConstrainedPolicy:
+        check_keywords(cls, kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from icnn_rl._checks import check_positive_int, check_range, check_widths
+from icnn_rl._checks import check_keywords, check_positive_int, check_range, check_widths, keywords_of
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
 from icnn_rl.agents.halves import check_halves
@@ -100,6 +100,10 @@ class ICNNQPolicy(BasePolicy):
 
     critic: ConcaveCritic
     critic_target: ConcaveCritic
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> ICNNQPolicy:
+        check_keywords(cls, kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -367,6 +371,15 @@ class ICNNQ(OffPolicyAlgorithm):
     policy: ICNNQPolicy
     critic: ConcaveCritic
     critic_target: ConcaveCritic
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> ICNNQ:
+        elsewhere = {
+            name: f"It is one of the policy's: policy_kwargs={{{name!r}: ...}}."
+            for name in keywords_of(cls.policy_aliases["MlpPolicy"])
+        }
+        elsewhere["constraint"] += " With the wrapper: env, kwargs = icnn_rl.constrain(env, constraint)."
+        check_keywords(cls, kwargs, elsewhere)
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,3 +73,30 @@ def check_range(name: str, value: object, low: float, high: float, *, open_low: 
         bracket = "(" if open_low else "["
         raise ValueError(f"{name}: expected a number in {bracket}{low}, {high}], got {value}.")
     return number
+
+
+def keywords_of(owner: type) -> set[str]:
+    """Names that the constructor of a class takes, those that it hands on to its bases included."""
+    known: set[str] = set()
+    for base in owner.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        known |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return known - {"self"}
+
+
+def check_keywords(owner: type, given: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
+    """Raise a TypeError for the first argument that the constructor does not take: with the name that may have been
+    meant, or, of those ``elsewhere``, with the place where it belongs."""
+    known = keywords_of(owner)
+    for name in given:
+        if name in known:
+            continue
+        hint = (elsewhere or {}).get(name)
+        if hint is None:
+            close = difflib.get_close_matches(name, [*known, *(elsewhere or {})], n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+        raise TypeError(f"{owner.__name__}: unknown argument {name!r}. {hint}")

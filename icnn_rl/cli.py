@@ -109,7 +109,8 @@ def _add_rl(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> ar
         action="append",
         default=[],
         metavar="NAME:KEY=VALUE,...",
-        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, or a YAML file with some; "
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, one of a module of yours, "
+        "MODULE:OBJECT, or a YAML file with some; "
         "several hold together; none: do not tell the agent of the environment's own",
     )
     rl.add_argument(
