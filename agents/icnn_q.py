@@ -328,7 +328,9 @@ class ICNNQMultiInputPolicy(ICNNQPolicy):
 def _of_the_policy(agent_class: type) -> dict[str, str]:
     """The policy's arguments, and where they belong."""
     policy: type = agent_class.policy_aliases["MlpPolicy"]  # type: ignore[attr-defined]
-    return {name: f"It belongs to the policy: policy_kwargs={{{name!r}: ...}}." for name in arguments(policy.__mro__)}
+    places = {name: f"It belongs to the policy: policy_kwargs={{{name!r}: ...}}." for name in arguments(policy.__mro__)}
+    places["constraint"] += " With the wrapper: env, kwargs = icnn_rl.constrain(env, constraint)."
+    return places
 
 
 class ICNNQ(OffPolicyAlgorithm):

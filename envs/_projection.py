@@ -65,8 +65,7 @@ class Executed(NamedTuple):
             "constraint/violation_before": float(self.before[row]),
             "constraint/violation": float(self.after[row]),
             "constraint/moved": float(self.moved[row]),
-            "constraint/status": int(self.status[row]),
-            "constraint/outcome": Status(int(self.status[row])).name,
+            "constraint/status": Status(int(self.status[row])),
             "constraint/active": bool(self.active[row]),
         }
 

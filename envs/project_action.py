@@ -75,7 +75,6 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     - "constraint/moved": the distance between the two,
     - "constraint/status": a :class:`icnn_rl.Status`; PRIMAL_INFEASIBLE where the set is empty; MAX_STEPS or NUMERICAL
       where the nearest action was not found and another allowed one was sent,
-    - "constraint/outcome": its name,
     - "constraint/active": whether the action sent lies on a border of the constraint, to 1e-6 of the action's width;
       not where the set is empty.
 

@@ -17,7 +17,14 @@ __all__ = ["MESSAGES", "Solution", "SolveError", "Status"]
 
 
 class Status(IntEnum):
-    """Outcome of one row of a batch. Compare with ``Solution.status``, an int64 tensor."""
+    """Outcome of one row of a batch. Compare with ``Solution.status``, an int64 tensor. Prints its name."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        """The name; with a specification for numbers, ``f"{status:d}"``, the number."""
+        return format(self.name if not spec or spec[-1] not in "bcdoxXn" else int(self), spec)
 
     SUCCESS = 0
     MAX_STEPS = 1

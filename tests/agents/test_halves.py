@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
@@ -16,7 +17,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch import Tensor
 
 import icnn_rl
-from icnn_rl.agents import ICNNQ, NAF, ConstrainedTD3Policy, ConstraintCallback, ExecutedActionReplayBuffer
+from icnn_rl.agents import (
+    ICNNQ,
+    NAF,
+    ConstrainedPPOPolicy,
+    ConstrainedSACPolicy,
+    ConstrainedTD3Policy,
+    ConstraintCallback,
+    ExecutedActionReplayBuffer,
+)
 from icnn_rl.envs import ProjectAction, VecProjectAction, WithConstraint
 from icnn_rl.qp.constraints import ActionConstraint, ConstraintWarning, ball, box, l1_ball, linear, rate_limit
 from tests.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv
@@ -62,6 +71,25 @@ def test_the_last_action_in_a_part_of_a_dict(agent: type[BaseAlgorithm]) -> None
         obs, *_ = env.step(action)
 
 
+def test_the_constraint_belongs_to_the_policy() -> None:
+    for agent in (ICNNQ, NAF):
+        with pytest.raises(TypeError, match=r"constraint: not an argument of .*policy_kwargs=.*icnn_rl.constrain"):
+            agent("MlpPolicy", "Pendulum-v1", constraint=LIMIT)  # type: ignore[call-arg]
+    for kind, policy in ((TD3, ConstrainedTD3Policy), (SAC, ConstrainedSACPolicy), (PPO, ConstrainedPPOPolicy)):
+        with pytest.raises(TypeError, match=r"constaint: not an argument of .*Policy. Did you mean 'constraint'"):
+            kind(policy, "Pendulum-v1", policy_kwargs={"constaint": LIMIT})
+
+
+def test_predict_tells_of_an_empty_set() -> None:
+    model = icnn_agent("Pendulum-v1", constraint=linear([[1.0]], nothing), trust_actions=True)
+    with pytest.warns(ConstraintWarning, match="no action satisfies it in 1 of 1 states"):
+        model.predict(np.zeros(3, np.float32))
+
+
+def nothing(obs: Tensor) -> Tensor:
+    return torch.full_like(obs[:, :1], -9.0)
+
+
 def test_what_the_constraint_did_is_logged() -> None:
     env, kwargs = icnn_rl.constrain(DriftEnv(), BUDGET, TD3, policy_kwargs={"net_arch": [8]})
     model = TD3(env=env, **kwargs, **SMALL[TD3], seed=0)
@@ -75,7 +103,9 @@ def test_what_the_constraint_did_is_logged() -> None:
     assert logged["constraint/largest_violation"] == callback.totals["largest_violation"] <= 1e-6
     env.reset(seed=0)
     info = env.step(env.action_space.high)[-1]
-    assert (info["constraint/status"], info["constraint/outcome"]) == (0, "SUCCESS")
+    assert info["constraint/status"] == 0
+    assert str(info["constraint/status"]) == f"{info['constraint/status']}" == "SUCCESS"
+    assert json.dumps(info["constraint/status"]) == "0"
 
 
 def test_one_call_around_many_environments_and_an_id() -> None:

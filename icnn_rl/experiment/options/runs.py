@@ -78,8 +78,9 @@ def _add_rl(rl: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME:KEY=VALUE,...",
-        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, or a YAML file with some; "
-        "several hold together; none: do not tell the agent of the environment's own",
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, one of a module of yours, "
+        "MODULE:OBJECT, or a YAML file with some; several hold together; none: do not tell the agent of the "
+        "environment's own",
     )
     add_surroundings(rl)
     rl.add_argument(
