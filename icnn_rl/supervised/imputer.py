@@ -1,6 +1,6 @@
 """Imputation of tables and images with a convex energy, as a scikit-learn transformer.
 
-See :mod:`icnn_rl.supervised.imputation` for the energy. Needs scikit-learn: ``pip install icnn-rl[supervised]``.
+See :mod:`icnn_rl.supervised.imputation` for the energy. Needs scikit-learn: ``pip install -e ".[supervised]"``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sudoku with learned rules, as a scikit-learn estimator.
 
 See :mod:`icnn_rl.supervised.sudoku` for the quadratic programme. Needs scikit-learn: ``pip install
-icnn-rl[supervised]``.
+-e ".[supervised]"``.
 """
 
 from __future__ import annotations

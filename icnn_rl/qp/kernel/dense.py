@@ -126,8 +126,8 @@ class Problem(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """e and w (k,), L (n, n), V = A L^{-T} (q, n) and the factor of S (q, q); ``half`` (m, n) is scratch; rho and delta
-    of the equations in ``light`` (2,)."""
+    """e and w (k,), L (n, n), or its diagonal (n, 1) where nothing is off it, V = A L^{-T} (q, n) and the factor of S
+    (q, q); ``half`` (m, n) is scratch; rho and delta of the equations in ``light`` (2,)."""
 
     e: Array
     w: Array
@@ -521,6 +521,12 @@ def _set_measures(P: Problem, Q: Array, p: Array, scratch: Array) -> None:
 @inner
 def _cholesky(H: Array) -> bool:
     """Replace the lower half by its factor; whether there is one."""
+    if H.shape[1] < len(H):
+        for i in range(len(H)):
+            if not H[i, 0] > 0.0:
+                return False
+            H[i, 0] = math.sqrt(H[i, 0])
+        return True
     for i in range(len(H)):
         for j in range(i + 1):
             total = H[i, j]
@@ -538,6 +544,10 @@ def _cholesky(H: Array) -> bool:
 @inner
 def _forward(L: Array, y: Array) -> None:
     """y = L^{-1} y."""
+    if L.shape[1] < len(L):
+        for i in range(len(y)):
+            y[i] /= L[i, 0]
+        return
     for i in range(len(y)):
         total = 0.0
         for j in range(i):
@@ -548,6 +558,9 @@ def _forward(L: Array, y: Array) -> None:
 @inner
 def _backward(L: Array, y: Array) -> None:
     """y = L^{-T} y."""
+    if L.shape[1] < len(L):
+        _forward(L, y)
+        return
     for i in range(len(y) - 1, -1, -1):
         y[i] /= L[i, i]
         step = y[i]
@@ -559,6 +572,12 @@ def _backward(L: Array, y: Array) -> None:
 def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int]) -> None:
     """Q + rho + C^T W C, its lower half in L."""
     n, m, L, w = len(P.p), P.G.shape[0], F.L, F.w
+    if L.shape[1] < n:
+        for i in range(n):
+            L[i, 0] = P.Q[i, 0] + rho + (w[i] if P.lower else 0.0)
+            if P.upper:
+                L[i, 0] += w[n + i] if P.lower else w[i]
+        return
     for i in range(n):
         if P.Q.shape[1] == n:
             for j in range(i):
@@ -600,7 +619,7 @@ def _hessian(P: Problem, F: Factor, rho: float, lapack: tuple[int, int, int, int
 
 @inner
 def _factored(H: Array, lapack: tuple[int, int, int, int]) -> bool:
-    if len(H) >= _LAPACK and lapack[0] != 0:
+    if H.shape[1] == len(H) >= _LAPACK and lapack[0] != 0:
         return bool(potrf(lapack[0], H) == 0 and abs(H[-1, -1]) < np.inf)
     return bool(_cholesky(H))
 
@@ -611,12 +630,15 @@ def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int, int
     q, V, S = len(P.b), F.V, F.S
     for i in range(q):
         _put(P.A[i], V[i])
-    if len(P.p) >= _LAPACK and q > 2 and lapack[2] != 0:
+    blocks = len(P.p) >= _LAPACK and q > 2 and lapack[2] != 0
+    if blocks and F.L.shape[1] == len(P.p):
         forward(lapack[2], F.L, V)
-        outer_square(lapack[1], V, S)
     else:
         for i in range(q):
             _forward(F.L, V[i])
+    if blocks:
+        outer_square(lapack[1], V, S)
+    else:
         for i in range(q):
             for j in range(i + 1):
                 S[i, j] = _dot(V[i], V[j])
@@ -1402,9 +1424,10 @@ def _new_problem(room: _Room, n: int, q: int, m: int, k: int, width: int, lower:
 
 
 @_making
-def _new_factor(room: _Room, n: int, q: int, m: int, k: int) -> Factor:
+def _new_factor(room: _Room, n: int, q: int, m: int, k: int, width: int) -> Factor:
     return Factor(
-        _vector(room, k), _vector(room, k), _matrix(room, n, n), _matrix(room, q, n), _matrix(room, q, q),
+        _vector(room, k), _vector(room, k), _matrix(room, n, width if m == 0 else n), _matrix(room, q, n),
+        _matrix(room, q, q),
         _matrix(room, m, n), _vector(room, 2),
     )  # fmt: skip
 
@@ -1511,7 +1534,7 @@ def solve(
     """
     (batch, n), q, m, k = p.shape, A.shape[1], G.shape[1], d.shape[1]
     room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
-    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
+    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k, Q.shape[2])
     w, size, fit = _scratch(room, n, q, k), _vector(room, 2 * n + q + k), _vector(room, 5)
     alike = len(Q) == 1 and len(A) == 1 and len(G) == 1
     left, sound, total = int(batch), False, 0.0
@@ -1599,7 +1622,7 @@ def inverse(
     """K^{-1} r, row by row, K the system of ``scales.w`` without its regularisation."""
     (batch, n), q, k, m = rx.shape, ra.shape[1], rc.shape[1], G.shape[1]
     room, threads = _new_room(n, q, m, k, Q.shape[2]), _single_thread(n, lapack)
-    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k)
+    P, F = _new_problem(room, n, q, m, k, Q.shape[2], lower, upper), _new_factor(room, n, q, m, k, Q.shape[2])
     r, out, rest, dv = _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k), _triple(room, n, q, k)
     at, t = _new_products(room, n, q, k), _vector(room, k)
     for row in range(batch):

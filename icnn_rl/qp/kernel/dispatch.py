@@ -39,6 +39,9 @@ _LARGEST, _ROWS = (16, 128), 4
 #: n of the largest dense problems, and how many times fewer rows of G and A a problem with a diagonal Q must have, from
 #: a size on, for torch's systems in the space of these rows to be cheaper.
 _DENSE, _FEW, _WIDE = 600, 4, 64
+#: Rows of the batch from which on, and n up to which, torch's batched systems are no slower where Q is diagonal and
+#: their size, the number of rows of G and A, is between n / 2 and n.
+_MANY, _MODERATE = 64, 128
 
 #: What the dense kernel compiles, as the user is told.
 _COMPILED = {"solve": "the dense QP solver", "inverse": "the gradients of the dense QP solver"}
@@ -80,7 +83,8 @@ def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
         return _tiny(problem) and available()
     rows = problem.m + problem.b.shape[-1]
     narrow = problem.diagonal and problem.n > _WIDE and _FEW * rows < problem.n
-    return problem.n <= _DENSE and not narrow and available()
+    together = problem.diagonal and problem.p.shape[0] >= _MANY and rows <= problem.n <= min(2 * rows - 1, _MODERATE)
+    return (_tiny(problem) or (problem.n <= _DENSE and not narrow and not together)) and available()
 
 
 def _tiny(problem: Problem) -> bool:
