@@ -251,7 +251,7 @@ class PICNN(ConvexNetwork):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         check_batch("y", check_float_tensor("y", y), self.y_features, self.ensemble)
         check_same_kind("y", y, "x", x)
-        if x.dim() >= 2 and len({x.shape[-2], y.shape[-2], 1}) > 2:
+        if x.dim() >= 2 and x.shape[-2] != y.shape[-2] and x.shape[-2] != 1 and y.shape[-2] != 1:
             raise ValueError(f"y: expected as many rows as x has, {x.shape[-2]}, got shape {tuple(y.shape)}.")
         return self.bind(x)(y)
 
