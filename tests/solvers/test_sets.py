@@ -532,3 +532,23 @@ def test_bounds_that_rows_imply() -> None:
     assert (octahedron.upper >= 1.0).all()
     ball = Problem(quadratic(), Ball(0.5, 1.0), y)
     torch.testing.assert_close(ball.lower.expand_as(y), torch.full_like(y, 0.5))
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_minimises_over_a_cylinder(bounded: bool) -> None:
+    """(J y)^2 <= 1/4, without end in the kernel of J: J t, and nothing else of t, is brought back to +-1/2."""
+    generator = torch.Generator().manual_seed(0)
+    J, t = (torch.randn(6, *shape, 3, generator=generator, dtype=torch.float64) for shape in ((1,), ()))
+    size, side = torch.tensor(0.25, dtype=torch.float64), 50.0 if bounded else None
+    tube = ConvexSet(
+        lb=None if side is None else -side, ub=side, ellipsoid=Ellipsoid(J.mT @ J, torch.zeros_like(t), size)
+    )
+
+    def energy(y: Tensor) -> Tensor:
+        return 0.5 * ((y - t) ** 2).sum(-1)
+
+    found = minimize(energy, ProjectedNewton(tol=1e-10), torch.zeros_like(t), domain=tube)
+    along = (J.squeeze(-2) * t).sum(-1, keepdim=True)
+    excess = along - along.clamp(-0.5, 0.5)
+    expected = t - excess * J.squeeze(-2) / J.square().sum(-1)
+    torch.testing.assert_close(found.value, expected, rtol=0.0, atol=1e-7)
