@@ -84,6 +84,10 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     outcome, system, left = quick
     if left is None:
         return Solved(outcome, system, True)
+    assert isinstance(solver, PrimalDual)  # or there would be no quick answer
+    outcome, left = _confirmed(problem, outcome, left, solver)
+    if not len(left):
+        return Solved(outcome, system, False)
     guess = None if guess is None else guess[left]
     try:
         others, second = _solve_rows(pick(left, problem), solver, data, guess)
@@ -93,6 +97,30 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
         return Solved.of(others, second)
     mixed = Mixed(_sound(problem, left, second.problem), system, left, second)
     return Solved.of(outcome.put(left, others), mixed)
+
+
+def _confirmed(problem: Problem, outcome: Outcome, left: Tensor, solver: PrimalDual) -> tuple[Outcome, Tensor]:
+    """Ask rows that the kernel has proven to have no solution for certificates' proof, and for nothing else.
+
+    Returns:
+        The outcome with what was confirmed, and the indices of the rows that are still left.
+    """
+    claims = outcome.status[left]
+    unbounded = claims == Status.DUAL_INFEASIBLE
+    claimed = unbounded | (claims == Status.PRIMAL_INFEASIBLE)
+    if not bool(claimed.any()):
+        return outcome, left
+    told = left[claimed]
+    part = pick(told, problem).without_infinite().with_norms()
+    asked = pick(told, outcome)
+    asked = dataclasses.replace(asked, status=torch.full_like(told, int(Status.NUMERICAL)))
+    found = _diagnose(part, asked, solver, bool(unbounded.any()))
+    found = dataclasses.replace(found, s=problem.d[told] - part.Cx(found.x))
+    finite = torch.isfinite(torch.cat((found.x, found.nu, found.z, found.residuals.largest.unsqueeze(-1)), -1)).all(-1)
+    sure = finite & (found.status == outcome.status[told])
+    rest = claimed.clone()
+    rest[claimed] = sure
+    return outcome.put(told, found, sure), left[~rest]
 
 
 def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
