@@ -80,15 +80,15 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     outcome, system, left = quick
     if left is None:
         return Solved(outcome, system, True)
+    assert isinstance(solver, PrimalDual)  # or there would be no quick answer
     outcome, empty, left = emptiness.settle(problem, outcome, left)
     if len(empty):  # whose factors are none
-        neutral = _neutral(pick(empty, problem))
-        assert isinstance(solver, PrimalDual)
-        trivial = dispatch.solve(neutral, solver, None)
+        trivial = dispatch.solve(_neutral(pick(empty, problem)), solver, None)
         assert trivial is not None
         system = Mixed(problem, system, empty, trivial[1])
-        if not len(left):
-            return Solved(outcome, system, False)
+    outcome, left = _confirmed(problem, outcome, left, solver)
+    if not len(left):
+        return Solved(outcome, system, False)
     guess = None if guess is None else guess[left]
     others, second = _solve_rows(pick(left, problem), solver, data, guess)
     if len(left) == len(outcome.x):
@@ -104,6 +104,30 @@ def check_convex(problem: Problem, outcome: Outcome) -> None:
         q = pick(rows[0], problem).dense().Q[0]
         eigenvalues = q if q.dim() == 1 else torch.linalg.eigvalsh(q)
         raise NonConvexError(int(rows[0]), float(eigenvalues.min()), float(eigenvalues.abs().max()))
+
+
+def _confirmed(problem: Problem, outcome: Outcome, left: Tensor, solver: PrimalDual) -> tuple[Outcome, Tensor]:
+    """Ask rows that the kernel has proven to have no solution for certificates' proof, and for nothing else.
+
+    Returns:
+        The outcome with what was confirmed, and the indices of the rows that are still left.
+    """
+    claims = outcome.status[left]
+    unbounded = claims == Status.DUAL_INFEASIBLE
+    claimed = unbounded | (claims == Status.PRIMAL_INFEASIBLE)
+    if not bool(claimed.any()):
+        return outcome, left
+    told = left[claimed]
+    part = pick(told, problem).without_infinite().with_norms()
+    asked = pick(told, outcome)
+    asked = dataclasses.replace(asked, status=torch.full_like(told, int(Status.NUMERICAL)))
+    found = _diagnose(part, asked, solver, bool(unbounded.any()))
+    found = dataclasses.replace(found, s=problem.d[told] - part.Cx(found.x))
+    finite = torch.isfinite(torch.cat((found.x, found.nu, found.z, found.residuals.largest.unsqueeze(-1)), -1)).all(-1)
+    sure = finite & (found.status == outcome.status[told])
+    rest = claimed.clone()
+    rest[claimed] = sure
+    return outcome.put(told, found, sure), left[~rest]
 
 
 def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:

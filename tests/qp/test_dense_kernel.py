@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl import Status
-from icnn_rl.qp import NonConvexError, PrimalDual, QPSolution, certificates, inputs, solve_qp
+from icnn_rl.qp import NonConvexError, PrimalDual, QPSolution, certificates, driver, inputs, solve_qp
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.problem import Problem
 from tests.qp import judge, references
@@ -315,3 +315,31 @@ def test_scales_are_powers_of_two() -> None:
     assert isinstance(system, dispatch.DenseFactor)
     for scale in (system.columns, system.a_rows, system.c_rows, system.units):
         assert (np.frexp(scale.numpy())[0] == 0.5).all()
+
+
+def test_proofs_of_the_kernel_are_asked_for_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that has no solution costs one projection more, not the second line."""
+    arguments = general(14, 6)
+    arguments["lb"][2, 0] = arguments["ub"][2, 0] + 1.0
+    expected = solve_qp(**arguments, solver=TORCH, throw=False)
+    attempts: list[int] = []
+    attempt = driver._attempt
+    monkeypatch.setattr(driver, "_attempt", lambda *a, **k: attempts.append(1) or attempt(*a, **k))
+    solution = solve_qp(**arguments, solver=DENSE, throw=False)
+    assert len(attempts) == 1
+    assert torch.equal(solution.status, expected.status)
+    torch.testing.assert_close(solution.value, expected.value, rtol=1e-8, atol=1e-8)
+
+
+def test_a_wrong_claim_of_the_kernel_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = general(15, 3)
+    solve = dispatch.solve
+
+    def wrong(*a: Any) -> Any:
+        quick = solve(*a)
+        assert quick is not None
+        status = torch.tensor([int(Status.PRIMAL_INFEASIBLE), 0, int(Status.DUAL_INFEASIBLE)])
+        return dataclasses.replace(quick[0], status=status), quick[1], torch.tensor([0, 2])
+
+    monkeypatch.setattr(dispatch, "solve", wrong)
+    assert_optimal(arguments, solve_qp(**arguments, solver=DENSE))

@@ -223,6 +223,12 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @inner
+def _fill(out: Array, number: float) -> None:
+    for i in range(len(out)):
+        out[i] = number
+
+
+@inner
 def _put(a: Array, out: Array) -> None:
     for i in range(len(a)):
         out[i] = a[i]
@@ -1402,6 +1408,26 @@ def _new_room(n: int, q: int, m: int, k: int, width: int) -> _Room:
     return _Room(numbers, taken)
 
 
+@inner
+def _write_nothing(found: Found, row: int) -> None:
+    """What is reported of a row that is left."""
+    _fill(found.x[row], 0.0)
+    _fill(found.nu[row], 0.0)
+    _fill(found.z[row], 0.0)
+    _fill(found.s[row], 0.0)
+    _fill(found.ray[row], 0.0)
+    _fill(found.scales.w[row], 0.0)
+    _fill(found.scales.columns[row], 1.0)
+    _fill(found.scales.a_rows[row], 1.0)
+    _fill(found.scales.c_rows[row], 1.0)
+    _fill(found.scales.units[row], 1.0)
+    for i in range(found.active.shape[1]):
+        found.active[row, i] = False
+    for i in range(len(found.fit)):
+        found.fit[i, row] = np.inf
+    found.steps[row], found.status[row] = 0, _NUMERICAL
+
+
 @_making
 def _scratch(room: _Room, n: int, q: int, k: int) -> _Scratch:
     return _Scratch(
@@ -1558,6 +1584,7 @@ def solve(
             finite += b[row, i]
         for i in range(k):
             finite += d[row, i] if d[row, i] != np.inf else 0.0
+        _write_nothing(found, row)
         if not (sound and abs(finite) < np.inf):
             continue
         F.light[0], F.light[1] = _RHO, _DELTA

@@ -49,6 +49,8 @@ _COMPILED = {"solve": "the dense QP solver", "inverse": "the gradients of the de
 Quick = tuple[Outcome, System, Tensor | None]
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_NO_GUESS = np.empty((0, 0), np.bool_)
+
 
 @functools.cache
 def _kernel() -> ModuleType:
@@ -236,21 +238,21 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     kernel, addresses = _dense_kernel()
     _announce("solve")
     found = kernel.Found(
-        x=np.zeros((batch, n)),
-        nu=np.zeros((batch, equations)),
-        z=np.zeros((batch, k)),
-        s=np.zeros((batch, k)),
-        active=np.zeros((batch, k), np.bool_),
-        fit=np.full((5, batch), np.inf),
-        steps=np.zeros(batch, np.int64),
-        status=np.full(batch, int(Status.NUMERICAL)),
-        ray=np.zeros((batch, n)),
+        x=np.empty((batch, n)),
+        nu=np.empty((batch, equations)),
+        z=np.empty((batch, k)),
+        s=np.empty((batch, k)),
+        active=np.empty((batch, k), np.bool_),
+        fit=np.empty((5, batch)),
+        steps=np.empty(batch, np.int64),
+        status=np.empty(batch, np.int64),
+        ray=np.empty((batch, n)),
         scales=kernel.Scales(
-            w=np.zeros((batch, k)),
-            columns=np.ones((batch, n)),
-            a_rows=np.ones((batch, equations)),
-            c_rows=np.ones((batch, k)),
-            units=np.ones((batch, 2)),
+            w=np.empty((batch, k)),
+            columns=np.empty((batch, n)),
+            a_rows=np.empty((batch, equations)),
+            c_rows=np.empty((batch, k)),
+            units=np.empty((batch, 2)),
         ),
     )
     q, a, g = _dense_matrices(problem)
@@ -263,7 +265,7 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
         _array(problem.d),
         problem.lower,
         problem.upper,
-        np.empty((0, k), np.bool_) if guess is None else _array(guess),
+        _NO_GUESS if guess is None else _array(guess),
         solver.tolerance,
         solver.max_steps,
         addresses,
@@ -272,7 +274,7 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
     if left < 0:
         return None
     x, nu, z, s, active, fit, steps, status, ray = map(torch.from_numpy, found[:9])
-    outcome = Outcome(x, nu, z, s, active, Residuals(*fit), steps, status, ray)
+    outcome = Outcome(x, nu, z, s, active, Residuals(*fit.unbind()), steps, status, ray)
     factor = DenseFactor(problem, *map(torch.from_numpy, found.scales))
     return outcome, factor, status.nonzero().squeeze(-1) if left else None
 
@@ -280,10 +282,10 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
 def _dense_matrices(problem: Problem) -> tuple[Array, Array, Array]:
     """Q, or its diagonal in a column, A and G."""
     q = problem.Q.unsqueeze(-1) if problem.diagonal else problem.Q
-    none = np.empty((1, 0, problem.n))
     assert not isinstance(problem.G, SparseRows)  # see fits
     assert not isinstance(problem.A, SparseRows)
-    return tuple(none if part is None else _array(part) for part in (q, problem.A, problem.G))  # type: ignore[return-value]
+    none = np.empty((1, 0, problem.n))
+    return _array(q), none if problem.A is None else _array(problem.A), none if problem.G is None else _array(problem.G)
 
 
 def _solve_tiny(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
