@@ -405,12 +405,28 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> _Curved:
 
 
 def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefinite: bool) -> Outcome:
-    """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever?"""
+    """Unsolved rows: is there a proof that no point is feasible, or that the objective falls for ever? The compiled
+    kernel is asked first, and torch, which is slower and more exact, where its answer proves nothing."""
 
-    def minimise(cone: Problem) -> tuple[Tensor, Tensor]:
+    def by_torch(cone: Problem) -> tuple[Tensor, Tensor]:
         found, _ = _attempt(of_cone(cone), Yardstick.of(cone), solver, None)
         return found.x, found.nu
 
+    def by_kernel(cone: Problem) -> tuple[Tensor, Tensor]:
+        quick = dispatch.solve(cone, solver, None) if dispatch.fits(cone, solver, cone.p.dtype) else None
+        return by_torch(cone) if quick is None else (quick[0].x, quick[0].nu)
+
+    if not dispatch.fits(problem, solver, problem.p.dtype):
+        return _with_proofs(problem, outcome, semidefinite, by_torch)
+    found = _with_proofs(problem, outcome, semidefinite, by_kernel)
+    left = (found.status == outcome.status).nonzero().squeeze(-1)
+    if not len(left):
+        return found
+    return found.put(left, _with_proofs(pick(left, problem), pick(left, outcome), semidefinite, by_torch))
+
+
+def _with_proofs(problem: Problem, outcome: Outcome, semidefinite: bool, minimise: certificates.Minimise) -> Outcome:
+    """The outcome with the proofs that ``minimise``, which projects onto cones, leads to."""
     infeasible = torch.zeros_like(outcome.status, dtype=torch.bool)
     nearest, nu, z = outcome.x, outcome.nu, outcome.z
     if nu.shape[-1] + z.shape[-1]:
