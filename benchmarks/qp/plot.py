@@ -33,13 +33,13 @@ def times(text: str) -> dict[str, dict[str, float]]:
 def draw(found: dict[str, dict[str, float]], path: Path) -> None:
     """One line of markers a package, the cases side by side, time on a logarithmic axis."""
     cases = list(dict.fromkeys(case for of_package in found.values() for case in of_package))
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 4.5), layout="constrained")
     for name, of_package in found.items():
         ours = name.startswith(("solve_qp", "total_variation"))
         x = [cases.index(case) for case in of_package]
         axes.plot(x, list(of_package.values()), "o" if ours else "x", markersize=8 if ours else 6, label=name)
     axes.set(yscale="log", xticks=range(len(cases)), ylabel="forward + backward, ms on one core")
-    axes.set_xticklabels(cases)
+    axes.set_xticklabels(cases, rotation=30)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
