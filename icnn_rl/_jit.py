@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numba
+from numba.core import event
+
+#: What the user is told that is being compiled: by module, and by function where it comes later than the rest.
+_WHAT = {
+    "icnn_rl.nn._context_kernel": "the context layers",
+    "icnn_rl.qp.kernel.dense": "the dense QP solver",
+    "icnn_rl.qp.kernel.dense.inverse": "the gradients of the dense QP solver",
+    "icnn_rl.qp.kernel.stagewise": "the QP solver for problems in stages",
+    "icnn_rl.qp.kernel.tiny": "the QP solver for tiny problems",
+    "icnn_rl.solvers._newton_kernel": "Newton's method for convex networks",
+}
+
+
+class _Announcer(event.Listener):
+    """Says so before code of ours is compiled, which may take half a minute; not of what was kept, nor twice."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def on_start(self, event: Any) -> None:
+        function = event.data["dispatcher"].py_func
+        module = function.__module__
+        what = _WHAT.get(f"{module}.{function.__name__}", _WHAT.get(module))
+        if what is not None and what not in self.told:
+            self.told.add(what)
+            print(f"icnn_rl: compiling {what}, once", file=sys.stderr)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
 
 
 def kept(function: Any, **settings: Any) -> Any:

@@ -89,3 +89,21 @@ def test_another_value_of_the_switch_is_refused() -> None:
         text=True,
     )
     assert "ICNN_RL_COMPILED: expected 0 or 1 in the environment, got 'no'" in done.stderr
+
+
+def test_compiling_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    numba, jit = pytest.importorskip("numba"), pytest.importorskip("icnn_rl._jit")
+    monkeypatch.setitem(jit._WHAT, "icnn_rl.of_this_test", "what this test adds up")
+
+    def one(x: float) -> float:
+        return x + 1.0
+
+    def other(x: float) -> float:
+        return x + 2.0
+
+    for function in (one, other):
+        function.__module__ = "icnn_rl.of_this_test"
+        compiled = numba.njit(function)
+        assert compiled(1.0) > compiled(1) - 1.0  # compiles twice
+    assert numba.njit(lambda x: x)(1.0) == 1.0  # somebody else's
+    assert capsys.readouterr().err == "icnn_rl: compiling what this test adds up, once\n"

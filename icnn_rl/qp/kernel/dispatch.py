@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -43,8 +41,6 @@ _DENSE, _FEW, _WIDE = 600, 4, 64
 #: their size, the number of rows of G and A, is between n / 2 and n.
 _MANY, _MODERATE = 64, 128
 
-#: What the dense kernel compiles, as the user is told.
-_COMPILED = {"solve": "the dense QP solver", "inverse": "the gradients of the dense QP solver"}
 #: What a kernel returns, see :func:`solve`.
 Quick = tuple[Outcome, System, Tensor | None]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -64,15 +60,6 @@ def _dense_kernel() -> tuple[ModuleType, tuple[int, ...]]:
     kernel = importlib.import_module("icnn_rl.qp.kernel.dense")
     addresses: tuple[int, ...] = importlib.import_module("icnn_rl.qp.kernel.lapack").addresses()
     return kernel, addresses
-
-
-@functools.cache
-def _announce(name: str) -> None:
-    """Say so if this function of the dense kernel is about to be compiled: nothing newer than its source is kept."""
-    kernel = _dense_kernel()[0]
-    folder, changed = Path(getattr(kernel, name).stats.cache_path or ""), Path(str(kernel.__file__)).stat().st_mtime
-    if not any(code.stat().st_mtime > changed for code in folder.glob(f"dense.{name}-*.nbc")):
-        print(f"icnn_rl: compiling {_COMPILED[name]}, once", file=sys.stderr)
 
 
 def fits(problem: Problem, solver: PrimalDual, data: torch.dtype) -> bool:
@@ -193,7 +180,6 @@ class DenseFactor(Refined):
 
     def _inverse(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
         kernel, addresses = _dense_kernel()
-        _announce("inverse")
         q, a, g = _dense_matrices(self.problem)
         scales = kernel.Scales(*(_array(t) for t in (self.w, self.columns, self.a_rows, self.c_rows, self.units)))
         out = tuple(np.empty(r.shape) for r in (rx, ra, rc))
@@ -236,7 +222,6 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick |
 def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
     batch, n, k, equations = problem.p.shape[0], problem.n, problem.d.shape[-1], problem.b.shape[-1]
     kernel, addresses = _dense_kernel()
-    _announce("solve")
     found = kernel.Found(
         x=np.empty((batch, n)),
         nu=np.empty((batch, equations)),
