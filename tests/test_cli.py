@@ -79,8 +79,13 @@ def finish(process):
     """Its output, once it has ended well and silently on stderr."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert err == ""
+    assert without_announcements(err) == ""
     return out
+
+
+def without_announcements(text):
+    """Whether numba compiles depends on who was here before."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("icnn_rl: compiling "))
 
 
 def run(arguments, capsys):
@@ -274,7 +279,7 @@ def test_interrupting_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "stopped; go on from its last checkpoint with: icnn-rl rl --resume run\n"
+    assert without_announcements(err) == "stopped; go on from its last checkpoint with: icnn-rl rl --resume run\n"
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, capsys):
