@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from icnn_rl._checks import check_choice
+from icnn_rl.checks import check_choice
 
 __all__ = ["ExecutedActionDictReplayBuffer", "ExecutedActionNStepReplayBuffer", "ExecutedActionReplayBuffer"]
 

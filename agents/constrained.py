@@ -27,10 +27,10 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
 from icnn_rl.agents.arguments import checks_names
 from icnn_rl.agents.halves import check_halves
 from icnn_rl.agents.observations import algorithm_under_construction, check_observations
+from icnn_rl.checks import check_choice, check_positive_int, check_range
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.qp.heads import ActionProjection, OptNetHead
 

@@ -39,7 +39,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from icnn_rl._checks import check_positive_int, check_range, check_widths
 from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.critic import ConcaveCritic, Greedy, ICNNCritic
@@ -47,6 +46,7 @@ from icnn_rl.agents.halves import check_halves
 from icnn_rl.agents.noise import check_noise, noise_for
 from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments, update_moments
 from icnn_rl.agents.observations import check_observations
+from icnn_rl.checks import check_positive_int, check_range, check_widths
 from icnn_rl.nn.activations import resolve_activation
 from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.solution import Status

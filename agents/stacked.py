@@ -32,9 +32,9 @@ from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Problem, solve
-from icnn_rl.solvers._questions import no_questions
-from icnn_rl.solvers.approach import approach
-from icnn_rl.solvers.fixed import solve_fixed
+from icnn_rl.solvers.newton.fixed_steps import solve_fixed
+from icnn_rl.solvers.newton.smoothed_start import approach
+from icnn_rl.solvers.shortcuts import no_questions
 
 __all__ = ["StackedICNNQ"]
 

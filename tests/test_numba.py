@@ -83,7 +83,7 @@ def test_a_broken_installation_is_told_once(expected: list[Any], tmp_path: Path)
 
 def test_another_value_of_the_switch_is_refused() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from icnn_rl._numba import available; available()"],
+        [sys.executable, "-c", "from icnn_rl.numba_support import available; available()"],
         env={**os.environ, "ICNN_RL_COMPILED": "no"},
         capture_output=True,
         text=True,
@@ -92,7 +92,7 @@ def test_another_value_of_the_switch_is_refused() -> None:
 
 
 def test_compiling_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    numba, jit = pytest.importorskip("numba"), pytest.importorskip("icnn_rl._jit")
+    numba, jit = pytest.importorskip("numba"), pytest.importorskip("icnn_rl.compiling")
     monkeypatch.setitem(jit._WHAT, "icnn_rl.of_this_test", "what this test adds up")
 
     def one(x: float) -> float:

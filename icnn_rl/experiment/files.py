@@ -1,4 +1,4 @@
-"""Folders: for one process alone, and whole or not there. Single files are :mod:`icnn_rl._files`'s business."""
+"""Folders: for one process alone, and whole or not there. Single files are :mod:`icnn_rl.atomic_io`'s business."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from icnn_rl._files import sync, write_file, write_text
+from icnn_rl.atomic_io import sync, write_file, write_text
 from icnn_rl.experiment.errors import UserError
 
 __all__ = [

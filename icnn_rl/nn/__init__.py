@@ -1,8 +1,8 @@
 """Input-convex networks: scalar functions that are convex in some of their inputs."""
 
 from icnn_rl.nn.activations import CONVEX_ACTIVATIONS, ConvexActivation, resolve_activation
-from icnn_rl.nn.conv_energy import ConvEnergy
-from icnn_rl.nn.conv_picnn import ConvPICNN, NonNegativeConv2d
+from icnn_rl.nn.conv.energy import ConvEnergy
+from icnn_rl.nn.conv.picnn import ConvPICNN, NonNegativeConv2d
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
 from icnn_rl.nn.icnn import ICNN
 from icnn_rl.nn.linear import NonNegativeLinear

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icnn_rl._numba import available
 from icnn_rl.nn.linear import affine, plain
+from icnn_rl.numba_support import available
 from icnn_rl.qp.functorch import batched
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icnn_rl._eager import any_transform
+from icnn_rl.eager import any_transform
 
 __all__ = ["CONVEX_ACTIVATIONS", "ConvexActivation", "resolve_activation"]
 

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_range
-from icnn_rl._eager import full_precision
+from icnn_rl.checks import check_choice, check_range
+from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 from icnn_rl.nn.linear import affine
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import (
+from icnn_rl.checks import (
     check_float_tensor,
     check_positive_int,
     check_range,
     check_same_kind,
     check_widths,
 )
-from icnn_rl._eager import full_precision
+from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
 from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, Layers, NonNegativeLinear, check_batch

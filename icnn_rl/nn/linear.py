@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_choice, check_last_dim, check_positive_int
-from icnn_rl._eager import any_transform, recorded, traced
+from icnn_rl.checks import check_choice, check_last_dim, check_positive_int
+from icnn_rl.eager import any_transform, recorded, traced
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.initialisation import log_normal_, non_negative_moments
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn_rl._checks import (
+from icnn_rl.checks import (
     check_choice,
     check_float_tensor,
     check_function,
@@ -18,7 +18,7 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
-from icnn_rl._eager import full_precision
+from icnn_rl.eager import full_precision
 from icnn_rl.nn._fused import context_layer
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy, present

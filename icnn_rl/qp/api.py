@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from icnn_rl._eager import eager
+from icnn_rl.eager import eager
 from icnn_rl.qp import driver, inputs
 from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External

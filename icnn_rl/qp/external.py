@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_range
+from icnn_rl.checks import check_choice, check_range
 from icnn_rl.qp.linear.base import Point
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.settings import DEFAULT_TOL

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
-from icnn_rl._eager import eager
-from icnn_rl._first_order import last_derivative
+from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
+from icnn_rl.eager import eager
+from icnn_rl.first_order import last_derivative
 from icnn_rl.qp.constraints import (
     NEARLY,
     ActionConstraint,

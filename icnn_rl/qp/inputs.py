@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor, check_positive_int, check_same_kind
+from icnn_rl.checks import check_float_tensor, check_positive_int, check_same_kind
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal, Problem
 from icnn_rl.qp.settings import PrimalDual

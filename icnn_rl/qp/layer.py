@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from icnn_rl._checks import (
+from icnn_rl.checks import (
     check_choice,
     check_float_tensor,
     check_last_dim,
@@ -18,7 +18,7 @@ from icnn_rl._checks import (
     check_range,
     check_same_kind,
 )
-from icnn_rl._eager import eager
+from icnn_rl.eager import eager
 from icnn_rl.qp.api import solve_known
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal

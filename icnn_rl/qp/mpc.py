@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor, check_positive_int, check_same_kind
+from icnn_rl.checks import check_float_tensor, check_positive_int, check_same_kind
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.qp.sparse import Sparse

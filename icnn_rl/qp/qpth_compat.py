@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor, check_positive_int, check_range
-from icnn_rl._eager import eager
+from icnn_rl.checks import check_float_tensor, check_positive_int, check_range
+from icnn_rl.eager import eager
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.external import External
 from icnn_rl.qp.settings import PrimalDual

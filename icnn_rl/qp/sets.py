@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor
-from icnn_rl._eager import eager
-from icnn_rl._first_order import first_order
+from icnn_rl.checks import check_float_tensor
+from icnn_rl.eager import eager
+from icnn_rl.first_order import first_order
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.ellipsoid import Ellipsoid, times, trace, unit
 from icnn_rl.qp.external import External

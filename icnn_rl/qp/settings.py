@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
+from icnn_rl.checks import check_choice, check_positive_int, check_range
 
 __all__ = ["DEFAULT_TOL", "PrimalDual"]
 

@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from icnn_rl._checks import check_float_tensor, check_same_kind
-from icnn_rl._eager import eager
+from icnn_rl.checks import check_float_tensor, check_same_kind
+from icnn_rl.eager import eager
 from icnn_rl.solution import Solution, SolveError, Status
 
 __all__ = ["Edges", "total_variation"]

@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icnn_rl._checks import check_positive_int, check_range
-from icnn_rl.solvers._loop import grown
-from icnn_rl.solvers.base import Problem, Progress
+from icnn_rl.checks import check_positive_int, check_range
+from icnn_rl.solvers.loop import grown
+from icnn_rl.solvers.problem import Problem, Progress
 
 __all__ = ["Bundle", "BundleEntropy"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_range
+from icnn_rl.checks import check_range
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid
 
 __all__ = ["Ball", "Box", "Polytope", "Simplex", "Unconstrained"]

@@ -14,11 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icnn_rl._first_order import first_order
+from icnn_rl.first_order import first_order
 from icnn_rl.solution import Solution
-from icnn_rl.solvers.adjoint import Live
-from icnn_rl.solvers.base import Domain, Problem, Solver, as_set
+from icnn_rl.solvers.adjoints import Live
 from icnn_rl.solvers.bundle import BundleEntropy, to_unit
+from icnn_rl.solvers.problem import Domain, Problem, Solver, as_set
 
 __all__ = ["minimum"]
 

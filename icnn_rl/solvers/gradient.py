@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
-from icnn_rl.solvers._loop import grown
-from icnn_rl.solvers.base import Problem, Progress
+from icnn_rl.checks import check_choice, check_positive_int, check_range
+from icnn_rl.solvers.loop import grown
+from icnn_rl.solvers.problem import Problem, Progress
 
 __all__ = ["ProjectedGradient"]
 

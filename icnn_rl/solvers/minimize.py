@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_float_tensor, check_same_kind
-from icnn_rl._eager import eager, no_forward_mode, transforms
+from icnn_rl.checks import check_float_tensor, check_same_kind
+from icnn_rl.eager import eager, no_forward_mode, transforms
 from icnn_rl.solution import Solution, SolveError, Status
-from icnn_rl.solvers import _compiled
-from icnn_rl.solvers._energy import EnergyFunction
-from icnn_rl.solvers._loop import freeze, report, solved, sound_start
-from icnn_rl.solvers.adjoint import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable
-from icnn_rl.solvers.approach import STAGES, approach
-from icnn_rl.solvers.base import Domain, Problem, Progress, Solver
+from icnn_rl.solvers.adjoints import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable
 from icnn_rl.solvers.bundle import BundleEntropy
+from icnn_rl.solvers.derivatives import EnergyFunction
 from icnn_rl.solvers.domain import Unconstrained
 from icnn_rl.solvers.envelope import minimum
 from icnn_rl.solvers.gradient import ProjectedGradient
-from icnn_rl.solvers.newton import ProjectedNewton
+from icnn_rl.solvers.loop import freeze, report, solved, sound_start
+from icnn_rl.solvers.newton import dispatch
+from icnn_rl.solvers.newton.method import ProjectedNewton
+from icnn_rl.solvers.newton.smoothed_start import STAGES, approach
+from icnn_rl.solvers.problem import Domain, Problem, Progress, Solver
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 from icnn_rl.solvers.unbounded import without_minimum
 
@@ -187,12 +187,12 @@ def solve(
     """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
 
     Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
-    With ``averages`` the search begins from :func:`icnn_rl.solvers.approach.approach`, not from ``y0`` itself. A row is
-    also done, and successful, once its certified gap is at most ``atol``, in f's units.
+    With ``averages`` the search begins from :func:`icnn_rl.solvers.newton.smoothed_start.approach`, not from ``y0``
+    itself. A row is also done, and successful, once its certified gap is at most ``atol``, in f's units.
     """
     one_for_all = not isinstance(atol, Tensor) or atol.numel() == 1
-    if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all and _compiled.fits(problem, y0):
-        return _compiled.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
+    if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all and dispatch.fits(problem, y0):
+        return dispatch.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
     if averages:
         y0 = approach(problem, y0)
     problem, start, excluded = problem.start(y0)

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid, join, vector_of
 from icnn_rl.solution import Status
-from icnn_rl.solvers._loop import grown
-from icnn_rl.solvers.base import Problem, Progress
+from icnn_rl.solvers.loop import grown
+from icnn_rl.solvers.problem import Problem, Progress
 from icnn_rl.solvers.region import Duals, Region
 
 __all__ = ["ProximalBundle"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.solution import Solution, Status
-from icnn_rl.solvers.base import Problem
+from icnn_rl.solvers.problem import Problem
 
 __all__ = ["without_minimum"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from icnn_rl._files import write_file
+from icnn_rl.atomic_io import write_file
 
 __all__ = ["Progress"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from icnn_rl._files import write_file
+from icnn_rl.atomic_io import write_file
 
 __all__ = ["ENVIRONMENT", "Source", "cache_folder", "find_file"]
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from icnn_rl._checks import (
+from icnn_rl.checks import (
     check_choice,
     check_float_tensor,
     check_last_dim,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_positive_int
+from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_positive_int
 from icnn_rl.qp import PrimalDual, QPLayer
 from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.nn import NonNegativeLinear
 from icnn_rl.supervised._checkpoint import Progress, Row
 from icnn_rl.supervised.batches import Batch, Data, batches, check_data, epoch_seed

@@ -20,7 +20,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_float_tensor, check_range, check_widths
+from icnn_rl.checks import check_choice, check_float_tensor, check_range, check_widths
 from icnn_rl.nn import PICNN, ConvEnergy, ConvPICNN, EnsembleEnergy
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Box, BundleEntropy, DualKKT, ImplicitCG, Solver, Unrolled, minimize

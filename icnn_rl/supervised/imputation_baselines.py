@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_widths
-from icnn_rl.nn.conv_context import ConvContext
+from icnn_rl.checks import check_widths
+from icnn_rl.nn.conv.context import ConvContext
 from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.imputation import check_masked, squared_error
 from icnn_rl.supervised.module import SavedModule

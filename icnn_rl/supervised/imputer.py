@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from icnn_rl._checks import check_positive_int, check_range, check_widths
+from icnn_rl.checks import check_positive_int, check_range, check_widths
 from icnn_rl.solvers import Solver
 from icnn_rl.supervised.fit import falling, fit
 from icnn_rl.supervised.imputation import ImputationModule

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_range
+from icnn_rl.checks import check_range
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Box, Solver, minimize
 from icnn_rl.solvers.minimize import Adjoint

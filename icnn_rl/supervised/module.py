@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from icnn_rl import qp, solvers
-from icnn_rl._files import write_file
+from icnn_rl.atomic_io import write_file
 
 __all__ = ["SavedModule"]
 

@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
+from icnn_rl.checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.solvers import Solver
 from icnn_rl.supervised._checkpoint import Row
 from icnn_rl.supervised.fit import falling, fit

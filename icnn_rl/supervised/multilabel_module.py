@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_choice, check_range
+from icnn_rl.checks import check_choice, check_range
 from icnn_rl.nn import PICNN
 from icnn_rl.solvers import Box, BundleEntropy, ImplicitCG, Solver, minimize
 from icnn_rl.supervised.batches import Batch

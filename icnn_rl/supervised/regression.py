@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.checks import check_positive_int, check_range
 
 __all__ = ["Regression"]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range, check_widths
+from icnn_rl.checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.qp import PrimalDual, QPLayer
 from icnn_rl.supervised.batches import Batch, TensorPairs
 from icnn_rl.supervised.counts import SolveCount

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icnn_rl._checks import check_positive_int
+from icnn_rl.checks import check_positive_int
 
 __all__ = [
     "check_boards",

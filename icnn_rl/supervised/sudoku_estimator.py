@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_positive_int, check_range
+from icnn_rl.checks import check_choice, check_positive_int, check_range
 from icnn_rl.qp import PrimalDual
 from icnn_rl.supervised.fit import fit
 from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_choice, check_float_tensor, check_last_dim, check_widths
+from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_widths
 from icnn_rl.nn import ICNN, PICNN
 from icnn_rl.solvers import Box, BundleEntropy, ImplicitCG, Solver, minimize
 from icnn_rl.supervised.batches import Batch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icnn_rl._checks import check_choice, check_range
+from icnn_rl.checks import check_choice, check_range
 
 __all__ = ["IMPUTERS", "TABLES", "RandomlyMasked", "impute", "load_table", "split_table"]
 

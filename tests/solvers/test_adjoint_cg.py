@@ -9,7 +9,7 @@ from torch import Tensor
 from icnn_rl import Box, minimize
 from icnn_rl.nn import PICNN, ConvPICNN
 from icnn_rl.solvers import BundleEntropy, Implicit, ImplicitCG, ProjectedNewton, Solver, Unconstrained
-from icnn_rl.solvers._cg import conjugate_gradients
+from icnn_rl.solvers.conjugate_gradients import conjugate_gradients
 
 DOUBLE = torch.float64
 EXACT = ImplicitCG(tol=1e-13, max_steps=200)

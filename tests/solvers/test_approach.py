@@ -8,7 +8,7 @@ from torch import Tensor
 
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
 from icnn_rl.solvers import Box, Problem, ProjectedNewton, Solver, Unconstrained, solve
-from icnn_rl.solvers.approach import approach
+from icnn_rl.solvers.newton.smoothed_start import approach
 from tests.problems import draw
 
 BOX = Box(-1.0, 1.0)

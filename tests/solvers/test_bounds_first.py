@@ -9,9 +9,9 @@ from icnn_rl.nn import PICNN
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton
-from icnn_rl.solvers.base import Problem
-from icnn_rl.solvers.bounds_first import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_bounds_first
 from icnn_rl.solvers.minimize import solve
+from icnn_rl.solvers.problem import Problem
 
 BATCH, N = 64, 3
 

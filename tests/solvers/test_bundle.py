@@ -13,8 +13,8 @@ from scipy import optimize
 
 from icnn_rl import Box, Solution, Status, minimize
 from icnn_rl.solvers import Bundle, BundleEntropy
-from icnn_rl.solvers.base import Problem
 from icnn_rl.solvers.bundle import dual_value, entropy, simplex_dual, to_unit
+from icnn_rl.solvers.problem import Problem
 from tests import references
 from tests.problems import CASES, MaxAffine, Quadratic, answer, draw
 

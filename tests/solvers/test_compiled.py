@@ -10,8 +10,9 @@ from torch import Tensor
 
 from icnn_rl import Box, Solution, Status, minimize
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
-from icnn_rl.solvers import Polytope, Problem, ProjectedNewton, Simplex, Unconstrained, _compiled, solve
-from icnn_rl.solvers.approach import approach
+from icnn_rl.solvers import Polytope, Problem, ProjectedNewton, Simplex, Unconstrained, solve
+from icnn_rl.solvers.newton import dispatch
+from icnn_rl.solvers.newton.smoothed_start import approach
 from tests.problems import draw
 
 pytest.importorskip("numba")
@@ -33,7 +34,7 @@ def _steep(dtype: torch.dtype, n: int = 4, ensemble: int | None = 2, rows: int =
 
 def _both(energy: EnsembleEnergy, domain: Box, y: Tensor, solver: ProjectedNewton) -> tuple[Solution, Solution]:
     problem = Problem(energy, domain, y)
-    assert _compiled.fits(problem, y)
+    assert dispatch.fits(problem, y)
     return solve(problem, solver, y), solve(problem, dataclasses.replace(solver, compiled=False), y)
 
 
@@ -158,12 +159,12 @@ def test_everything_else_goes_through_torch(monkeypatch: pytest.MonkeyPatch) -> 
     deep = PICNN(5, 4, (16,), (8, 8), activation="squareplus", ensemble=2).bind(draw(0, 64, 5), "mean")
     members = dataclasses.replace(energy, reduction="softmax")
     for other in (softplus, deep, members, lambda y: (y * y).sum(-1)):
-        assert not _compiled.fits(Problem(other, BOX, y), y)
+        assert not dispatch.fits(Problem(other, BOX, y), y)
     half = Polytope(G=torch.ones(1, 4), h=torch.ones(1), lb=-1.0, ub=1.0)
     for domain in (Unconstrained(), Box(0.0, float("inf")), Simplex(), half):
-        assert not _compiled.fits(Problem(energy, domain, y), y)
-    assert _compiled.fits(Problem(energy, BOX, y), y)
-    monkeypatch.setattr(_compiled, "available", lambda: False)  # numba is not installed
-    assert not _compiled.fits(Problem(energy, BOX, y), y)
-    monkeypatch.setattr(_compiled, "_kernel", lambda: pytest.fail("asked for the kernel"))
+        assert not dispatch.fits(Problem(energy, domain, y), y)
+    assert dispatch.fits(Problem(energy, BOX, y), y)
+    monkeypatch.setattr(dispatch, "available", lambda: False)  # numba is not installed
+    assert not dispatch.fits(Problem(energy, BOX, y), y)
+    monkeypatch.setattr(dispatch, "_kernel", lambda: pytest.fail("asked for the kernel"))
     assert minimize(energy, ProjectedNewton(tol=1e-5), y, domain=BOX, adjoint=None).success.all()

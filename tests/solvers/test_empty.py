@@ -11,8 +11,8 @@ from icnn_rl.nn import ICNN, PICNN, ConvPICNN
 from icnn_rl.qp import ActionProjection, OptNetHead, QPLayer
 from icnn_rl.qp.constraints import l1_ball
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle, Solver, solve
-from icnn_rl.solvers.base import Domain, Problem
-from icnn_rl.solvers.bounds_first import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_bounds_first
+from icnn_rl.solvers.problem import Domain, Problem
 
 N = 4
 ROWS = Polytope(G=torch.ones(1, N), h=torch.ones(1), lb=-1.0, ub=1.0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from icnn_rl.solvers import _energy
-from icnn_rl.solvers.base import Problem
+from icnn_rl.solvers import derivatives
 from icnn_rl.solvers.domain import Box
+from icnn_rl.solvers.problem import Problem
 from tests.problems import CASES, Plain, Quadratic, draw, picnn
 
 DOUBLE = torch.float64
@@ -18,7 +18,7 @@ DOUBLE = torch.float64
 def test_derivatives_against_finite_differences(case) -> None:
     problem = case.build(DOUBLE)
     y = 0.7 * torch.clamp(problem.y0, *problem.bounds()) + 0.01
-    f, g, h = _energy.value_grad_hessian(problem.energy, y)
+    f, g, h = derivatives.value_grad_hessian(problem.energy, y)
     torch.testing.assert_close(f, problem.energy(y).detach())
     step = 1e-5
     for j in range(y.shape[-1]):
@@ -26,7 +26,7 @@ def test_derivatives_against_finite_differences(case) -> None:
         d[..., j] = step
         slope = (problem.energy(y + d) - problem.energy(y - d)).detach() / (2 * step)
         torch.testing.assert_close(g[..., j], slope, rtol=1e-6, atol=1e-6)
-        plus, minus = (_energy.value_and_grad(problem.energy, y + sign * d)[1] for sign in (1, -1))
+        plus, minus = (derivatives.value_and_grad(problem.energy, y + sign * d)[1] for sign in (1, -1))
         torch.testing.assert_close(h[..., j], (plus - minus) / (2 * step), rtol=1e-6, atol=1e-6)
     assert not any(item.requires_grad for item in (f, g, h))
 
@@ -35,10 +35,12 @@ def test_closed_forms_and_autograd_agree() -> None:
     energy = picnn(DOUBLE, "softplus").bind(draw(0, 5, 4).double())
     y = draw(1, 5, 3).double()
     for closed, plain in zip(
-        _energy.value_grad_hessian(energy, y), _energy.value_grad_hessian(Plain(energy), y), strict=True
+        derivatives.value_grad_hessian(energy, y), derivatives.value_grad_hessian(Plain(energy), y), strict=True
     ):
         torch.testing.assert_close(closed, plain)
-    for closed, plain in zip(_energy.value_and_grad(energy, y), _energy.value_and_grad(Plain(energy), y), strict=True):
+    for closed, plain in zip(
+        derivatives.value_and_grad(energy, y), derivatives.value_and_grad(Plain(energy), y), strict=True
+    ):
         torch.testing.assert_close(closed, plain)
 
 
@@ -47,23 +49,23 @@ def test_what_is_differentiable_and_what_is_not(wrap) -> None:
     net = picnn(DOUBLE, "softplus")
     energy, y = wrap(net.bind(draw(2, 5, 4).double())), draw(3, 5, 3).double()
     with torch.no_grad():
-        assert not any(item.requires_grad for item in _energy.value_and_grad(energy, y))
-        value, live = _energy.live_value_and_grad(energy, y)
+        assert not any(item.requires_grad for item in derivatives.value_and_grad(energy, y))
+        value, live = derivatives.live_value_and_grad(energy, y)
     assert value.requires_grad
     assert live.requires_grad
     gradient = torch.autograd.grad(live.sum(), net.heads.weight, retain_graph=True)[0]
     assert gradient.abs().max() > 0
-    f, g = _energy.value_and_grad(energy, y, differentiable=True)
+    f, g = derivatives.value_and_grad(energy, y, differentiable=True)
     assert f.requires_grad
     assert g.requires_grad
 
 
 def test_energies_without_curvature_or_gradient() -> None:
     y = draw(4, 3, 2).double()
-    f, g, h = _energy.value_grad_hessian(lambda y: y.sum(-1), y)
+    f, g, h = derivatives.value_grad_hessian(lambda y: y.sum(-1), y)
     assert torch.equal(g, torch.ones_like(y))
     assert (h == 0).all()
-    f, g, h = _energy.value_grad_hessian(lambda y: torch.ones(3, dtype=DOUBLE), y)
+    f, g, h = derivatives.value_grad_hessian(lambda y: torch.ones(3, dtype=DOUBLE), y)
     assert (f == 1).all()
     assert (g == 0).all()
     assert (h == 0).all()
@@ -73,9 +75,9 @@ def test_curvature_is_read_from_the_energy() -> None:
     def bowl(y: Tensor) -> Tensor:
         return (y**2).sum(-1)
 
-    assert _energy.curvature_of(bowl) is None
+    assert derivatives.curvature_of(bowl) is None
     bowl.curvature = torch.tensor([2.0, 0.0], requires_grad=True)  # type: ignore[attr-defined]
-    curvature = _energy.curvature_of(bowl)
+    curvature = derivatives.curvature_of(bowl)
     assert curvature is not None
     assert not curvature.requires_grad
     assert curvature.tolist() == [2.0, 0.0]

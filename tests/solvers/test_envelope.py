@@ -20,7 +20,7 @@ from icnn_rl.solvers import (
     Solver,
     Unrolled,
 )
-from icnn_rl.solvers.base import Domain
+from icnn_rl.solvers.problem import Domain
 from tests.problems import MaxAffine, draw
 
 DOUBLE = torch.float64

@@ -9,9 +9,9 @@ from torch import Tensor
 from icnn_rl import Status
 from icnn_rl.nn import PICNN, EnsembleEnergy
 from icnn_rl.solvers import Box, Problem, ProjectedNewton, Simplex, Unconstrained, solve
-from icnn_rl.solvers._questions import no_questions
-from icnn_rl.solvers.approach import approach
-from icnn_rl.solvers.fixed import solve_fixed
+from icnn_rl.solvers.newton.fixed_steps import solve_fixed
+from icnn_rl.solvers.newton.smoothed_start import approach
+from icnn_rl.solvers.shortcuts import no_questions
 from tests.problems import draw
 
 

@@ -14,7 +14,7 @@ from icnn_rl import Box, Polytope, Simplex, Status, minimize
 from icnn_rl.nn import PICNN
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.solvers import Ball, Implicit, ProjectedNewton, ProximalBundle
-from icnn_rl.solvers.base import Domain
+from icnn_rl.solvers.problem import Domain
 from tests.problems import draw
 
 DOUBLE = torch.float64

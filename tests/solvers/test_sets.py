@@ -17,7 +17,7 @@ from icnn_rl.nn import ICNN, PICNN
 from icnn_rl.qp.constraints import power_limit
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid
 from icnn_rl.solvers import Ball, BundleEntropy, Implicit, ProjectedGradient, ProjectedNewton, Unrolled
-from icnn_rl.solvers.base import Domain, Problem, as_set
+from icnn_rl.solvers.problem import Domain, Problem, as_set
 from icnn_rl.solvers.region import Region
 from tests.problems import draw
 from tests.qp import references as qp_references

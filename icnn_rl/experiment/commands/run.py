@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from icnn_rl._files import write_file, write_text
+from icnn_rl.atomic_io import write_file, write_text
 from icnn_rl.experiment.config import check_device, revision, versions
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import check_free, claim_folder

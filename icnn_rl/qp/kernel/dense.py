@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from icnn_rl._jit import inner, jit
+from icnn_rl.compiling import inner, jit
 from icnn_rl.qp.kernel.lapack import add_square, forward, outer_square, part, potrf, set_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icnn_rl._numba import available
+from icnn_rl.numba_support import available
 from icnn_rl.qp.active_set import PHASES, phases_of
 from icnn_rl.qp.certificates import Residuals
 from icnn_rl.qp.functorch import batched

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from icnn_rl._numba import imported
+from icnn_rl.numba_support import imported
 
 _I32 = ir.IntType(32)
 _DATA = 4  # where numba keeps the pointer among the parts of an array

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from icnn_rl._jit import kept
+from icnn_rl.compiling import kept
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

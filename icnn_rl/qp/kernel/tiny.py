@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from icnn_rl._jit import kept
+from icnn_rl.compiling import kept
 from icnn_rl.qp.kernel.lanes import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icnn_rl._numba import available
+from icnn_rl.numba_support import available
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icnn_rl._eager import full_precision
+from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 
 __all__ = ["ConvEnergy", "ConvLayer", "Stride"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.solution import Solution, Status
-from icnn_rl.solvers.base import Progress, Solver
+from icnn_rl.solvers.problem import Progress, Solver
 
 __all__ = ["freeze", "grown", "report", "solved", "sound_start"]
 

@@ -8,10 +8,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from icnn_rl._eager import eager
+from icnn_rl.eager import eager
 from icnn_rl.solution import Solution
-from icnn_rl.solvers.base import Problem, Solver
 from icnn_rl.solvers.minimize import solve
+from icnn_rl.solvers.problem import Problem, Solver
 
 __all__ = ["solve_bounds_first"]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icnn_rl._checks import (
+from icnn_rl.checks import (
     check_choice,
     check_float_tensor,
     check_positive_int,
@@ -17,10 +17,10 @@ from icnn_rl._checks import (
     check_same_kind,
     check_widths,
 )
-from icnn_rl._eager import full_precision
+from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
-from icnn_rl.nn.conv_context import ConvContext
-from icnn_rl.nn.conv_energy import ConvEnergy, ConvLayer, Stride
+from icnn_rl.nn.conv.context import ConvContext
+from icnn_rl.nn.conv.energy import ConvEnergy, ConvLayer, Stride
 from icnn_rl.nn.initialisation import non_negative_moments
 from icnn_rl.nn.linear import ConvexNetwork, Layers, NonNegativeLinear
 
@@ -102,7 +102,7 @@ class _SignedConv2d(NonNegativeConv2d):
 class ConvPICNN(ConvexNetwork):
     """Convolutional partially input-convex network: a scalar f(x, y), convex in the image y for every x.
 
-    With u^(j) context features of x at 1/2^j of the image's size (:class:`~icnn_rl.nn.conv_context.ConvContext`), * a
+    With u^(j) context features of x at 1/2^j of the image's size (:class:`~icnn_rl.nn.conv.context.ConvContext`), * a
     convolution, z_0 absent and layers i = 0 .. k-1, each halving the image,
 
         z_{i+1} = g( W_i^(z) * (z_i . zgate_i(u^(i))) + W_i^(y) * (y . ygate_i(u^(0))) + offset_i(u^(i+1)) )

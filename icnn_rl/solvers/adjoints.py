@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_positive_int, check_range
-from icnn_rl._first_order import first_order
+from icnn_rl.checks import check_positive_int, check_range
+from icnn_rl.first_order import first_order
 from icnn_rl.qp.functorch import batched, transformed
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
-from icnn_rl.solvers import _energy
-from icnn_rl.solvers._box_qp import times
-from icnn_rl.solvers._cg import conjugate_gradients
-from icnn_rl.solvers.base import Problem, as_set
+from icnn_rl.solvers import derivatives
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
+from icnn_rl.solvers.conjugate_gradients import conjugate_gradients
+from icnn_rl.solvers.newton.box_qp import times
+from icnn_rl.solvers.problem import Problem, as_set
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
 __all__ = ["DualKKT", "Implicit", "ImplicitCG", "Live", "Unrolled", "differentiable"]
@@ -142,15 +142,15 @@ def _with_graph(
     if problem.region is not None:
         if isinstance(adjoint, ImplicitCG):
             raise ValueError("adjoint: ImplicitCG() differentiates on a box; on other sets use Implicit().")
-        f, g = _energy.live_value_and_grad(problem.energy, y)
+        f, g = derivatives.live_value_and_grad(problem.energy, y)
         return Live(_implicit_on_set(adjoint, problem, solution, as_set(domain, y.double()), y, g), f, g)
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
     if isinstance(adjoint, ImplicitCG):
         if transformed():
             raise ValueError("adjoint: ImplicitCG() does not go with torch.func; use Implicit(), or torch.autograd.")
-        f, g = _energy.with_graph(problem.energy, y.requires_grad_())
+        f, g = derivatives.with_graph(problem.energy, y.requires_grad_())
         return Live(_implicit_cg(adjoint, problem, tau, solution, y, g), f, g)
-    f, g = _energy.live_value_and_grad(problem.energy, y)
+    f, g = derivatives.live_value_and_grad(problem.energy, y)
     return Live(_implicit(adjoint, problem, tau, solution, domain, y, g), f, g)
 
 
@@ -319,7 +319,7 @@ def _through_bundle(adjoint: DualKKT, problem: Problem, solver: BundleEntropy, s
                 cuts.append(torch.zeros_like(y[..., 0]))
                 grads.append(torch.zeros_like(y))
                 continue
-            f, g = _energy.live_value_and_grad(problem.energy, point)
+            f, g = derivatives.live_value_and_grad(problem.energy, point)
             cuts.append(f + (g * (y - point)).sum(-1))
             grads.append(g)
     values, slopes = torch.stack(cuts, -1), torch.stack(grads, -2)

@@ -1,4 +1,4 @@
-"""Which problems go to the compiled kernel, :mod:`icnn_rl.solvers._newton_kernel`, and how. Without numba none does."""
+"""Which problems go to the compiled kernel, :mod:`icnn_rl.solvers.newton.kernel`, and how. Without numba none does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icnn_rl._numba import available
+from icnn_rl.numba_support import available
 from icnn_rl.qp.functorch import transformed
 from icnn_rl.solution import Solution
-from icnn_rl.solvers.base import Problem
-from icnn_rl.solvers.newton import ProjectedNewton
+from icnn_rl.solvers.newton.method import ProjectedNewton
+from icnn_rl.solvers.problem import Problem
 
 #: Variables and units of the largest problems: the Hessian is summed in the first and second cache.
 _LARGEST = 32, 1024
@@ -26,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 @functools.cache
 def _kernel() -> ModuleType:
     """Importing numba takes a second: not before it is needed."""
-    return importlib.import_module("icnn_rl.solvers._newton_kernel")
+    return importlib.import_module("icnn_rl.solvers.newton.kernel")
 
 
 def fits(problem: Problem, y: Tensor) -> bool:
@@ -45,8 +45,8 @@ def fits(problem: Problem, y: Tensor) -> bool:
 
 
 def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, atol: float) -> Solution:
-    """``solver`` run from ``y`` after so many stages of :func:`icnn_rl.solvers.approach.approach`, for problems that
-    fit; a certified gap of ``atol`` in f's units is small enough."""
+    """``solver`` run from ``y`` after so many stages of :func:`icnn_rl.solvers.newton.smoothed_start.approach`, for
+    problems that fit; a certified gap of ``atol`` in f's units is small enough."""
     batch = len(y)
     reals, integers = y.new_empty(3, batch), torch.empty(2, batch, dtype=torch.int64)
     solution = Solution(

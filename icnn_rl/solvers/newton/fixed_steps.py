@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icnn_rl._eager import eager
+from icnn_rl.eager import eager
 from icnn_rl.solution import Solution
-from icnn_rl.solvers._loop import freeze, report, solved, sound_start
-from icnn_rl.solvers._questions import no_questions
-from icnn_rl.solvers.base import Problem
-from icnn_rl.solvers.newton import ProjectedNewton
+from icnn_rl.solvers.loop import freeze, report, solved, sound_start
+from icnn_rl.solvers.newton.method import ProjectedNewton
+from icnn_rl.solvers.problem import Problem
+from icnn_rl.solvers.shortcuts import no_questions
 
 __all__ = ["solve_fixed"]
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl._checks import check_positive_int, check_range
+from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.qp.solution import ActiveSet
-from icnn_rl.solvers._box_qp import box_qp, times
-from icnn_rl.solvers._questions import some
-from icnn_rl.solvers.base import Problem, Progress
+from icnn_rl.solvers.newton.box_qp import box_qp, times
+from icnn_rl.solvers.problem import Problem, Progress
 from icnn_rl.solvers.region import Region
+from icnn_rl.solvers.shortcuts import some
 
 __all__ = ["ProjectedNewton"]
 

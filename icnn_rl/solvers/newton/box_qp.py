@@ -23,7 +23,7 @@ import functools
 import torch
 from torch import Tensor
 
-from icnn_rl.solvers._questions import same
+from icnn_rl.solvers.shortcuts import same
 
 
 def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tuple[Tensor, Tensor]:

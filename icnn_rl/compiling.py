@@ -15,7 +15,7 @@ _WHAT = {
     "icnn_rl.qp.kernel.dense.inverse": "the gradients of the dense QP solver",
     "icnn_rl.qp.kernel.stagewise": "the QP solver for problems in stages",
     "icnn_rl.qp.kernel.tiny": "the QP solver for tiny problems",
-    "icnn_rl.solvers._newton_kernel": "Newton's method for convex networks",
+    "icnn_rl.solvers.newton.kernel": "Newton's method for convex networks",
 }
 
 

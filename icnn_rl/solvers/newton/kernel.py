@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from icnn_rl._jit import jit
+from icnn_rl.compiling import jit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.sets import ConvexSet
-from icnn_rl.solvers import _energy
-from icnn_rl.solvers._energy import EnergyFunction
+from icnn_rl.solvers import derivatives
+from icnn_rl.solvers.derivatives import EnergyFunction
 from icnn_rl.solvers.domain import Ball, Box, Polytope, Simplex, Unconstrained, certificate, fit_set
 from icnn_rl.solvers.region import Region
 
@@ -58,7 +58,7 @@ class Problem:
             self.region = Region.of(as_set(domain, y), y)
             bounds = self.region.own_bounds(y)
         self.lower, self.upper = (bound.detach() for bound in bounds)
-        self.curvature = _energy.curvature_of(energy)
+        self.curvature = derivatives.curvature_of(energy)
         self._batch_dims = y.dim() - 1
         span = self.upper - self.lower
         self.finite = bool((span < float("inf")).all())
@@ -93,7 +93,7 @@ class Problem:
     def of(self, energy: EnergyFunction) -> Problem:
         """The same domain with another energy; no number is looked at, so that nothing waits for a device."""
         other = copy.copy(self)
-        other.energy, other.curvature, other._strict = energy, _energy.curvature_of(energy), False
+        other.energy, other.curvature, other._strict = energy, derivatives.curvature_of(energy), False
         return other
 
     def start(self, y: Tensor) -> tuple[Problem, Tensor, Tensor | None]:
@@ -123,10 +123,10 @@ class Problem:
         return self.region.project(y).value.to(y.dtype)
 
     def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return _energy.value_and_grad(self.energy, y, differentiable=self.differentiable)
+        return derivatives.value_and_grad(self.energy, y, differentiable=self.differentiable)
 
     def value_grad_hessian(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _energy.value_grad_hessian(self.energy, y)
+        return derivatives.value_grad_hessian(self.energy, y)
 
     def gap(self, y: Tensor, grad: Tensor) -> Tensor:
         """Certified bound on f(y) - min f, see :func:`icnn_rl.solvers.domain.certificate`. On a set it takes a

@@ -1,0 +1,1 @@
+"""Convolutional networks that are convex in some of their inputs."""
