@@ -15,9 +15,9 @@ from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import derivatives
+from icnn_rl.solvers.box_qp import times
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
 from icnn_rl.solvers.conjugate_gradients import conjugate_gradients
-from icnn_rl.solvers.newton.box_qp import times
 from icnn_rl.solvers.problem import Problem, as_set
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 

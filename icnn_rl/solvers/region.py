@@ -16,8 +16,8 @@ from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Minimum, join, vector_of
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Status
+from icnn_rl.solvers.box_qp import box_qp, times
 from icnn_rl.solvers.domain import certificate
-from icnn_rl.solvers.newton.box_qp import box_qp, times
 
 __all__ = ["Duals", "Plan", "Region"]
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icnn_rl.solvers.newton.box_qp import box_qp, times
+from icnn_rl.solvers.box_qp import box_qp, times
 from tests import references
 from tests.problems import draw
 

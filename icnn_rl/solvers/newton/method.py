@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.qp.solution import ActiveSet
-from icnn_rl.solvers.newton.box_qp import box_qp, times
+from icnn_rl.solvers.box_qp import box_qp, times
 from icnn_rl.solvers.problem import Problem, Progress
 from icnn_rl.solvers.region import Region
 from icnn_rl.solvers.shortcuts import some

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl.solvers.newton.box_qp import box_qp
+from icnn_rl.solvers.box_qp import box_qp
 from icnn_rl.solvers.problem import Problem
 
 __all__ = ["approach"]
