@@ -16,7 +16,17 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["any_transform", "eager", "full_precision", "no_forward_mode", "recorded", "traced", "transforms"]
+__all__ = [
+    "any_transform",
+    "batched",
+    "eager",
+    "full_precision",
+    "no_forward_mode",
+    "recorded",
+    "traced",
+    "transformed",
+    "transforms",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,16 +77,31 @@ def _single(value: Any) -> Any:
     return value
 
 
+def transformed() -> bool:
+    """Whether tensors may be those of ``torch.func``, whose values no Python code may look at."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def batched(t: Tensor) -> bool:
+    """Whether a gradient that came may be many at once: those of ``torch.func``, or of ``is_grads_batched=True``."""
+    return transformed() or bool(torch._C._functorch.is_legacy_batchedtensor(t))
+
+
+def _forward_mode() -> bool:
+    """Whether forward-mode derivatives are taken outside of ``torch.func``."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def any_transform() -> bool:
     """Whether ``torch.func`` transforms operations, or forward-mode derivatives are taken of them."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return transformed() or _forward_mode()
 
 
 def transforms() -> tuple[bool, bool]:
     """Whether ``torch.func.vmap`` maps a dimension, and whether forward-mode derivatives are taken, as in ``jvp``,
     ``jacfwd`` and ``hessian``."""
-    forward = torch.autograd.forward_ad._current_level >= 0  # outside of torch.func
-    if not torch._C._are_functorch_transforms_active():
+    forward = _forward_mode()
+    if not transformed():
         return False, forward
     kinds = {level.key() for level in torch._C._functorch.get_interpreter_stack() or ()}
     kind = torch._C._functorch.TransformType

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icnn_rl.eager import batched
 from icnn_rl.nn.linear import affine, plain
 from icnn_rl.numba_support import available
-from icnn_rl.qp.functorch import batched
 
 
 @functools.cache

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from icnn_rl.eager import eager
+from icnn_rl.eager import eager, transformed
 from icnn_rl.qp import driver, inputs
 from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External
-from icnn_rl.qp.functorch import as_one_operation, transformed
+from icnn_rl.qp.functorch import as_one_operation
 from icnn_rl.qp.gradients import differentiable, needs_graph
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Diagonal, Problem

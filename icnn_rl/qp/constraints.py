@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_float_tensor, check_range
-from icnn_rl.eager import eager
+from icnn_rl.eager import eager, transformed
 from icnn_rl.qp.ellipsoid import Ellipsoid, power_of_two, unit
-from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.sets import ConvexSet, Interior, join, largest, vector_of
 from icnn_rl.solution import Status
 

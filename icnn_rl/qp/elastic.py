@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.eager import transformed
 from icnn_rl.qp.inputs import Form, check_like, flat, is_number
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import Sparse, SparseRows

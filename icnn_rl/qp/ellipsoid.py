@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.eager import transformed
 
 __all__ = ["Ellipsoid", "Spectrum", "power_of_two", "times", "trace", "unit"]
 

@@ -17,7 +17,7 @@ from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, split
 from icnn_rl.qp.tensor_tree import leaves, rebuild
 
-__all__ = ["as_one_operation", "batched", "transformed"]
+__all__ = ["as_one_operation"]
 
 #: q, p, values of g and a, b, d, values of the coupling, and the guess: what may be mapped.
 Parts = tuple[Tensor | None, ...]
@@ -25,16 +25,6 @@ Parts = tuple[Tensor | None, ...]
 _MATRICES = (0, 2, 3, 6)
 
 T = TypeVar("T")
-
-
-def transformed() -> bool:
-    """Whether tensors may be those of torch.func, whose values no Python code may look at."""
-    return bool(torch._C._are_functorch_transforms_active())
-
-
-def batched(t: Tensor) -> bool:
-    """Whether a gradient that came may be many at once: those of ``torch.func``, or of ``is_grads_batched=True``."""
-    return transformed() or bool(torch._C._functorch.is_legacy_batchedtensor(t))
 
 
 def as_one_operation(

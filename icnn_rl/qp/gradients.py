@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.eager import transformed
 from icnn_rl.qp.linear.base import System, Triple
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Problem

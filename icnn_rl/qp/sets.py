@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_float_tensor
-from icnn_rl.eager import eager
+from icnn_rl.eager import eager, transformed
 from icnn_rl.first_order import first_order
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.ellipsoid import Ellipsoid, times, trace, unit
 from icnn_rl.qp.external import External
-from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.eager import transformed
 from icnn_rl.solution import Solution, Status
 
 __all__ = ["ActiveSet", "QPSolution"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_positive_int, check_range
+from icnn_rl.eager import batched, transformed
 from icnn_rl.first_order import first_order
-from icnn_rl.qp.functorch import batched, transformed
 from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solution import Solution

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.functorch import transformed
+from icnn_rl.eager import transformed
 
 EnergyFunction = Callable[[Tensor], Tensor]
 

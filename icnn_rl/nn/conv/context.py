@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icnn_rl.eager import transformed
 from icnn_rl.nn.linear import Layers
-from icnn_rl.qp.functorch import transformed
 
 __all__ = ["ConvContext", "halved"]
 

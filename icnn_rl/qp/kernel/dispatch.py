@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl.eager import batched
 from icnn_rl.numba_support import available
 from icnn_rl.qp.active_set import PHASES, phases_of
 from icnn_rl.qp.certificates import Residuals
-from icnn_rl.qp.functorch import batched
 from icnn_rl.qp.linear import primal
 from icnn_rl.qp.linear.base import Refined, System, Triple
 from icnn_rl.qp.linear.dense import cholesky, cholesky_solve

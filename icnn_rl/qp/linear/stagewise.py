@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
-from icnn_rl.qp.functorch import transformed
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
 from icnn_rl.qp.linear.dense import PENALTY, curvature, unit

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
-from icnn_rl.qp.functorch import transformed
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.newton.method import ProjectedNewton
 from icnn_rl.solvers.problem import Problem
