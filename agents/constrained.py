@@ -31,8 +31,8 @@ from icnn_rl.agents.arguments import checks_names
 from icnn_rl.agents.halves import check_halves
 from icnn_rl.agents.observations import algorithm_under_construction, check_observations
 from icnn_rl.checks import check_choice, check_positive_int, check_range
-from icnn_rl.qp.constraints import ActionConstraint, Fallback
-from icnn_rl.qp.heads import ActionProjection, OptNetHead
+from icnn_rl.constraints import ActionConstraint, ActionProjection, OptNetHead
+from icnn_rl.constraints.base import Fallback
 
 __all__ = ["ConstrainedPPOPolicy", "ConstrainedSACPolicy", "ConstrainedTD3Policy"]
 
@@ -53,7 +53,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.constraint, ActionConstraint):
             raise ValueError(
-                f"constraint: expected an ActionConstraint of icnn_rl.qp.constraints, got "
+                f"constraint: expected an ActionConstraint of icnn_rl.constraints, got "
                 f"{type(self.constraint).__name__}."
             )
         check_choice("head", self.head, ("projection", "optnet"))
@@ -93,7 +93,7 @@ class ConstrainedPolicy(BasePolicy):
     """What the constrained policies share. All other arguments are those of SB3's policy.
 
     Args:
-        constraint: :class:`icnn_rl.qp.constraints.ActionConstraint`, in the environment's units of action and
+        constraint: :class:`icnn_rl.constraints.ActionConstraint`, in the environment's units of action and
             observation. It reads the observation as it comes to the policy, before the features extractor, in float64.
         head: "projection": the nearest action; "optnet": the nearest in a metric Q(s) that is learned, under learned
             rows besides where ``optnet_kwargs`` asks for them.

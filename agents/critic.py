@@ -16,13 +16,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl.agents.normalization import preprocess
+from icnn_rl.constraints import ActionConstraint, ActionProjection
+from icnn_rl.constraints.base import Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
-from icnn_rl.qp.constraints import ActionConstraint, Fallback
-from icnn_rl.qp.heads import ActionProjection
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
-from icnn_rl.solvers import Box, Problem, Solver
+from icnn_rl.solvers import Problem, Solver
 from icnn_rl.solvers.lazy_rows import solve_bounds_first
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]

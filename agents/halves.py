@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from icnn_rl.agents.buffers import ExecutedActionReplayBuffer
-from icnn_rl.qp.constraints import ActionConstraint, ConstraintWarning
+from icnn_rl.constraints import ActionConstraint, ConstraintWarning
 
 __all__ = ["check_halves"]
 

@@ -47,8 +47,9 @@ from icnn_rl.agents.noise import check_noise, noise_for
 from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments, update_moments
 from icnn_rl.agents.observations import check_observations
 from icnn_rl.checks import check_positive_int, check_range, check_widths
+from icnn_rl.constraints import ActionConstraint
+from icnn_rl.constraints.base import Fallback
 from icnn_rl.nn.activations import resolve_activation
-from icnn_rl.qp.constraints import ActionConstraint, Fallback
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton, Solver
 
@@ -799,7 +800,7 @@ class ICNNQ(OffPolicyAlgorithm):
 def _check_constraint(constraint: object) -> ActionConstraint | None:
     if constraint is not None and not isinstance(constraint, ActionConstraint):
         raise ValueError(
-            f"constraint: expected an ActionConstraint from icnn_rl.qp.constraints, got {type(constraint).__name__}."
+            f"constraint: expected an ActionConstraint from icnn_rl.constraints, got {type(constraint).__name__}."
         )
     return constraint
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from torch import Tensor
 
 from icnn_rl._wrappers import CHANGED_UNITS
-from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.constraints import ActionConstraint
 
 __all__ = ["algorithm_under_construction", "check_observations"]
 

@@ -15,7 +15,8 @@ import time
 import torch
 
 from icnn_rl.nn import PICNN
-from icnn_rl.solvers import Box, Problem, ProjectedNewton
+from icnn_rl.sets import Box
+from icnn_rl.solvers import Problem, ProjectedNewton
 from icnn_rl.solvers.minimize import solve
 
 OBSERVATION = 17

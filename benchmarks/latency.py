@@ -22,7 +22,7 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from icnn_rl.agents import ICNNQ
-from icnn_rl.qp.spec import parse_constraint
+from icnn_rl.constraints import parse_constraint
 
 ENV = "HalfCheetah-v5"
 

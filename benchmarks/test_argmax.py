@@ -14,7 +14,8 @@ from benchmarks.conftest import seconds_of
 from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.critic import ICNNCritic
 from icnn_rl.nn import PICNN
-from icnn_rl.solvers import Box, BundleEntropy, Problem, ProjectedGradient, ProjectedNewton, minimize
+from icnn_rl.sets import Box
+from icnn_rl.solvers import BundleEntropy, Problem, ProjectedGradient, ProjectedNewton, minimize
 from icnn_rl.solvers.minimize import solve
 
 BOX = Box(-1.0, 1.0)

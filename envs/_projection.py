@@ -14,18 +14,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from icnn_rl.qp.constraints import (
-    ActionConstraint,
-    EmptySetError,
-    Fallback,
-    Observation,
-    backup,
-    check_not_empty,
-    intersect,
-    warn_empty,
-)
+from icnn_rl.constraints import ActionConstraint, EmptySetError
+from icnn_rl.constraints.base import Fallback, Observation, backup, check_not_empty, intersect, warn_empty
 from icnn_rl.qp.kernel import dispatch
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.sets import ConvexSet
 from icnn_rl.solution import Status
 
 Array = np.ndarray[Any, np.dtype[Any]]

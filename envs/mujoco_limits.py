@@ -25,8 +25,8 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from icnn_rl.constraints import ActionConstraint, ball, box, linear, power_limit
 from icnn_rl.envs.project_action import ProjectAction, WithConstraint
-from icnn_rl.qp.constraints import ActionConstraint, ball, box, linear, power_limit
 
 Env = gym.Env[Any, Any]
 

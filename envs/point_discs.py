@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from icnn_rl.constraints import ActionConstraint, Barrier, control_barrier
 from icnn_rl.envs import _drawing as draw
 from icnn_rl.envs.mujoco_limits import constrained
-from icnn_rl.qp.constraints import ActionConstraint, Barrier, control_barrier
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStac
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from icnn_rl._wrappers import CHANGED_UNITS
+from icnn_rl.constraints import ActionConstraint
+from icnn_rl.constraints.base import Fallback, warn_of_step
 from icnn_rl.envs._projection import (
     Array,
     Executed,
@@ -23,7 +25,6 @@ from icnn_rl.envs._projection import (
     last_action_key,
     with_last_action,
 )
-from icnn_rl.qp.constraints import ActionConstraint, Fallback, warn_of_step
 
 __all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
 

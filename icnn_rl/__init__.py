@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from icnn_rl._constrain import constrain
+    from icnn_rl.sets import Ball, Box, Polytope, Simplex, Unconstrained
     from icnn_rl.solution import Solution, SolveError, Status
-    from icnn_rl.solvers import Ball, Box, Polytope, Simplex, Unconstrained, minimize
+    from icnn_rl.solvers import minimize
 
 try:
     __version__ = version("icnn-rl")
@@ -33,8 +34,9 @@ __all__ = [
 
 _PLACES = {
     **dict.fromkeys(("Solution", "SolveError", "Status"), "icnn_rl.solution"),
-    **dict.fromkeys(("Ball", "Box", "Polytope", "Simplex", "Unconstrained", "minimize"), "icnn_rl.solvers"),
+    **dict.fromkeys(("Ball", "Box", "Polytope", "Simplex", "Unconstrained"), "icnn_rl.sets"),
     "constrain": "icnn_rl._constrain",
+    "minimize": "icnn_rl.solvers",
 }
 
 

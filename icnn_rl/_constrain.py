@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from icnn_rl.agents.buffers import ExecutedActionDictReplayBuffer, ExecutedActionReplayBuffer
 from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
 from icnn_rl.agents.icnn_q import ICNNQ
+from icnn_rl.constraints import ActionConstraint
+from icnn_rl.constraints.base import Fallback
 from icnn_rl.envs.project_action import ProjectAction, VecProjectAction
-from icnn_rl.qp.constraints import ActionConstraint, Fallback
 
 __all__ = ["Constrained", "constrain"]
 
@@ -63,7 +64,7 @@ def constrain(
         ValueError: an argument is wrong, or the halves do not fit together.
 
     Example:
-        >>> from icnn_rl.qp.constraints import l1_ball
+        >>> from icnn_rl.constraints import l1_ball
         >>> env, kwargs = constrain("Pendulum-v1", l1_ball(1.0), SAC)
         >>> model = SAC(env=env, **kwargs)
     """

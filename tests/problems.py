@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
-from icnn_rl.solvers import Box, BundleEntropy, ProjectedGradient, ProjectedNewton, Solver, Unconstrained
+from icnn_rl.sets import Box, Unconstrained
+from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, Solver
 from tests import references
 
 INF = float("inf")

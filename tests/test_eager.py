@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from icnn_rl import Box, minimize
 from icnn_rl.agents import ICNNQ, NAF, ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
+from icnn_rl.constraints import ActionProjection, OptNetHead, box, l1_ball
 from icnn_rl.nn import ICNN, PICNN, ConvPICNN
-from icnn_rl.qp import ActionProjection, Diagonal, OptNetHead, QPLayer, solve_qp
-from icnn_rl.qp.constraints import box, l1_ball
+from icnn_rl.qp import Diagonal, QPLayer, solve_qp
 from icnn_rl.qp.total_variation import total_variation
 from icnn_rl.solvers import BundleEntropy, Implicit, ImplicitCG, ProjectedGradient, ProjectedNewton, Unrolled
 

@@ -165,8 +165,8 @@ def test_a_policy_acts_with_the_core_alone(tmp_path):
     from stable_baselines3 import TD3
 
     from icnn_rl.agents import ICNNQ, ConstrainedTD3Policy, ExecutedActionReplayBuffer
+    from icnn_rl.constraints import power_limit
     from icnn_rl.envs import ProjectAction
-    from icnn_rl.qp.constraints import power_limit
 
     limit = power_limit(velocity_index=[2], max_power=1.0)
     env = ProjectAction(gym.make("Pendulum-v1"), limit)

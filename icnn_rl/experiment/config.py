@@ -89,7 +89,7 @@ _COMMAND = "command"  # a key of supervised runs alone
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data;
-    ``constraint`` is a specification for :func:`icnn_rl.qp.spec.parse_constraint`, or "none"; ``final_episodes`` those
+    ``constraint`` is a text for :func:`icnn_rl.constraints.parse_constraint`, or "none"; ``final_episodes`` those
     of the evaluation of the last model; ``env_kwargs`` arguments of the environment's constructor, ``wrappers`` what
     :func:`icnn_rl.experiment.wrappers.read_wrappers` gives, ``vec_normalize`` the arguments of SB3's VecNormalize."""
 

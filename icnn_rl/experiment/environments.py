@@ -16,12 +16,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import icnn_rl.envs  # noqa: F401  (registers the environments of the package)
+from icnn_rl.constraints import ActionConstraint, parse_constraint
 from icnn_rl.envs.project_action import ProjectAction
 from icnn_rl.experiment.arguments import check_keys, names_of, parameters, parse_overrides
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.wrappers import import_users, wrap
-from icnn_rl.qp.constraints import ActionConstraint
-from icnn_rl.qp.spec import parse_constraint
 
 __all__ = [
     "NO_CONSTRAINT",
@@ -94,7 +93,7 @@ def make_single_env(
 
     Args:
         env_id: for ``gymnasium.make``, see :func:`import_env`.
-        constraint: for :func:`icnn_rl.qp.spec.parse_constraint`; None, "none": the environment's own, if it has one.
+        constraint: for :func:`icnn_rl.constraints.parse_constraint`; None or "none": the environment's own, if any.
         env_kwargs: of the environment's constructor, or max_episode_steps.
         wrappers: from :func:`icnn_rl.experiment.wrappers.read_wrappers`, the innermost first.
         options: further arguments of the constructor, not the user's.

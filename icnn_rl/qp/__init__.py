@@ -4,7 +4,6 @@ from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.driver import NonConvexError
 from icnn_rl.qp.elastic import Elastic
 from icnn_rl.qp.external import External
-from icnn_rl.qp.heads import ActionProjection, OptNetHead
 from icnn_rl.qp.layer import QPLayer
 from icnn_rl.qp.mpc import MPCProblem, mpc_problem
 from icnn_rl.qp.problem import Diagonal
@@ -15,14 +14,12 @@ from icnn_rl.qp.sparse import Sparse
 from icnn_rl.qp.total_variation import total_variation
 
 __all__ = [
-    "ActionProjection",
     "ActiveSet",
     "Diagonal",
     "Elastic",
     "External",
     "MPCProblem",
     "NonConvexError",
-    "OptNetHead",
     "PrimalDual",
     "QPFunction",
     "QPLayer",

@@ -11,8 +11,8 @@ from torch import Tensor
 from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.eager import batched, transformed
 from icnn_rl.first_order import first_order
-from icnn_rl.qp.sets import ConvexSet
 from icnn_rl.qp.solution import ActiveSet
+from icnn_rl.sets import ConvexSet
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import derivatives
 from icnn_rl.solvers.box_qp import times

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from icnn_rl.checks import check_float_tensor, check_same_kind
 from icnn_rl.eager import eager, no_forward_mode, transforms
+from icnn_rl.sets import Unconstrained
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers.adjoints import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable
 from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.derivatives import EnergyFunction
-from icnn_rl.solvers.domain import Unconstrained
 from icnn_rl.solvers.envelope import minimum
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.loop import freeze, report, solved, sound_start
@@ -55,7 +55,7 @@ def minimize(
         y0: (B, n) starting point, float32 or float64; projected onto the domain first. Any number of leading batch
             dimensions, or none.
         domain: ``Box(lower, upper)``, ``Unconstrained()`` (the default), ``Polytope(...)``, ``Simplex()``,
-            ``Ball(radius)``, or any :class:`icnn_rl.qp.sets.ConvexSet`.
+            ``Ball(radius)``, or any :class:`icnn_rl.sets.ConvexSet`.
         adjoint: how gradients of ``value`` with respect to what the energy depends on are computed. ``"auto"``: DualKKT
             for BundleEntropy on an energy that is not known to be smooth, None for ProximalBundle on such a one,
             Implicit otherwise. Unrolled: ProjectedGradient only. With any of them ``fun`` has the gradient of the

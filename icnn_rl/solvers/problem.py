@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.sets import Ball, Box, ConvexSet, Polytope, Simplex, Unconstrained
+from icnn_rl.sets.domains import certificate, fit_set
 from icnn_rl.solvers import derivatives
 from icnn_rl.solvers.derivatives import EnergyFunction
-from icnn_rl.solvers.domain import Ball, Box, Polytope, Simplex, Unconstrained, certificate, fit_set
 from icnn_rl.solvers.region import Region
 
 Domain = Box | Unconstrained | Polytope | Simplex | Ball | ConvexSet
@@ -129,7 +129,7 @@ class Problem:
         return derivatives.value_grad_hessian(self.energy, y)
 
     def gap(self, y: Tensor, grad: Tensor) -> Tensor:
-        """Certified bound on f(y) - min f, see :func:`icnn_rl.solvers.domain.certificate`. On a set it takes a
+        """Certified bound on f(y) - min f, see :func:`icnn_rl.sets.domains.certificate`. On a set it takes a
         quadratic programme for the multipliers; solvers that have some ask the region."""
         if self.region is not None:
             return self._gap_on_set(self.region, y, grad)[0]

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.qp.problem import Diagonal
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid, join, vector_of
+from icnn_rl.sets import ConvexSet, Ellipsoid
+from icnn_rl.sets.convex_set import join, vector_of
 from icnn_rl.solution import Status
 from icnn_rl.solvers.loop import grown
 from icnn_rl.solvers.problem import Problem, Progress

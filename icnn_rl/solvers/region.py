@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.api import solve_qp
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid, Minimum, join, vector_of
 from icnn_rl.qp.solution import ActiveSet
+from icnn_rl.sets import ConvexSet, Ellipsoid, Minimum
+from icnn_rl.sets.convex_set import join, vector_of
+from icnn_rl.sets.domains import certificate
 from icnn_rl.solution import Status
 from icnn_rl.solvers.box_qp import box_qp, times
-from icnn_rl.solvers.domain import certificate
 
 __all__ = ["Duals", "Plan", "Region"]
 
@@ -239,7 +240,7 @@ class Region:
             f(y) - min f <= z . (h - G y) + nu . (b - A y) + lam / 2 (r - (y - c)^T M (y - c)) + box(grad of the
             Lagrangian),
 
-        with box the certificate over the bounds, see :func:`icnn_rl.solvers.domain.certificate`. Returns also what the
+        with box the certificate over the bounds, see :func:`icnn_rl.sets.domains.certificate`. Returns also what the
         gradient of the Lagrangian promises within 1 + |y| of y, a measure of progress where the bound is infinite.
         """
         k, x = self.set.lifted, duals.point

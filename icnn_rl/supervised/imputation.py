@@ -22,8 +22,9 @@ from torch import Tensor
 
 from icnn_rl.checks import check_choice, check_float_tensor, check_range, check_widths
 from icnn_rl.nn import PICNN, ConvEnergy, ConvPICNN, EnsembleEnergy
+from icnn_rl.sets import Box
 from icnn_rl.solution import Solution
-from icnn_rl.solvers import Box, BundleEntropy, DualKKT, ImplicitCG, Solver, Unrolled, minimize
+from icnn_rl.solvers import BundleEntropy, DualKKT, ImplicitCG, Solver, Unrolled, minimize
 from icnn_rl.solvers.minimize import Adjoint
 from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.counts import SolveCount

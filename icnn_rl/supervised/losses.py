@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_range
+from icnn_rl.sets import Box
 from icnn_rl.solution import Solution
-from icnn_rl.solvers import Box, Solver, minimize
+from icnn_rl.solvers import Solver, minimize
 from icnn_rl.solvers.minimize import Adjoint
 
 __all__ = [

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from icnn_rl.checks import check_choice, check_range
 from icnn_rl.nn import PICNN
-from icnn_rl.solvers import Box, BundleEntropy, ImplicitCG, Solver, minimize
+from icnn_rl.sets import Box
+from icnn_rl.solvers import BundleEntropy, ImplicitCG, Solver, minimize
 from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.losses import binary_cross_entropy, energy_loss, loss_augmented_argmin, max_margin

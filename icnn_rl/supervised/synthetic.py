@@ -21,7 +21,8 @@ from torch import Tensor
 
 from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_widths
 from icnn_rl.nn import ICNN, PICNN
-from icnn_rl.solvers import Box, BundleEntropy, ImplicitCG, Solver, minimize
+from icnn_rl.sets import Box
+from icnn_rl.solvers import BundleEntropy, ImplicitCG, Solver, minimize
 from icnn_rl.supervised.batches import Batch
 from icnn_rl.supervised.counts import SolveCount
 from icnn_rl.supervised.losses import binary_cross_entropy

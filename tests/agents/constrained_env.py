@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from icnn_rl.qp.constraints import ActionConstraint, linear
+from icnn_rl.constraints import ActionConstraint, linear
 
 LOW, HIGH = np.array([-2.0, 1.0], np.float32), np.array([4.0, 3.0], np.float32)
 

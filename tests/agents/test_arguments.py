@@ -11,7 +11,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from icnn_rl.agents import ICNNQ, NAF, ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy, ICNNQPolicy
-from icnn_rl.qp.constraints import l1_ball
+from icnn_rl.constraints import l1_ball
 
 SET = l1_ball(1.0)
 

@@ -29,9 +29,8 @@ from icnn_rl.agents import (
     ExecutedActionReplayBuffer,
 )
 from icnn_rl.agents.observations import check_observations
+from icnn_rl.constraints import ActionProjection, box, l1_ball, linear, power_limit, rate_limit
 from icnn_rl.envs import VecProjectAction
-from icnn_rl.qp import ActionProjection
-from icnn_rl.qp.constraints import box, l1_ball, linear, power_limit, rate_limit
 from tests.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv, Projecting
 
 AGENTS: dict[str, tuple[type[BaseAlgorithm], type]] = {

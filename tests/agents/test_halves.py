@@ -26,8 +26,8 @@ from icnn_rl.agents import (
     ConstraintCallback,
     ExecutedActionReplayBuffer,
 )
+from icnn_rl.constraints import ActionConstraint, ConstraintWarning, ball, box, l1_ball, linear, rate_limit
 from icnn_rl.envs import ProjectAction, VecProjectAction, WithConstraint
-from icnn_rl.qp.constraints import ActionConstraint, ConstraintWarning, ball, box, l1_ball, linear, rate_limit
 from tests.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv
 
 LIMIT = box(-1.0, 1.0)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from icnn_rl.agents import ICNNQ, NAF
 from icnn_rl.agents.icnn_q import bellman_loss
 from icnn_rl.agents.stacked import StackedICNNQ, stacked_bellman_loss
-from icnn_rl.qp.constraints import box
+from icnn_rl.constraints import box
 from icnn_rl.solvers import ProjectedGradient
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}

@@ -16,8 +16,8 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common import env_checker
 
+from icnn_rl.constraints import ActionConstraint
 from icnn_rl.envs import ENVIRONMENTS, ProjectAction, WithConstraint
-from icnn_rl.qp.constraints import ActionConstraint
 
 MUJOCO = [name for name in ENVIRONMENTS if "Pendulum" not in name and "Point" not in name]
 OURS = [name for name in ENVIRONMENTS if name not in MUJOCO]

@@ -18,8 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ
-from icnn_rl.envs import ProjectAction, VecProjectAction, _projection
-from icnn_rl.qp.constraints import (
+from icnn_rl.constraints import (
     ActionConstraint,
     Barrier,
     ConstraintWarning,
@@ -33,6 +32,7 @@ from icnn_rl.qp.constraints import (
     power_limit,
     rate_limit,
 )
+from icnn_rl.envs import ProjectAction, VecProjectAction, _projection
 
 
 class Walk(gym.Env):

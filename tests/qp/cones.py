@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.sets import ConvexSet
 
 Array = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from icnn_rl.qp import constraints as c
-from icnn_rl.qp.spec import parse_constraint
+from icnn_rl.constraints import base as c
+from icnn_rl.constraints import parse_constraint
 
 POWER = c.power_limit("8:11", 20.0)
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from icnn_rl.qp.constraints import power_limit
+from icnn_rl.constraints import power_limit
 
 
 def _rows(w, motoring_only):

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from icnn_rl import Status
-from icnn_rl.qp.constraints import (
+from icnn_rl.constraints import (
     ActionConstraint,
     Barrier,
     EmptySetError,
-    backup,
     ball,
     box,
     control_barrier,
@@ -26,7 +25,8 @@ from icnn_rl.qp.constraints import (
     power_limit,
     rate_limit,
 )
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.constraints.base import backup
+from icnn_rl.sets import ConvexSet
 from tests.qp import cones
 
 DOUBLE = torch.float64

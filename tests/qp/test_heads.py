@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from icnn_rl.qp import ActionProjection, OptNetHead, solve_qp
-from icnn_rl.qp.constraints import EmptySetError, ball, box, l1_ball, linear, power_limit
+from icnn_rl.constraints import ActionProjection, EmptySetError, OptNetHead, ball, box, l1_ball, linear, power_limit
+from icnn_rl.qp import solve_qp
 from icnn_rl.solution import Status
 from tests.problems import draw
 

@@ -12,7 +12,8 @@ from scipy import optimize
 from torch import Tensor
 
 from icnn_rl import SolveError, Status
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid, row_violation
+from icnn_rl.sets import ConvexSet, Ellipsoid
+from icnn_rl.sets.convex_set import row_violation
 from tests.qp import cones
 
 DOUBLE = torch.float64

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from icnn_rl import Box, Status, minimize
 from icnn_rl.nn import PICNN
+from icnn_rl.sets import Unconstrained
 from icnn_rl.solvers import (
     BundleEntropy,
     DualKKT,
@@ -19,7 +20,6 @@ from icnn_rl.solvers import (
     ProjectedGradient,
     ProjectedNewton,
     Solver,
-    Unconstrained,
     Unrolled,
 )
 from tests.problems import MaxAffine, draw, picnn

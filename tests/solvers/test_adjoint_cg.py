@@ -8,7 +8,8 @@ from torch import Tensor
 
 from icnn_rl import Box, minimize
 from icnn_rl.nn import PICNN, ConvPICNN
-from icnn_rl.solvers import BundleEntropy, Implicit, ImplicitCG, ProjectedNewton, Solver, Unconstrained
+from icnn_rl.sets import Unconstrained
+from icnn_rl.solvers import BundleEntropy, Implicit, ImplicitCG, ProjectedNewton, Solver
 from icnn_rl.solvers.conjugate_gradients import conjugate_gradients
 
 DOUBLE = torch.float64

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
-from icnn_rl.solvers import Box, Problem, ProjectedNewton, Solver, Unconstrained, solve
+from icnn_rl.sets import Box, Unconstrained
+from icnn_rl.solvers import Problem, ProjectedNewton, Solver, solve
 from icnn_rl.solvers.newton.smoothed_start import approach
 from tests.problems import draw
 

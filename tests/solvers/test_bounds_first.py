@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icnn_rl.nn import PICNN
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.sets import ConvexSet
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton
 from icnn_rl.solvers.lazy_rows import solve_bounds_first

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from icnn_rl import Box, Solution, Status, minimize
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
-from icnn_rl.solvers import Polytope, Problem, ProjectedNewton, Simplex, Unconstrained, solve
+from icnn_rl.sets import Polytope, Simplex, Unconstrained
+from icnn_rl.solvers import Problem, ProjectedNewton, solve
 from icnn_rl.solvers.newton import dispatch
 from icnn_rl.solvers.newton.smoothed_start import approach
 from tests.problems import draw

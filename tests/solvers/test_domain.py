@@ -10,8 +10,8 @@ import torch
 
 from icnn_rl import Box, Status, Unconstrained, minimize
 from icnn_rl.nn import ICNN
+from icnn_rl.sets.domains import certificate
 from icnn_rl.solvers import ProjectedGradient, ProjectedNewton
-from icnn_rl.solvers.domain import certificate
 from tests import references
 from tests.problems import draw
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from icnn_rl import Ball, Box, Polytope, Simplex, Unconstrained, minimize
+from icnn_rl.constraints import ActionProjection, OptNetHead, l1_ball
 from icnn_rl.nn import ICNN, PICNN, ConvPICNN
-from icnn_rl.qp import ActionProjection, OptNetHead, QPLayer
-from icnn_rl.qp.constraints import l1_ball
+from icnn_rl.qp import QPLayer
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle, Solver, solve
 from icnn_rl.solvers.lazy_rows import solve_bounds_first
 from icnn_rl.solvers.problem import Domain, Problem

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from icnn_rl.sets import Box
 from icnn_rl.solvers import derivatives
-from icnn_rl.solvers.domain import Box
 from icnn_rl.solvers.problem import Problem
 from tests.problems import CASES, Plain, Quadratic, draw, picnn
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from icnn_rl import Status
 from icnn_rl.nn import PICNN, EnsembleEnergy
-from icnn_rl.solvers import Box, Problem, ProjectedNewton, Simplex, Unconstrained, solve
+from icnn_rl.sets import Box, Simplex, Unconstrained
+from icnn_rl.solvers import Problem, ProjectedNewton, solve
 from icnn_rl.solvers.newton.fixed_steps import solve_fixed
 from icnn_rl.solvers.newton.smoothed_start import approach
 from icnn_rl.solvers.shortcuts import no_questions

@@ -13,10 +13,10 @@ from scipy import optimize
 from torch import Tensor
 
 from icnn_rl import Box, Polytope, Simplex, SolveError, Status, Unconstrained, minimize
+from icnn_rl.constraints import power_limit
 from icnn_rl.nn import ICNN, PICNN
-from icnn_rl.qp.constraints import power_limit
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid
-from icnn_rl.solvers import Ball, BundleEntropy, Implicit, ProjectedGradient, ProjectedNewton, Unrolled
+from icnn_rl.sets import Ball, ConvexSet, Ellipsoid
+from icnn_rl.solvers import BundleEntropy, Implicit, ProjectedGradient, ProjectedNewton, Unrolled
 from icnn_rl.solvers.problem import Domain, Problem, as_set
 from icnn_rl.solvers.region import Region
 from tests.problems import draw

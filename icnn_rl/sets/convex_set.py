@@ -27,12 +27,12 @@ from icnn_rl.checks import check_float_tensor
 from icnn_rl.eager import eager, transformed
 from icnn_rl.first_order import first_order
 from icnn_rl.qp.api import solve_qp
-from icnn_rl.qp.ellipsoid import Ellipsoid, times, trace, unit
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.trust_region import trust_region
+from icnn_rl.sets.ellipsoid import Ellipsoid, times, trace, unit
+from icnn_rl.sets.trust_region import trust_region
 from icnn_rl.solution import SolveError, Status
 
 __all__ = ["ConvexSet", "Ellipsoid", "Interior", "Minimum"]

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from icnn_rl.checks import check_float_tensor, check_range
 from icnn_rl.eager import eager, transformed
-from icnn_rl.qp.ellipsoid import Ellipsoid, power_of_two, unit
-from icnn_rl.qp.sets import ConvexSet, Interior, join, largest, vector_of
+from icnn_rl.sets import ConvexSet, Interior
+from icnn_rl.sets.convex_set import join, largest, vector_of
+from icnn_rl.sets.ellipsoid import Ellipsoid, power_of_two, unit
 from icnn_rl.solution import Status
 
 __all__ = [

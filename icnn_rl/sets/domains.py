@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_range
-from icnn_rl.qp.sets import ConvexSet, Ellipsoid
+from icnn_rl.sets.convex_set import ConvexSet, Ellipsoid
 
 __all__ = ["Ball", "Box", "Polytope", "Simplex", "Unconstrained"]
 
@@ -135,7 +135,7 @@ class Simplex:
 @dataclass(frozen=True)
 class Ball:
     """{ y : ||y - center|| <= radius }. For (y - c)^T M (y - c) <= r, or a ball cut by rows, hand ``minimize`` a
-    :class:`icnn_rl.qp.sets.ConvexSet`.
+    :class:`icnn_rl.sets.convex_set.ConvexSet`.
 
     Args:
         radius: > 0.

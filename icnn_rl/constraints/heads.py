@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_positive_int, check_range
-from icnn_rl.eager import eager
-from icnn_rl.first_order import last_derivative
-from icnn_rl.qp.constraints import (
+from icnn_rl.constraints.base import (
     NEARLY,
     ActionConstraint,
     Fallback,
@@ -26,8 +24,10 @@ from icnn_rl.qp.constraints import (
     intersect,
     warn_empty,
 )
+from icnn_rl.eager import eager
+from icnn_rl.first_order import last_derivative
 from icnn_rl.qp.problem import Diagonal
-from icnn_rl.qp.sets import ConvexSet
+from icnn_rl.sets import ConvexSet
 from icnn_rl.solution import Status
 
 __all__ = ["ActionProjection", "HeadOutput", "OptNetHead"]
@@ -53,7 +53,7 @@ class FeasibleActions(nn.Module):
         constraint: in the environment's units; None: the bounds alone.
         low, high: bounds of the action space, numbers or (n,), in the environment's units; None: none.
         scaled: x lives in [-1, 1]: x = 2 (a - low) / (high - low) - 1. Both bounds must be finite.
-        fallback: see :meth:`icnn_rl.qp.constraints.ActionConstraint.project`, in the environment's units.
+        fallback: see :meth:`icnn_rl.constraints.ActionConstraint.project`, in the environment's units.
     """
 
     low: Tensor | None
@@ -225,7 +225,7 @@ class ActionProjection(_Counting):
             actions to one, the loss alone would leave them where they are. The distance to a convex set is
             differentiable, with gradient (raw - a) / distance, so that d/d raw ||raw - a||^2 = 2 (raw - a) exactly.
         fallback: for states in which the set is empty: "least_violation", "error", an action, or a function of the
-            observations, see :meth:`icnn_rl.qp.constraints.ActionConstraint.project`. Failed rows pass no gradient on;
+            observations, see :meth:`icnn_rl.constraints.ActionConstraint.project`. Failed rows pass no gradient on;
             they are counted in ``failed``. Where the raw action or the observation holds NaN the action is NaN: it is
             never turned into numbers.
 
@@ -233,8 +233,7 @@ class ActionProjection(_Counting):
         ValueError: a wrong argument.
 
     Example:
-        >>> from icnn_rl.qp.constraints import ActionConstraint
-        >>> layer = ActionProjection(ActionConstraint.linear([[1.0, 1.0]], [1.0]))
+        >>>         >>> layer = ActionProjection(ActionConstraint.linear([[1.0, 1.0]], [1.0]))
         >>> layer(torch.zeros(1, 3), torch.tensor([[1.0, 1.0]]))
         tensor([[0.5000, 0.5000]])
     """

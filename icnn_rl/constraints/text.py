@@ -19,10 +19,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import yaml
-
-from icnn_rl.qp import constraints
-from icnn_rl.qp.constraints import ActionConstraint
+from icnn_rl.constraints import base as constraints
+from icnn_rl.constraints.base import ActionConstraint
 
 __all__ = ["parse_constraint"]
 
@@ -109,6 +107,8 @@ def _pieces(text: str) -> list[str]:
 
 def _value(key: str, text: str) -> Any:
     """As YAML, except that 8:11 is no number of base sixty."""
+    import yaml  # comes with the extra train
+
     if _SLICE.fullmatch(text):
         return text
     try:

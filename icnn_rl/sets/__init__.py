@@ -1,0 +1,6 @@
+"""Convex sets, one for each problem of a batch: nearest and interior points, quadratics minimised over them."""
+
+from icnn_rl.sets.convex_set import ConvexSet, Ellipsoid, Interior, Minimum
+from icnn_rl.sets.domains import Ball, Box, Polytope, Simplex, Unconstrained
+
+__all__ = ["Ball", "Box", "ConvexSet", "Ellipsoid", "Interior", "Minimum", "Polytope", "Simplex", "Unconstrained"]
