@@ -16,8 +16,7 @@ from qpth.qp import QPFunction
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule
-from icnn_rl.supervised.sudoku_boards import one_hot
+from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule, one_hot
 
 
 class OnQpth(nn.Module):

@@ -652,8 +652,8 @@ def test_the_options_know_what_the_package_has():
     from icnn_rl.experiment.config import AGENTS
     from icnn_rl.experiment.options import runs, supervised, sweeps
     from icnn_rl.experiment.zoo import SCRIPTS
-    from icnn_rl.supervised.multilabel_module import LOSSES
-    from icnn_rl.supervised.tables import TABLES
+    from icnn_rl.supervised.imputation import TABLES
+    from icnn_rl.supervised.multilabel import LOSSES
 
     assert sorted(AGENTS) == sorted(runs.AGENT_NAMES)
     assert (tuple(SCRIPTS), LOSSES, TABLES) == (

@@ -151,7 +151,7 @@ for name in {blocked}:
 import numpy as np
 from icnn_rl.agents import ICNNQ
 from stable_baselines3 import TD3
-import icnn_rl.envs, icnn_rl.supervised.denoising, icnn_rl.supervised.imputation
+import icnn_rl.envs, icnn_rl.supervised.denoising.module, icnn_rl.supervised.imputation.module
 obs = np.array([0.5, 0.5, 3.0], np.float32)
 for algorithm, file in ((ICNNQ, "icnn.zip"), (ICNNQ, "limited.zip"), (TD3, "td3.zip")):
     model = algorithm.load(file, device="cpu")

@@ -152,7 +152,7 @@ def test_a_count_below_0_is_refused(option, capsys):
     ],
 )
 def test_what_is_wrong_is_said(arguments, text, tmp_path, monkeypatch, capsys):
-    from icnn_rl.supervised import sudoku_boards
+    from icnn_rl.supervised.sudoku import boards as sudoku_boards
 
     monkeypatch.setattr(sudoku_boards, "_TRIES", 20)
     monkeypatch.chdir(tmp_path)

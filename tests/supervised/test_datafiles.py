@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from icnn_rl.supervised.datafiles import Source, cache_folder, find_file
+from icnn_rl.supervised.training.data_files import Source, cache_folder, find_file
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from icnn_rl.supervised.imputation import ImputationModule
-from icnn_rl.supervised.imputer import ICNNImputer
+from icnn_rl.supervised.imputation.estimator import ICNNImputer
 from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule
-from icnn_rl.supervised.sudoku_estimator import SudokuOptNet
+from icnn_rl.supervised.sudoku.estimator import SudokuOptNet
 
 TINY = {"hidden": (4,), "context": (8,), "epochs": 2}
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from icnn_rl.supervised import fit
-from icnn_rl.supervised.faces import TEST_FACES, AugmentedFaces, load_faces
-from icnn_rl.supervised.imputation import ImputationModule, mask_left
+from icnn_rl.supervised.imputation import TEST_FACES, AugmentedFaces, ImputationModule, load_faces, mask_left
 
 
 def test_loader(data_folder):

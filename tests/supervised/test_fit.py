@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from icnn_rl.nn import NonNegativeLinear
 from icnn_rl.supervised import SolveCount, evaluate, fit
-from icnn_rl.supervised.batches import batch_of, batches
+from icnn_rl.supervised.training.batches import batch_of, batches
 
 SLOPE = torch.tensor([[1.0, -2.0, 3.0]])
 

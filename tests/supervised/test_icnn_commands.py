@@ -14,9 +14,8 @@ from sklearn.impute import IterativeImputer
 
 from icnn_rl.cli import main
 from icnn_rl.experiment.commands.run import Run
-from icnn_rl.supervised.bibtex import MultiLabelData
-from icnn_rl.supervised.imputation import ImputationModule
-from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, load_table, split_table
+from icnn_rl.supervised.imputation import IMPUTERS, ImputationModule, RandomlyMasked, impute, load_table, split_table
+from icnn_rl.supervised.multilabel import MultiLabelData
 
 FACES = "icnn_rl.experiment.commands.imputation.load_faces"
 
@@ -166,7 +165,7 @@ def test_a_missing_file_is_named(command, tmp_path, capsys):
 
 def test_rows_to_test_on_do_not_set_the_scale(monkeypatch):
     rows = torch.arange(40.0).reshape(20, 2)
-    monkeypatch.setattr("icnn_rl.supervised.tables.load_table", lambda name, data: rows)
+    monkeypatch.setattr("icnn_rl.supervised.imputation.tables.load_table", lambda name, data: rows)
     train, test = split_table("wine", seed=3)
     assert train.shape == (14, 2)
     assert torch.equal(train.amin(0), torch.zeros(2))

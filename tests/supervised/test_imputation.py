@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient
 from icnn_rl.supervised import fit
-from icnn_rl.supervised.imputation import ImputationModule, mask_left, mask_random
-from icnn_rl.supervised.imputation_baselines import ConvRegression
+from icnn_rl.supervised.imputation import ConvRegression, ImputationModule, mask_left, mask_random
 
 BUNDLE = BundleEntropy(max_steps=5, tol=1e-4)
 GRADIENT = ProjectedGradient("momentum", lr=0.3, momentum=0.5, max_steps=8, tol=1e-4)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icnn_rl.nn import PICNN
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton
-from icnn_rl.supervised.losses import (
+from icnn_rl.supervised.training.losses import (
     LossAugmented,
     argmin_loss,
     binary_cross_entropy,

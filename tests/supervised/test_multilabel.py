@@ -13,9 +13,9 @@ from sklearn.metrics import f1_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient
-from icnn_rl.supervised.bibtex import load_bibtex, read_sparse_arff
-from icnn_rl.supervised.multilabel import MultiLabelICNN, best_threshold
-from icnn_rl.supervised.multilabel_module import LOSSES, MultiLabelModule
+from icnn_rl.supervised.multilabel import LOSSES, MultiLabelModule, load_bibtex
+from icnn_rl.supervised.multilabel.bibtex import read_sparse_arff
+from icnn_rl.supervised.multilabel.estimator import MultiLabelICNN, best_threshold
 
 SMALL = {
     "context": (16,),

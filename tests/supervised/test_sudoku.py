@@ -11,11 +11,12 @@ from icnn_rl.supervised.sudoku import (
     SudokuDataset,
     SudokuModule,
     cell_score,
+    check_boards,
     is_valid,
+    one_hot,
     principal_angles,
     score,
 )
-from icnn_rl.supervised.sudoku_boards import check_boards, one_hot
 
 BOARDS = SudokuDataset.generate(400, box=2, clues=(5, 10), seed=0)
 

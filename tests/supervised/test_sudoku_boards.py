@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from icnn_rl.supervised import sudoku_boards
-from icnn_rl.supervised.sudoku_boards import (
+from icnn_rl.supervised.sudoku import boards as sudoku_boards
+from icnn_rl.supervised.sudoku import (
     check_boards,
     count_solutions,
     generate,

@@ -17,7 +17,7 @@ from icnn_rl.supervised.denoising import (
     TotalVariationLayer,
     best_penalty,
 )
-from icnn_rl.supervised.fit import falling
+from icnn_rl.supervised.training.fit import falling
 
 __all__ = ["run"]
 

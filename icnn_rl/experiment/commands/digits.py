@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
-from icnn_rl.supervised.fit import falling
+from icnn_rl.supervised.training.fit import falling
 
 __all__ = ["run"]
 

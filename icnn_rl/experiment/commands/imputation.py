@@ -15,10 +15,16 @@ from torch.utils.data import TensorDataset
 
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, Solver
-from icnn_rl.supervised.faces import TEST_FACES, AugmentedFaces, load_faces
-from icnn_rl.supervised.fit import falling
-from icnn_rl.supervised.imputation import ImputationModule, mask_left, mask_random
-from icnn_rl.supervised.imputation_baselines import ConvRegression
+from icnn_rl.supervised.imputation import (
+    TEST_FACES,
+    AugmentedFaces,
+    ConvRegression,
+    ImputationModule,
+    load_faces,
+    mask_left,
+    mask_random,
+)
+from icnn_rl.supervised.training.fit import falling
 
 __all__ = ["run"]
 

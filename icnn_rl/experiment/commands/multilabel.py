@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from icnn_rl.experiment.commands.run import Run, device_of, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy
-from icnn_rl.supervised.bibtex import MultiLabelData, load_bibtex
+from icnn_rl.supervised.multilabel import MultiLabelData, load_bibtex
 
 __all__ = ["run"]
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _network(data: MultiLabelData, args: argparse.Namespace, run: Run) -> tuple[NDArray[Any], dict[str, float]]:
-    from icnn_rl.supervised.multilabel import MultiLabelICNN
+    from icnn_rl.supervised.multilabel.estimator import MultiLabelICNN
 
     clf = MultiLabelICNN(
         hidden=() if args.model == "feedforward" else tuple(args.hidden),
@@ -68,7 +68,7 @@ def _logistic(data: MultiLabelData, args: argparse.Namespace) -> tuple[NDArray[A
     from sklearn.metrics import f1_score
     from sklearn.multiclass import OneVsRestClassifier
 
-    from icnn_rl.supervised.multilabel import best_threshold
+    from icnn_rl.supervised.multilabel.estimator import best_threshold
 
     order = np.random.default_rng(args.seed).permutation(len(data.X_train))
     held, kept = order[: len(order) // 10], order[len(order) // 10 :]

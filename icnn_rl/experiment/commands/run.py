@@ -24,8 +24,8 @@ from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.files import check_free, claim_folder
 from icnn_rl.experiment.plotting import whole_numbers
 from icnn_rl.supervised import SavedModule, fit
-from icnn_rl.supervised.batches import Data
-from icnn_rl.supervised.fit import Metric
+from icnn_rl.supervised.training.batches import Data
+from icnn_rl.supervised.training.fit import Metric
 
 __all__ = ["Run", "device_of", "learning_curve", "new_figure", "options_of", "save_figure", "user_errors"]
 

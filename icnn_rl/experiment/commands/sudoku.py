@@ -12,8 +12,6 @@ from torch import Tensor
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
 from icnn_rl.experiment.errors import UserError
 from icnn_rl.experiment.plotting import whole_numbers
-from icnn_rl.supervised.datafiles import find_file
-from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.sudoku import (
     ConvNet,
     SudokuDataset,
@@ -23,6 +21,8 @@ from icnn_rl.supervised.sudoku import (
     score,
     score_by_clues,
 )
+from icnn_rl.supervised.training.data_files import find_file
+from icnn_rl.supervised.training.fit import falling
 
 __all__ = ["run"]
 

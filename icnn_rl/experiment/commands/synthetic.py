@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from icnn_rl.experiment.commands.run import Run, new_figure, options_of, user_errors
-from icnn_rl.supervised.fit import falling
 from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
+from icnn_rl.supervised.training.fit import falling
 
 __all__ = ["run"]
 

@@ -12,9 +12,8 @@ from torch.utils.data import TensorDataset
 
 from icnn_rl.experiment.commands.run import Run, options_of, user_errors
 from icnn_rl.solvers import BundleEntropy
-from icnn_rl.supervised.fit import falling
-from icnn_rl.supervised.imputation import ImputationModule, mask_random
-from icnn_rl.supervised.tables import IMPUTERS, RandomlyMasked, impute, split_table
+from icnn_rl.supervised.imputation import IMPUTERS, ImputationModule, RandomlyMasked, impute, mask_random, split_table
+from icnn_rl.supervised.training.fit import falling
 
 __all__ = ["run"]
 

@@ -11,7 +11,7 @@ from icnn_rl.experiment.options.values import non_negative_int, positive_float, 
 
 __all__ = ["MULTILABEL_LOSSES", "TABLE_NAMES", "register"]
 
-#: :data:`icnn_rl.supervised.multilabel_module.LOSSES` and :data:`icnn_rl.supervised.tables.TABLES`.
+#: :data:`icnn_rl.supervised.multilabel.module.LOSSES` and :data:`icnn_rl.supervised.imputation.tables.TABLES`.
 MULTILABEL_LOSSES = ("argmin", "max_margin", "energy")
 TABLE_NAMES = ("iris", "wine", "breast_cancer", "diabetes", "faces16")
 

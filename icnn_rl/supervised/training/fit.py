@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.nn import NonNegativeLinear
-from icnn_rl.supervised._checkpoint import Progress, Row
-from icnn_rl.supervised.batches import Batch, Data, batches, check_data, epoch_seed
-from icnn_rl.supervised.counts import take_counts
+from icnn_rl.supervised.training.batches import Batch, Data, batches, check_data, epoch_seed
+from icnn_rl.supervised.training.checkpoint import Progress, Row
+from icnn_rl.supervised.training.solve_counts import take_counts
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -59,7 +59,7 @@ def fit(
 
     A data set is anything with a length and samples that are tensors, arrays or numbers, or tuples of them. A batch is
     a tuple with one tensor for every part of the sample, stacked along a new first dimension: always a tuple. It is
-    moved to the device of the model's parameters. See :mod:`icnn_rl.supervised.batches`.
+    moved to the device of the model's parameters. See :mod:`icnn_rl.supervised.training.batches`.
 
     Everything random in an epoch, its order and what the model draws, follows from ``seed`` and the number of the
     epoch; torch's global generator is left as it was found. Weights that must not be negative are projected after

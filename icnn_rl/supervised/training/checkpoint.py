@@ -90,5 +90,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ValueError(f"{path}: not a checkpoint, or damaged ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{path}: not a checkpoint of icnn_rl.supervised.fit.")
+        raise ValueError(f"{path}: not a checkpoint of icnn_rl.supervised.training.fit.")
     return content

@@ -33,10 +33,10 @@ from icnn_rl.checks import (
     check_widths,
 )
 from icnn_rl.qp import PrimalDual, solve_qp, total_variation
-from icnn_rl.supervised.batches import Batch, TensorPairs
-from icnn_rl.supervised.counts import SolveCount
-from icnn_rl.supervised.module import SavedModule
-from icnn_rl.supervised.warm import WarmStarts
+from icnn_rl.supervised.training.batches import Batch, TensorPairs
+from icnn_rl.supervised.training.saved_module import SavedModule
+from icnn_rl.supervised.training.solve_counts import SolveCount
+from icnn_rl.supervised.training.warm_starts import WarmStarts
 
 __all__ = ["DenoisingDataset", "DenoisingModule", "DenseDenoiser", "TotalVariationLayer", "best_penalty"]
 

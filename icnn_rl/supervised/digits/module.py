@@ -21,10 +21,10 @@ from torch.nn.functional import cross_entropy
 
 from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_positive_int
 from icnn_rl.qp import PrimalDual, QPLayer
-from icnn_rl.supervised.batches import Batch, TensorPairs
-from icnn_rl.supervised.counts import SolveCount
-from icnn_rl.supervised.datafiles import Source, find_file
-from icnn_rl.supervised.module import SavedModule
+from icnn_rl.supervised.training.batches import Batch, TensorPairs
+from icnn_rl.supervised.training.data_files import Source, find_file
+from icnn_rl.supervised.training.saved_module import SavedModule
+from icnn_rl.supervised.training.solve_counts import SolveCount
 
 __all__ = ["DigitsDataset", "DigitsModule", "accuracy"]
 

@@ -21,10 +21,10 @@ from torch.nn.functional import mse_loss
 
 from icnn_rl.checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.qp import PrimalDual, QPLayer
-from icnn_rl.supervised.batches import Batch, TensorPairs
-from icnn_rl.supervised.counts import SolveCount
-from icnn_rl.supervised.module import SavedModule
-from icnn_rl.supervised.sudoku_boards import check_boards, generate, is_valid, one_hot, read_boards, rules
+from icnn_rl.supervised.sudoku.boards import check_boards, generate, is_valid, one_hot, read_boards, rules
+from icnn_rl.supervised.training.batches import Batch, TensorPairs
+from icnn_rl.supervised.training.saved_module import SavedModule
+from icnn_rl.supervised.training.solve_counts import SolveCount
 
 __all__ = [
     "ConvNet",
@@ -42,7 +42,7 @@ class SudokuDataset(TensorPairs):
     """Puzzles and their solutions: samples are pairs of int64 boards (N, N), 0 for a blank.
 
     Args:
-        puzzles, solutions: (n, N, N); see :mod:`icnn_rl.supervised.sudoku_boards`.
+        puzzles, solutions: (n, N, N); see :mod:`icnn_rl.supervised.sudoku.boards`.
         box: N = box^2.
 
     Raises:

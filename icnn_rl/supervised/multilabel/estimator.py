@@ -1,6 +1,6 @@
 """Multi-label classification with a convex energy over all labels at once, as a scikit-learn estimator.
 
-See :mod:`icnn_rl.supervised.multilabel_module` for the energy. Needs scikit-learn: ``pip install -e '.[supervised]'``.
+See :mod:`icnn_rl.supervised.multilabel.module` for the energy. Needs scikit-learn: ``pip install -e '.[supervised]'``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from icnn_rl.checks import check_choice, check_positive_int, check_range, check_widths
 from icnn_rl.solvers import Solver
-from icnn_rl.supervised._checkpoint import Row
-from icnn_rl.supervised.fit import falling, fit
-from icnn_rl.supervised.multilabel_module import LOSSES, MultiLabelModule
+from icnn_rl.supervised.multilabel.module import LOSSES, MultiLabelModule
+from icnn_rl.supervised.training.checkpoint import Row
+from icnn_rl.supervised.training.fit import falling, fit
 
 __all__ = ["MultiLabelICNN", "best_threshold"]
 

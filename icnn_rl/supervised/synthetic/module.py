@@ -23,10 +23,10 @@ from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, che
 from icnn_rl.nn import ICNN, PICNN
 from icnn_rl.sets import Box
 from icnn_rl.solvers import BundleEntropy, ImplicitCG, Solver, minimize
-from icnn_rl.supervised.batches import Batch
-from icnn_rl.supervised.counts import SolveCount
-from icnn_rl.supervised.losses import binary_cross_entropy
-from icnn_rl.supervised.module import SavedModule
+from icnn_rl.supervised.training.batches import Batch
+from icnn_rl.supervised.training.losses import binary_cross_entropy
+from icnn_rl.supervised.training.saved_module import SavedModule
+from icnn_rl.supervised.training.solve_counts import SolveCount
 
 __all__ = ["PROBLEMS", "SyntheticModule", "make_problem"]
 

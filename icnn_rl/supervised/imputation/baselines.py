@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from icnn_rl.checks import check_widths
 from icnn_rl.nn.conv.context import ConvContext
-from icnn_rl.supervised.batches import Batch
-from icnn_rl.supervised.imputation import check_masked, squared_error
-from icnn_rl.supervised.module import SavedModule
-from icnn_rl.supervised.regression import Regression
+from icnn_rl.supervised.imputation.module import check_masked, squared_error
+from icnn_rl.supervised.imputation.regression import Regression
+from icnn_rl.supervised.training.batches import Batch
+from icnn_rl.supervised.training.saved_module import SavedModule
 
 __all__ = ["ConvRegression"]
 
@@ -21,7 +21,7 @@ __all__ = ["ConvRegression"]
 class ConvRegression(SavedModule):
     """sigmoid of a convolutional net of the observed pixels and the mask; no energy, no inner problem.
 
-    The arguments are :class:`~icnn_rl.supervised.imputation.ImputationModule`'s, the interface too.
+    The arguments are :class:`~icnn_rl.supervised.imputation.module.ImputationModule`'s, the interface too.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from icnn_rl.supervised.datafiles import find_file
-from icnn_rl.supervised.npz import read_npz
+from icnn_rl.supervised.training.data_files import find_file
+from icnn_rl.supervised.training.npz import read_npz
 
 __all__ = ["MultiLabelData", "load_bibtex"]
 

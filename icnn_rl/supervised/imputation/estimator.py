@@ -1,6 +1,6 @@
 """Imputation of tables and images with a convex energy, as a scikit-learn transformer.
 
-See :mod:`icnn_rl.supervised.imputation` for the energy. Needs scikit-learn: ``pip install -e ".[supervised]"``.
+See :mod:`icnn_rl.supervised.imputation.module` for the energy. Needs scikit-learn: ``pip install -e ".[supervised]"``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from icnn_rl.checks import check_positive_int, check_range, check_widths
 from icnn_rl.solvers import Solver
-from icnn_rl.supervised.fit import falling, fit
-from icnn_rl.supervised.imputation import ImputationModule
+from icnn_rl.supervised.imputation.module import ImputationModule
+from icnn_rl.supervised.training.fit import falling, fit
 
 __all__ = ["ICNNImputer"]
 

@@ -26,11 +26,11 @@ from icnn_rl.sets import Box
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import BundleEntropy, DualKKT, ImplicitCG, Solver, Unrolled, minimize
 from icnn_rl.solvers.minimize import Adjoint
-from icnn_rl.supervised.batches import Batch
-from icnn_rl.supervised.counts import SolveCount
-from icnn_rl.supervised.losses import energy_loss
-from icnn_rl.supervised.module import SavedModule
-from icnn_rl.supervised.regression import Regression
+from icnn_rl.supervised.imputation.regression import Regression
+from icnn_rl.supervised.training.batches import Batch
+from icnn_rl.supervised.training.losses import energy_loss
+from icnn_rl.supervised.training.saved_module import SavedModule
+from icnn_rl.supervised.training.solve_counts import SolveCount
 
 __all__ = ["ImputationModule", "check_masked", "mask_left", "mask_random", "squared_error"]
 

@@ -1,6 +1,6 @@
 """Sudoku with learned rules, as a scikit-learn estimator.
 
-See :mod:`icnn_rl.supervised.sudoku` for the quadratic programme. Needs scikit-learn: ``pip install
+See :mod:`icnn_rl.supervised.sudoku.module` for the quadratic programme. Needs scikit-learn: ``pip install
 -e ".[supervised]"``.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from icnn_rl.checks import check_choice, check_positive_int, check_range
 from icnn_rl.qp import PrimalDual
-from icnn_rl.supervised.fit import fit
-from icnn_rl.supervised.sudoku import SudokuDataset, SudokuModule
+from icnn_rl.supervised.sudoku.module import SudokuDataset, SudokuModule
+from icnn_rl.supervised.training.fit import fit
 
 __all__ = ["SudokuOptNet"]
 

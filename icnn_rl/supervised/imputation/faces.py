@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icnn_rl.supervised.datafiles import find_file
-from icnn_rl.supervised.npz import read_npz
+from icnn_rl.supervised.training.data_files import find_file
+from icnn_rl.supervised.training.npz import read_npz
 
 __all__ = ["TEST_FACES", "AugmentedFaces", "load_faces"]
 

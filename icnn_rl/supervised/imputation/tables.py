@@ -19,11 +19,11 @@ IMPUTERS = ("mean", "knn", "iterative")
 def load_table(name: str, data: str | None = None) -> Tensor:
     """Rows (N, n) of a bundled data set, in its own units.
 
-    "faces16": the Olivetti faces at 16 x 16 pixels, from ``data`` (see :func:`icnn_rl.supervised.faces.load_faces`).
+    "faces16": the Olivetti faces at 16 x 16 pixels, from ``data`` (see :func:`load_faces`).
     """
     check_choice("name", name, TABLES)
     if name == "faces16":
-        from icnn_rl.supervised.faces import load_faces
+        from icnn_rl.supervised.imputation.faces import load_faces
 
         return torch.nn.functional.avg_pool2d(load_faces(data), 4).flatten(1)
     from sklearn import datasets  # an extra

@@ -1,0 +1,1 @@
+"""What the supervised tasks share: the training loop, batches, losses, data files, saved modules, warm starts."""
