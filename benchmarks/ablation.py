@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from icnn_rl.experiment.commands.sweep import run_shown
-from icnn_rl.experiment.jobs import Job
-from icnn_rl.experiment.pools import local_pool
-from icnn_rl.experiment.report import read_runs
-from icnn_rl.experiment.sweep import make_jobs, read_sweep
+from icnn_rl.cli.commands.sweep import run_shown
+from icnn_rl.runs.jobs import Job
+from icnn_rl.runs.pools import local_pool
+from icnn_rl.runs.report import read_runs
+from icnn_rl.runs.sweep import make_jobs, read_sweep
 
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from stable_baselines3.common.logger import Logger
 
 from icnn_rl.agents import ICNNQ
-from icnn_rl.experiment.checkpoint import latest_checkpoint, load_agent
+from icnn_rl.runs.checkpoint import latest_checkpoint, load_agent
 
 
 def load(run: Path) -> ICNNQ:

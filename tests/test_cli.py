@@ -90,7 +90,7 @@ def without_announcements(text):
 
 def run(arguments, capsys):
     """The program in this process: exit code, standard output, standard error."""
-    from icnn_rl.cli import main
+    from icnn_rl.cli.main import main
 
     capsys.readouterr()
     code = main([str(argument) for argument in arguments])
@@ -190,8 +190,9 @@ def test_the_configuration_names_versions_seed_and_settings(finished):
 
 
 def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
-    from icnn_rl import cli
-    from icnn_rl.experiment.commands import rl
+    from icnn_rl.cli.main.commands import rl
+
+    from icnn_rl.cli.main import main as cli
 
     seen = []
     monkeypatch.chdir(tmp_path)
@@ -252,7 +253,7 @@ def test_killed_twice_and_resumed_to_the_end(tmp_path):
     assert not list((folder / "checkpoints").glob(".*"))
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step_000000960", "step_000001000"]
 
-    from icnn_rl.experiment.config import AGENTS
+    from icnn_rl.runs.config import AGENTS
 
     model = AGENTS["icnn"].load(folder / "model.zip", device="cpu")
     model.load_replay_buffer(folder / "checkpoints" / "step_000001000" / "replay_buffer.pkl")
@@ -468,7 +469,7 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(("agent", "starts"), [("td3", 1000), ("sac", 1000), ("icnn", None), ("ppo", None)])
 def test_a_run_that_ends_before_the_first_update_is_told_so(agent, starts, tmp_path, capsys, monkeypatch):
-    from icnn_rl.experiment.commands import rl
+    from icnn_rl.cli.main.commands import rl
 
     monkeypatch.setattr(rl, "train_run", lambda *args, **options: None)
     monkeypatch.setattr(rl, "report", lambda *args: None)
@@ -590,7 +591,7 @@ def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, 
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
-    from icnn_rl.experiment.commands import plot
+    from icnn_rl.cli.main.commands import plot
 
     def full(folders, out):
         raise OSError(28, "No space left on device", str(out))
@@ -618,7 +619,7 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
     ],
 )
 def test_wrong_usage_is_argparses_business(arguments, message, capsys):
-    from icnn_rl.cli import main
+    from icnn_rl.cli.main import main
 
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -627,7 +628,7 @@ def test_wrong_usage_is_argparses_business(arguments, message, capsys):
 
 
 def commands():
-    from icnn_rl.cli import _build_parser
+    from icnn_rl.cli.main import _build_parser
 
     return _build_parser()[1].choices
 
@@ -648,10 +649,10 @@ NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
 
 
 def test_the_options_know_what_the_package_has():
-    from icnn_rl.experiment import commands as bodies
-    from icnn_rl.experiment.config import AGENTS
-    from icnn_rl.experiment.options import runs, supervised, sweeps
-    from icnn_rl.experiment.zoo import SCRIPTS
+    from icnn_rl.cli.main import commands as bodies
+    from icnn_rl.cli.options import runs, supervised, sweeps
+    from icnn_rl.runs.config import AGENTS
+    from icnn_rl.runs.zoo import SCRIPTS
     from icnn_rl.supervised.imputation import TABLES
     from icnn_rl.supervised.multilabel import LOSSES
 
@@ -668,7 +669,7 @@ def test_the_options_know_what_the_package_has():
 @pytest.mark.parametrize("command", [[], ["rl"], ["sudoku"]])
 def test_help_does_not_wait_for_torch(command):
     code = (
-        "import sys\nfrom icnn_rl.cli import main\n"
+        "import sys\nfrom icnn_rl.cli.main import main\n"
         f"try:\n    main({[*command, '--help']})\nexcept SystemExit:\n"
         "    assert not {'torch', 'numpy', 'gymnasium', 'matplotlib', 'stable_baselines3'} & set(sys.modules)\n"
         "else:\n    raise AssertionError\n"
@@ -702,7 +703,7 @@ def test_the_package_is_the_program_and_tells_its_version(tmp_path):
     ],
 )
 def test_whole_numbers(given, number):
-    from icnn_rl.experiment.options.values import whole_number
+    from icnn_rl.runs.values import whole_number
 
     assert whole_number(given) == number
 
@@ -726,7 +727,7 @@ def test_an_environment_in_the_working_folder(tmp_path):
 
 @pytest.mark.parametrize("command", [[], ["rl"], ["eval"], ["video"], ["plot"]])
 def test_help(command, capsys):
-    from icnn_rl.cli import main
+    from icnn_rl.cli.main import main
 
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
@@ -735,7 +736,7 @@ def test_help(command, capsys):
 
 
 def test_two_at_once_without_a_name_get_a_folder_each(tmp_path):
-    command = [sys.executable, "-m", "icnn_rl.cli", *map(str, rl("td3", "x", timesteps=30))]
+    command = [sys.executable, "-m", "icnn_rl.cli.main", *map(str, rl("td3", "x", timesteps=30))]
     at = command.index("--out")
     del command[at : at + 2]
     both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -764,7 +765,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(tmp_path, capsys):
 _HOLD = """
 import sys
 from pathlib import Path
-from icnn_rl.experiment.files import sole_user
+from icnn_rl.runs.folder import sole_user
 with sole_user(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -797,7 +798,7 @@ def test_every_agent_under_a_constraint(agent, tmp_path, capsys):
 
 
 def test_the_constraint_holds_in_evaluation_and_video_too(tmp_path, capsys, monkeypatch):
-    from icnn_rl.experiment import video
+    from icnn_rl.runs import video
 
     folder = tmp_path / "run"
     run(constrained("icnn", folder), capsys)
@@ -814,7 +815,7 @@ def test_the_constraint_holds_in_evaluation_and_video_too(tmp_path, capsys, monk
 
 
 def test_an_environment_with_its_own_constraint(tmp_path, capsys):
-    from icnn_rl.experiment.training import load_model
+    from icnn_rl.runs.train import load_model
 
     task = "icnn_rl/Point-Discs-v0"
     assert run(constrained("icnn", tmp_path / "told", constraint=None, env=task), capsys)[0] == 0
@@ -832,7 +833,7 @@ def test_crossed_limits_of_the_state_are_counted_projected_or_not(project, tmp_p
     from stable_baselines3 import PPO
 
     import icnn_rl.envs  # noqa: F401
-    from icnn_rl.experiment.safety import ConstraintCallback
+    from icnn_rl.runs.constraint_record import ConstraintCallback
 
     env = gym.make("icnn_rl/Point-Discs-v0", project=project)
     PPO("MlpPolicy", env, n_steps=200, batch_size=50, seed=0).learn(600, callback=ConstraintCallback(tmp_path, 100))
@@ -845,7 +846,7 @@ def test_a_constraint_joins_the_environments_own():
     import gymnasium as gym
     import numpy as np
 
-    from icnn_rl.experiment.environments import make_single_env
+    from icnn_rl.runs.environments import make_single_env
 
     env = make_single_env("icnn_rl/Reacher-O03-v0", ["linear:G=[[-1,1]],h=[0]"])
     env.action_space.seed(0)
@@ -877,7 +878,7 @@ def test_constraints_from_a_file_hold_together_with_others(tmp_path, capsys):
 
 
 def test_a_resumed_run_keeps_its_constraint_and_its_counts(tmp_path, capsys, monkeypatch):
-    from icnn_rl.experiment.safety import ConstraintCallback
+    from icnn_rl.runs.constraint_record import ConstraintCallback
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:  # as if killed: nothing is written at the end

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icnn_rl.cli import main
+from icnn_rl.cli.main import main
 
 TASKS = {
     "Pendulum-v1": (10_000, 100, -170.0),

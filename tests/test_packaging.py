@@ -43,8 +43,8 @@ def test_every_module_lies_in_a_listed_package():
 
 def test_the_console_script_points_at_the_program():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"icnn-rl": "icnn_rl.cli:main"}
-    assert "icnn_rl.cli" in (ROOT / "train.py").read_text()
+    assert scripts == {"icnn-rl": "icnn_rl.cli.main:main"}
+    assert "icnn_rl.cli.main" in (ROOT / "train.py").read_text()
 
 
 def _newest_setuptools_needed():
@@ -83,7 +83,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_packages(wheel):
     members = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"icnn_rl/__init__.py", "icnn_rl/py.typed", "icnn_rl/cli.py", "icnn_rl/agents/icnn_q.py"}
+    expected = {"icnn_rl/__init__.py", "icnn_rl/py.typed", "icnn_rl/cli/main.py", "icnn_rl/agents/icnn_q.py"}
     expected |= {f"{name.replace('.', '/')}/__init__.py" for name in _package_folders()}
     expected |= {f"icnn_rl/agents/configs/{path.name}" for path in (ROOT / "agents" / "configs").glob("*.yml")}
     assert len([name for name in expected if name.endswith(".yml")]) >= 6
@@ -112,8 +112,8 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     code = (
-        "import icnn_rl.agents, icnn_rl.envs, icnn_rl.cli\n"
-        "from icnn_rl.experiment.config import resolve_settings\n"
+        "import icnn_rl.agents, icnn_rl.envs, icnn_rl.cli.main\n"
+        "from icnn_rl.runs.config import resolve_settings\n"
         "print(icnn_rl.__file__, icnn_rl.agents.__file__, resolve_settings('td3', 'Pendulum-v1', {}))\n"
     )
     done = subprocess.run(
@@ -196,7 +196,7 @@ def test_a_policy_acts_with_the_core_alone(tmp_path):
 
 def test_a_command_names_the_extra_that_it_needs(tmp_path):
     blocked = f"import sys\nfor name in {_BEYOND_THE_CORE}:\n    sys.modules[name] = None\n"
-    code = blocked + "from icnn_rl.cli import main\nsys.exit(main(['eval', 'nowhere']))"
+    code = blocked + "from icnn_rl.cli.main import main\nsys.exit(main(['eval', 'nowhere']))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1

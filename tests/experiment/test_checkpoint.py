@@ -14,9 +14,9 @@ import torch
 from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import BaseCallback
 
-from icnn_rl.experiment import checkpoint as checkpoint_module
-from icnn_rl.experiment import evaluation
-from icnn_rl.experiment.checkpoint import (
+from icnn_rl.runs import checkpoint as checkpoint_module
+from icnn_rl.runs import evaluate as evaluation
+from icnn_rl.runs.checkpoint import (
     discard_unfinished,
     grow_buffer,
     latest_checkpoint,
@@ -24,12 +24,12 @@ from icnn_rl.experiment.checkpoint import (
     restore,
     save_checkpoint,
 )
-from icnn_rl.experiment.config import AGENTS, build_agent, read_record
-from icnn_rl.experiment.environments import make_env
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import read_evaluations
-from icnn_rl.experiment.files import read_manifest
-from icnn_rl.experiment.training import load_model, resume_run, train_run, write_config
+from icnn_rl.runs.config import AGENTS, build_agent, read_record
+from icnn_rl.runs.environments import make_env
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.evaluate import read_evaluations
+from icnn_rl.runs.folder import read_manifest
+from icnn_rl.runs.train import load_model, resume_run, train_run, write_config
 
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones")
 

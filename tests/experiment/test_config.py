@@ -12,8 +12,8 @@ import yaml
 from torch import nn
 
 from icnn_rl import solvers
-from icnn_rl.experiment import config as config_module
-from icnn_rl.experiment.config import (
+from icnn_rl.runs import config as config_module
+from icnn_rl.runs.config import (
     AGENTS,
     Config,
     build_agent,
@@ -22,8 +22,8 @@ from icnn_rl.experiment.config import (
     resolve_settings,
     versions,
 )
-from icnn_rl.experiment.environments import make_env
-from icnn_rl.experiment.errors import UserError
+from icnn_rl.runs.environments import make_env
+from icnn_rl.runs.errors import UserError
 
 
 @pytest.fixture

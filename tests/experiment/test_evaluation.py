@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icnn_rl.experiment import evaluation
-from icnn_rl.experiment.environments import make_env
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import (
+from icnn_rl.runs import evaluate as evaluation
+from icnn_rl.runs.environments import make_env
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.evaluate import (
     EvalRow,
     evaluate,
     read_evaluations,
     write_evaluations,
 )
-from icnn_rl.experiment.training import load_model, train_run
+from icnn_rl.runs.train import load_model, train_run
 
 
 def test_a_table_survives_its_file(tmp_path):
@@ -113,7 +113,7 @@ def test_a_task_of_its_own_generator_starts_alike_every_time(make_config, tmp_pa
 
 
 def test_mujoco_says_everything_once(capfd):
-    from icnn_rl.experiment import environments
+    from icnn_rl.runs import environments
 
     environments._hear_mujoco_once.cache_clear()
     make_env("HalfCheetah-v5", 3, 0).close()
@@ -125,7 +125,7 @@ def test_mujoco_says_everything_once(capfd):
     ("timesteps", "episodes"), [(600, (1, 2)), (4000, (2, 8)), (10_000, (5, 20)), (10**6, (5, 20))]
 )
 def test_short_runs_are_evaluated_over_fewer_episodes(timesteps, episodes):
-    from icnn_rl.experiment.config import default_episodes
+    from icnn_rl.runs.config import default_episodes
 
     assert default_episodes(timesteps) == episodes
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.files import (
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.folder import (
     MANIFEST,
     claim_folder,
     name_of,

@@ -8,9 +8,9 @@ import struct
 import numpy as np
 import pytest
 
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import EvalRow, write_evaluations
-from icnn_rl.experiment.plotting import _band, plot_runs
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.evaluate import EvalRow, write_evaluations
+from icnn_rl.runs.plot import _band, plot_runs
 
 
 @pytest.fixture

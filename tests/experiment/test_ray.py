@@ -19,10 +19,10 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from icnn_rl.experiment.evaluation import read_evaluations
-from icnn_rl.experiment.pools import ray_pool
-from icnn_rl.experiment.running import run_jobs
-from icnn_rl.experiment.sweep import make_jobs, read_sweep
+from icnn_rl.runs.evaluate import read_evaluations
+from icnn_rl.runs.pools import ray_pool
+from icnn_rl.runs.run_jobs import run_jobs
+from icnn_rl.runs.sweep import make_jobs, read_sweep
 
 small = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 8}
 sweep = read_sweep(

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import EvalRow, write_evaluations
-from icnn_rl.experiment.report import (
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.evaluate import EvalRow, write_evaluations
+from icnn_rl.runs.report import (
     find_runs,
     improvement,
     interquartile_mean,
@@ -29,7 +29,7 @@ from icnn_rl.experiment.report import (
     wins,
     write_report,
 )
-from icnn_rl.experiment.training import write_config
+from icnn_rl.runs.train import write_config
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 metrics = pytest.importorskip("rliable.metrics", reason="needs the extra report")
@@ -226,7 +226,7 @@ def test_a_sweep_folder_with_an_unfinished_run(make_run, tmp_path):
 
 
 def test_a_page_with_its_pictures_in_the_folder_of_its_name(make_run, tmp_path, capsys):
-    from icnn_rl.cli import main
+    from icnn_rl.cli.main import main
 
     folders = [make_run("td3", 0, 1.0, learning_rate=0.5), make_run("sac", 0, 2.0)]
     page = tmp_path / "page.md"
@@ -444,7 +444,7 @@ def test_a_wrong_file_of_figures_is_explained(name, content, tmp_path):
 
 
 def test_the_command(make_run, tmp_path, capsys):
-    from icnn_rl.cli import main
+    from icnn_rl.cli.main import main
 
     make_run("td3", 0, 1.0)
     assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "50"]) == 0

@@ -14,15 +14,15 @@ import torch
 import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
-from icnn_rl.cli import main
-from icnn_rl.experiment.checkpoint import list_checkpoints, statistics_of
-from icnn_rl.experiment.environments import constraint_of, make_env, make_single_env, read_vec_normalize
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import EVAL_SEED
-from icnn_rl.experiment.report import read_runs
-from icnn_rl.experiment.sweep import make_jobs, read_sweep
-from icnn_rl.experiment.training import final_evaluation, load_model, resume_run, train_run
-from icnn_rl.experiment.wrappers import read_wrappers
+from icnn_rl.cli.main import main
+from icnn_rl.runs.checkpoint import list_checkpoints, statistics_of
+from icnn_rl.runs.environments import constraint_of, make_env, make_single_env, read_vec_normalize
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.evaluate import EVAL_SEED
+from icnn_rl.runs.report import read_runs
+from icnn_rl.runs.sweep import make_jobs, read_sweep
+from icnn_rl.runs.train import final_evaluation, load_model, resume_run, train_run
+from icnn_rl.runs.wrappers import read_wrappers
 
 LIMIT = {"TimeLimit": {"max_episode_steps": 30}}
 

@@ -19,15 +19,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from icnn_rl.cli import main
-from icnn_rl.experiment.commands.sweep import _cpus
-from icnn_rl.experiment.config import constructor_defaults, read_record, resolve_settings
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.evaluation import read_evaluations
-from icnn_rl.experiment.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
-from icnn_rl.experiment.pools import local_pool
-from icnn_rl.experiment.running import JobState, draw, run_jobs
-from icnn_rl.experiment.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
+from icnn_rl.cli.commands.sweep import _cpus
+from icnn_rl.cli.main import main
+from icnn_rl.runs.config import constructor_defaults, read_record, resolve_settings
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.evaluate import read_evaluations
+from icnn_rl.runs.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
+from icnn_rl.runs.pools import local_pool
+from icnn_rl.runs.run_jobs import JobState, draw, run_jobs
+from icnn_rl.runs.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
 
 ROOT = Path(__file__).resolve().parents[2]
 _PLAIN = {"agents": "icnn,td3", "envs": "Pendulum-v1,InvertedPendulum-v5", "seeds": "0-2", "timesteps": 1000}
@@ -332,7 +332,7 @@ def test_a_folder_with_other_settings_is_refused_before_anything_starts(tmp_path
 
 
 def test_an_exception_is_kept_with_its_traceback(tmp_path, monkeypatch):
-    from icnn_rl.experiment import jobs
+    from icnn_rl.runs import jobs
 
     def fail(*args, **options):
         raise ZeroDivisionError("by zero")
@@ -347,7 +347,7 @@ def test_an_exception_is_kept_with_its_traceback(tmp_path, monkeypatch):
 def test_two_processes_never_train_into_one_folder(tmp_path, monkeypatch):
     from filelock import FileLock
 
-    from icnn_rl.experiment import jobs
+    from icnn_rl.runs import jobs
 
     monkeypatch.setattr(jobs, "_LOCK_PATIENCE", 0.05)
     job = _job(tmp_path)
@@ -358,7 +358,7 @@ def test_two_processes_never_train_into_one_folder(tmp_path, monkeypatch):
 
 
 def test_a_sweep_of_more_steps_makes_its_runs_longer(tmp_path, monkeypatch):
-    from icnn_rl.experiment import jobs
+    from icnn_rl.runs import jobs
 
     given = {"envs": "Pendulum-v1", "agents": "td3,ppo", "seeds": 0, "eval_episodes": 1, "final_episodes": 1}
     given["settings"] = {"td3": {"batch_size": 8}, "ppo": {"n_steps": 50, "batch_size": 10}}
@@ -382,7 +382,7 @@ def test_a_sweep_of_more_steps_makes_its_runs_longer(tmp_path, monkeypatch):
 
 
 def test_more_episodes_wanted_are_evaluated_without_training(tmp_path, monkeypatch):
-    from icnn_rl.experiment import jobs
+    from icnn_rl.runs import jobs
 
     job = _job(tmp_path)
     run_job(job)

@@ -8,12 +8,12 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from icnn_rl.cli import main
-from icnn_rl.experiment.errors import UserError
-from icnn_rl.experiment.jobs import Progress
-from icnn_rl.experiment.running import JobState
-from icnn_rl.experiment.sweep import read_sweep, read_sweep_file
-from icnn_rl.experiment.tune import corners, integer_ranges, make_trial_jobs, open_study, read_space, search, suggest
+from icnn_rl.cli.main import main
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.jobs import Progress
+from icnn_rl.runs.run_jobs import JobState
+from icnn_rl.runs.sweep import read_sweep, read_sweep_file
+from icnn_rl.runs.tune import corners, integer_ranges, make_trial_jobs, open_study, read_space, search, suggest
 
 optuna = pytest.importorskip("optuna", reason="needs the extra tune")
 

@@ -1,0 +1,1 @@
+"""The command line: the program, the options of its commands, and what each command does."""

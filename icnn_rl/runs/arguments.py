@@ -1,0 +1,98 @@
+"""Arguments as data: KEY=VALUE from the command line, merged, and checked against what takes them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import yaml
+
+from icnn_rl.agents.arguments import arguments
+from icnn_rl.runs.errors import UserError
+
+__all__ = ["check_keys", "merge_settings", "names_of", "numbers", "parameters", "parse_overrides"]
+
+
+#: Of the options that take KEY=VALUE.
+_EXAMPLES = {
+    "--set": "learning_rate=3e-4",
+    "--env-kwargs": "max_power=20",
+    "--vec-normalize": "norm_reward=false",
+}
+
+
+def parse_overrides(items: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """["a.b=1", "c=[2, 3]"] -> {"a": {"b": 1}, "c": [2, 3]}. Values are YAML, read by its safe loader.
+
+    Raises:
+        UserError: an item without "=", or a value that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for item in items:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise UserError(f"{option} {item}: expected key=value, for instance {option} {_EXAMPLES[option]}.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{option} {item}: the value is not valid YAML ({error}).") from error
+        value = numbers(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        result = merge_settings(result, value)
+    return result
+
+
+def numbers(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as a string, also inside lists and mappings; nobody who types it means one."""
+    if isinstance(value, Mapping):
+        return {key: numbers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [numbers(part) for part in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``layer`` over it, mappings key by key; both stay as they are."""
+    merged = deepcopy(dict(base))
+    for key, value in layer.items():
+        both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge_settings(merged[key], value) if both_maps else deepcopy(value)
+    return merged
+
+
+@functools.cache
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's arguments, through **kwargs up the class tree."""
+    return arguments(cls.__mro__)
+
+
+def names_of(creator: Callable[..., Any]) -> tuple[set[str], bool]:
+    """The names of the arguments of a class or function, and whether there may be others."""
+    if isinstance(creator, type):
+        return set(parameters(creator)), False
+    found = inspect.signature(creator).parameters.values()
+    named = {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in found)
+
+
+def check_keys(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Every key must be known.
+
+    Raises:
+        UserError: one is not; names the nearest known ones.
+    """
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
+            raise UserError(f"{key}: not an argument of {where}. {hint}")

@@ -1,0 +1,218 @@
+"""Environments of a run: made by id, with the constraint of the run around them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import yaml
+from gymnasium.envs.registration import load_env_creator
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+import icnn_rl.envs  # noqa: F401  (registers the environments of the package)
+from icnn_rl.constraints import ActionConstraint, parse_constraint
+from icnn_rl.envs.project_action import ProjectAction
+from icnn_rl.runs.arguments import check_keys, names_of, parameters, parse_overrides
+from icnn_rl.runs.errors import UserError
+from icnn_rl.runs.wrappers import import_users, wrap
+
+__all__ = [
+    "NO_CONSTRAINT",
+    "constraint_of",
+    "import_env",
+    "make_env",
+    "make_single_env",
+    "read_constraints",
+    "read_vec_normalize",
+]
+
+#: As a run's constraint: the agent is told of none, not even of the environment's own, whose wrapper still enforces it.
+NO_CONSTRAINT = "none"
+
+
+def read_constraints(items: Sequence[str]) -> Any:
+    """What --constraint was given: texts, and names of YAML files that hold such; None if nothing.
+
+    Raises:
+        UserError: a file is missing or is not YAML, or "none" is not alone.
+    """
+    if NO_CONSTRAINT in items:
+        if len(items) > 1:
+            raise UserError(f"--constraint none: together with others, {', '.join(items)}. Leave one of them out.")
+        return NO_CONSTRAINT
+    return [_read_file(Path(item)) if item.endswith((".yml", ".yaml")) else item for item in items] or None
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"--constraint {path}: no such file.")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"--constraint {path}: not valid YAML ({error}).") from error
+
+
+def import_env(option: str, env_id: str) -> str:
+    """The part of an id that gymnasium's registry knows. Of "my_module:Name-v0" the module is imported, which registers
+    the environment; it is looked for in the working folder too, as ``python -m`` does.
+
+    Raises:
+        UserError: there is no such module, or it does not import; ``option`` is what named it.
+    """
+    module, _, name = env_id.rpartition(":")
+    if not module:
+        return name
+    try:
+        import_users(module)
+    except ImportError as error:
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            hint = ". Run the command in the folder that holds the module, or name that folder in PYTHONPATH"
+        raise UserError(f"{option} {env_id}: {error}{hint}.") from error
+    return name
+
+
+def make_single_env(
+    env_id: str,
+    constraint: Any,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] | None = None,
+    **options: Any,
+) -> gym.Env[Any, Any]:
+    """One environment; what a constraint's specification allows is all that reaches it.
+
+    The constraint is in the environment's own units: wrappers go around its projection. Agents refuse a constraint
+    where wrappers have changed what they see of these units.
+
+    Args:
+        env_id: for ``gymnasium.make``, see :func:`import_env`.
+        constraint: for :func:`icnn_rl.constraints.parse_constraint`; None or "none": the environment's own, if any.
+        env_kwargs: of the environment's constructor, or max_episode_steps.
+        wrappers: from :func:`icnn_rl.runs.wrappers.read_wrappers`, the innermost first.
+        options: further arguments of the constructor, not the user's.
+
+    Raises:
+        UserError: gymnasium does not know the environment or cannot build it, or an argument, the constraint or a
+            wrapper is wrong.
+    """
+    env = _make_projected(env_id, constraint, dict(env_kwargs or {}), options)
+    for wrapper in wrappers or ():
+        env = wrap(env, wrapper)
+    return env
+
+
+def _make(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    name = import_env("--env", env_id)
+    try:
+        if given:
+            _check_env_kwargs(env_id, name, given)
+        return gym.make(name, **given, **options)
+    except (gym.error.Error, ImportError) as error:  # ImportError: of what the environment itself needs
+        raise UserError(f"--env {env_id}: {error}") from error
+    except (TypeError, ValueError) as error:
+        if not given:
+            raise
+        raise UserError(f"--env-kwargs: {env_id} does not take {dict(given)}. {error}") from error
+
+
+def _check_env_kwargs(env_id: str, name: str, given: Mapping[str, Any]) -> None:
+    entry = gym.spec(name).entry_point
+    known, more = names_of(load_env_creator(entry) if isinstance(entry, str) else entry) if entry else (set(), True)
+    if not more:
+        check_keys(given, known - {"self", "render_mode"} | {"max_episode_steps"}, f"environment {env_id}")
+
+
+def _make_projected(
+    env_id: str, constraint: Any, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> gym.Env[Any, Any]:
+    """The environment with the projection onto the constraint around it."""
+    env = _make(env_id, given, options)
+    if constraint is None or constraint == NO_CONSTRAINT:
+        return env
+    settings: dict[str, Any] = {}
+    try:
+        wanted = parse_constraint(constraint)
+        own = _projection(env)
+        if own is not None:  # one projection onto both sets: two in turn would leave the first
+            env.close()
+            wanted, settings = own.constraint & wanted, own.settings
+            env = _make(env_id, {**given, "project": False}, options)
+        return ProjectAction(env, wanted, **settings)
+    except UserError as error:
+        raise UserError(
+            f"--constraint: {env_id} has a constraint of its own that cannot be joined ({error})."
+        ) from error
+    except ValueError as error:
+        env.close()
+        raise UserError(f"--constraint: {str(error).removeprefix('constraint: ')}") from error
+
+
+def _projection(env: Any) -> ProjectAction | None:
+    """The wrapper among those around the environment."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, ProjectAction):
+            return env
+        env = env.env
+    return None
+
+
+@functools.cache
+def _hear_mujoco_once() -> None:
+    """MuJoCo repeats a warning about a model for every copy; every text is told once."""
+    if importlib.util.find_spec("mujoco") is not None:
+        import mujoco
+
+        mujoco.set_mju_user_warning(functools.cache(lambda text: print(f"MuJoCo: {text}", file=sys.stderr)))
+
+
+def make_env(
+    env_id: str,
+    n_envs: int,
+    seed: int,
+    constraint: Any = None,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[Any] | None = None,
+    vec_normalize: Mapping[str, Any] | None = None,
+) -> VecEnv:
+    """``n_envs`` monitored copies, see :func:`make_single_env`; with ``vec_normalize``, its arguments, in SB3's
+    VecNormalize."""
+    _hear_mujoco_once()
+    make = functools.partial(make_single_env, env_id, constraint, env_kwargs=env_kwargs, wrappers=wrappers)
+    # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
+    env = make_vec_env(make, n_envs=n_envs, seed=seed)
+    if vec_normalize is None:
+        return env
+    try:
+        return VecNormalize(env, **vec_normalize)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"--vec-normalize: {error}") from error
+
+
+def read_vec_normalize(given: Any) -> dict[str, Any] | None:
+    """Arguments of VecNormalize: texts KEY=VALUE, a mapping, or true for none; None: do without.
+
+    Raises:
+        UserError: an unknown key, or something else.
+    """
+    if given is None or given is False:
+        return None
+    options = {} if given is True else parse_overrides(given, "--vec-normalize") if isinstance(given, list) else given
+    if not isinstance(options, Mapping):
+        raise UserError(f"--vec-normalize: expected true, or KEY: VALUE pairs, got {given!r}.")
+    check_keys(options, set(parameters(VecNormalize)) - {"self", "venv", "training"}, "VecNormalize")
+    return dict(options)
+
+
+def constraint_of(env: VecEnv) -> ActionConstraint | None:
+    """What is enforced by the wrapper around the environments."""
+    assert isinstance(env.unwrapped, DummyVecEnv)
+    found = _projection(env.unwrapped.envs[0])
+    return None if found is None else found.constraint
