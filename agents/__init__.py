@@ -12,11 +12,14 @@ from icnn_rl.agents.buffers import (
     ExecutedActionNStepReplayBuffer,
     ExecutedActionReplayBuffer,
 )
-from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
-from icnn_rl.agents.constraint_log import ConstraintCallback
-from icnn_rl.agents.icnn_q import ICNNQ, Greedy, ICNNQPolicy
+from icnn_rl.agents.constrained import (
+    ConstrainedPPOPolicy,
+    ConstrainedSACPolicy,
+    ConstrainedTD3Policy,
+    ConstraintCallback,
+)
+from icnn_rl.agents.icnn_q import ICNNQ, Greedy, ICNNQPolicy, StackedICNNQ
 from icnn_rl.agents.naf import NAF, NAFPolicy
-from icnn_rl.agents.stacked import StackedICNNQ
 
 __all__ = [
     "ICNNQ",

@@ -14,8 +14,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 
-from icnn_rl.agents.critic import ConcaveCritic
-from icnn_rl.agents.icnn_q import ICNNQ, ICNNQPolicy
+from icnn_rl.agents.icnn_q.algorithm import ICNNQ
+from icnn_rl.agents.icnn_q.critic import ConcaveCritic
+from icnn_rl.agents.icnn_q.policy import ICNNQPolicy
 from icnn_rl.nn.linear import EnsembleLinear, EnsembleNorm, Layers
 
 __all__ = ["NAF", "NAFPolicy"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.conftest import seconds_of
 from icnn_rl.agents import ICNNQ
-from icnn_rl.agents.critic import ICNNCritic
+from icnn_rl.agents.icnn_q.critic import ICNNCritic
 from icnn_rl.nn import PICNN
 from icnn_rl.sets import Box
 from icnn_rl.solvers import BundleEntropy, Problem, ProjectedGradient, ProjectedNewton, minimize

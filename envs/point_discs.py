@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from icnn_rl.constraints import ActionConstraint, Barrier, control_barrier
-from icnn_rl.envs import _drawing as draw
+from icnn_rl.envs import drawing as draw
 from icnn_rl.envs.mujoco_limits import constrained
 
 Array = np.ndarray[Any, np.dtype[Any]]

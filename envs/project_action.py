@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.constraints import ActionConstraint
 from icnn_rl.constraints.base import Fallback, warn_of_step
-from icnn_rl.envs._projection import (
+from icnn_rl.envs.projector import (
     Array,
     Executed,
     Projector,

@@ -83,7 +83,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_packages(wheel):
     members = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"icnn_rl/__init__.py", "icnn_rl/py.typed", "icnn_rl/cli/main.py", "icnn_rl/agents/icnn_q.py"}
+    expected = {"icnn_rl/__init__.py", "icnn_rl/py.typed", "icnn_rl/cli/main.py", "icnn_rl/agents/icnn_q/algorithm.py"}
     expected |= {f"{name.replace('.', '/')}/__init__.py" for name in _package_folders()}
     expected |= {f"icnn_rl/agents/configs/{path.name}" for path in (ROOT / "agents" / "configs").glob("*.yml")}
     assert len([name for name in expected if name.endswith(".yml")]) >= 6

@@ -33,7 +33,7 @@ from icnn_rl.agents import (
     ConstrainedTD3Policy,
     ExecutedActionReplayBuffer,
 )
-from icnn_rl.agents.icnn_q import LEFT_TO_PICNN
+from icnn_rl.agents.icnn_q.policy import LEFT_TO_PICNN
 from icnn_rl.nn import PICNN
 from icnn_rl.runs.arguments import check_keys, merge_settings, numbers, parameters, parse_overrides
 from icnn_rl.runs.environments import NO_CONSTRAINT, constraint_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from icnn_rl.agents import constraint_log
-from icnn_rl.agents.constraint_log import TOLERANCE
+from icnn_rl.agents.constrained import callback as constraint_log
+from icnn_rl.agents.constrained.callback import TOLERANCE
 from icnn_rl.runs.folder import write_text
 
 __all__ = ["TOLERANCE", "ConstraintCallback"]

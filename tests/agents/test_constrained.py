@@ -28,7 +28,7 @@ from icnn_rl.agents import (
     ExecutedActionDictReplayBuffer,
     ExecutedActionReplayBuffer,
 )
-from icnn_rl.agents.observations import check_observations
+from icnn_rl.agents.constrained.observations import check_observations
 from icnn_rl.constraints import ActionProjection, box, l1_ball, linear, power_limit, rate_limit
 from icnn_rl.envs import VecProjectAction
 from tests.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv, Projecting

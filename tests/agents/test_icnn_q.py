@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
-from icnn_rl.agents.icnn_q import bellman_loss, bellman_target, jitter, loss_numbers, on_bound, smooth
+from icnn_rl.agents.icnn_q.losses import bellman_loss, bellman_target, jitter, loss_numbers, on_bound, smooth
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}

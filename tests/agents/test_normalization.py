@@ -15,8 +15,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents.icnn_q.stacked import StackedICNNQ
 from icnn_rl.agents.normalization import NormalizedCombinedExtractor, NormalizedExtractor
-from icnn_rl.agents.stacked import StackedICNNQ
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
 SETTINGS: dict[str, Any] = {"learning_starts": 20, "batch_size": 16, "buffer_size": 300, "device": "cpu"}

@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from icnn_rl.agents import ICNNQ, NAF
-from icnn_rl.agents.icnn_q import bellman_loss
-from icnn_rl.agents.stacked import StackedICNNQ, stacked_bellman_loss
+from icnn_rl.agents.icnn_q.losses import bellman_loss
+from icnn_rl.agents.icnn_q.stacked import StackedICNNQ, stacked_bellman_loss
 from icnn_rl.constraints import box
 from icnn_rl.solvers import ProjectedGradient
 

@@ -32,7 +32,8 @@ from icnn_rl.constraints import (
     power_limit,
     rate_limit,
 )
-from icnn_rl.envs import ProjectAction, VecProjectAction, _projection
+from icnn_rl.envs import ProjectAction, VecProjectAction
+from icnn_rl.envs import projector as _projection
 
 
 class Walk(gym.Env):

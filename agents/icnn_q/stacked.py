@@ -13,21 +13,21 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from icnn_rl.agents.critic import ACTION_BOX, ICNNCritic
-from icnn_rl.agents.icnn_q import (
+from icnn_rl.agents.icnn_q.algorithm import ICNNQ
+from icnn_rl.agents.icnn_q.critic import ACTION_BOX, ICNNCritic
+from icnn_rl.agents.icnn_q.losses import (
     GRADIENT_KEY,
-    ICNNQ,
     LOSS_KEYS,
     TARGET_KEYS,
     TD_RATE,
     bellman_target,
-    finite_obs,
     loss_numbers,
     on_bound,
 )
+from icnn_rl.agents.icnn_q.policy import finite_obs
+from icnn_rl.agents.icnn_q.stack_checks import check_stackable
+from icnn_rl.agents.icnn_q.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.agents.normalization import NormalizedExtractor, normalize
-from icnn_rl.agents.stackable import check_stackable
-from icnn_rl.agents.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution
@@ -75,7 +75,7 @@ class StackedICNNQ(Generic[Row]):
         agents: the learners, in the order of ``rows``.
 
     Raises:
-        ValueError: agents that cannot be stacked: see :func:`icnn_rl.agents.stackable.check_stackable`.
+        ValueError: agents that cannot be stacked: see :func:`icnn_rl.agents.icnn_q.stack_checks.check_stackable`.
 
     Example:
         >>> stack = StackedICNNQ(lambda seed: ICNNQ("MlpPolicy", "Pendulum-v1", seed=seed), range(3))
@@ -451,7 +451,7 @@ class StackedICNNQ(Generic[Row]):
 
 
 def stacked_bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
-    """Every learner's :func:`icnn_rl.agents.icnn_q.bellman_loss`: (S, E, B), (S, B), (S, B) -> (S,)."""
+    """Every learner's :func:`icnn_rl.agents.icnn_q.algorithm.bellman_loss`: (S, E, B), (S, B), (S, B) -> (S,)."""
     error = torch.where(usable.unsqueeze(1), energies + target.unsqueeze(1), 0.0)
     return (error * error).sum((1, 2)) / usable.sum(-1)
 

@@ -12,8 +12,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from icnn_rl.agents.critic import ICNNCritic
-from icnn_rl.agents.icnn_q import ICNNQ
+from icnn_rl.agents.icnn_q.algorithm import ICNNQ
+from icnn_rl.agents.icnn_q.critic import ICNNCritic
 from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space
 from icnn_rl.solvers import ProjectedNewton
 

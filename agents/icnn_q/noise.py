@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
-from icnn_rl.agents.stacked_data import Streams
+from icnn_rl.agents.icnn_q.stacked_data import Streams
 
 __all__ = ["check_noise", "noise_for"]
 
