@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from icnn_rl.qp import PrimalDual, solve_qp
-from tests.qp import references
-from tests.qp.problems import BY_NAME
-from tests.qp.test_qp_gradients import (
+from icnn_rl.testing import qp_references as references
+from icnn_rl.testing.qp_families import BY_NAME
+from tests.unit.qp.test_qp_gradients import (
     backward,
     cast,
     expected_gradients,
@@ -24,7 +24,7 @@ from tests.qp.test_qp_gradients import (
     size_of,
     weights_of,
 )
-from tests.qp.test_solve_qp import distance
+from tests.unit.qp.test_solve_qp import distance
 
 FAMILIES = (
     "few_active",

@@ -1,6 +1,6 @@
 """Hard problems, family by family: ``python -m benchmarks.qp.hard [--count 500] [--seed 0] [--family NAME ...]``.
 
-Each problem is one call of ``solve_qp``, judged as in tests/qp/test_hard.py, beside Clarabel at 1e-12 (its set-up
+Each problem is one call of ``solve_qp``, judged as in tests/unit/qp/test_hard.py, beside Clarabel at 1e-12 (its set-up
 included). Milliseconds, median and largest; the error is that of the objective over max(1, |optimum|), the largest.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.qp import judge
-from tests.qp.hard import FAMILIES, HardProblem, problems
-from tests.qp.judge import Kind
+from icnn_rl.testing import qp_judge as judge
+from icnn_rl.testing.qp_hard import FAMILIES, HardProblem, problems
+from icnn_rl.testing.qp_judge import Kind
 
 COUNTS = ("family", "n", "count", "right", "failed, and says so", "wrong", "nan")
 HEADINGS = (*COUNTS, "ms", "max", "clarabel", "max", "error")
