@@ -306,7 +306,7 @@ class ICNNQ(OffPolicyAlgorithm):
             loss.backward()  # type: ignore[no-untyped-call]
             length = self._check_sound(loss_value, usable)
             self.critic.optimizer.step()
-            self.critic.project_()
+            self.critic.clamp_weights_()
             self._n_updates += 1
             self._td_square += TD_RATE * (loss_value / len(energies) - self._td_square)
             if self._n_updates % self.policy_delay == 0:

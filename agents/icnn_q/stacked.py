@@ -32,9 +32,9 @@ from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Problem, solve
-from icnn_rl.solvers.newton.fixed_steps import solve_fixed
-from icnn_rl.solvers.newton.smoothed_start import approach
-from icnn_rl.solvers.shortcuts import no_questions
+from icnn_rl.solvers.newton.fixed_steps import solve_fixed_steps
+from icnn_rl.solvers.newton.smoothed_start import smoothed_start
+from icnn_rl.solvers.shortcuts import without_shortcuts
 
 __all__ = ["StackedICNNQ"]
 
@@ -326,7 +326,7 @@ class StackedICNNQ(Generic[Row]):
                 parameter.grad = self._own(gradient, i)
             agent.critic.optimizer.step()
         with torch.no_grad():
-            self.net.project_()
+            self.net.clamp_weights_()
             rate = (self._rate * self._sound).repeat_interleave(self._members)[:, None, None]
             for slow, fast in zip(self._target_weights, self._weights, strict=True):
                 slow.lerp_(fast, rate)
@@ -358,9 +358,9 @@ class StackedICNNQ(Generic[Row]):
         """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
         problem, start = self._problem.of(energy), energy.start()
         if not fixed_steps:
-            return solve(problem, solver, approach(problem, start), atol=atol)
-        with no_questions():
-            return solve_fixed(problem, solver, approach(problem, start), atol=atol)
+            return solve(problem, solver, smoothed_start(problem, start), atol=atol)
+        with without_shortcuts():
+            return solve_fixed_steps(problem, solver, smoothed_start(problem, start), atol=atol)
 
     def _features(self, obs: Tensor) -> Tensor:
         """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
