@@ -23,7 +23,7 @@ from icnn_rl.nn import PICNN
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
-from icnn_rl.solvers.lazy_rows import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 
@@ -159,7 +159,7 @@ class ConcaveCritic(BasePolicy):
         units of Q, whatever the solver's own tolerance."""
         start = energy.start()
         allowed = self.action_set(obs) if allowed is None else allowed
-        solution = solve_bounds_first(Problem(energy, allowed, start), solver, start, atol=atol)
+        solution = solve_with_lazy_rows(Problem(energy, allowed, start), solver, start, atol=atol)
         if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
             return solution
         instead = torch.where(empty.unsqueeze(-1), self.nearest(obs, solution.value, allowed), solution.value)
@@ -204,7 +204,7 @@ class ConcaveCritic(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._solve(observation).value.clone()  # inference tensors may not leave
 
-    def project_(self) -> None:
+    def clamp_weights_(self) -> None:
         """Whatever keeps the critic concave in the action after an optimiser step."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -233,8 +233,8 @@ class ICNNCritic(ConcaveCritic):
     def bind_features(self, features: Tensor) -> BoundCritic:
         return self.net.bind(features, reduction="mean")
 
-    def project_(self) -> None:
-        self.net.project_()
+    def clamp_weights_(self) -> None:
+        self.net.clamp_weights_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "picnn_kwargs": self.picnn_kwargs}

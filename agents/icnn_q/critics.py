@@ -18,9 +18,9 @@ from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import Problem, ProjectedNewton, Solver, solve
-from icnn_rl.solvers.newton.fixed_steps import solve_fixed
-from icnn_rl.solvers.newton.smoothed_start import approach
-from icnn_rl.solvers.shortcuts import no_questions
+from icnn_rl.solvers.newton.fixed_steps import solve_fixed_steps
+from icnn_rl.solvers.newton.smoothed_start import smoothed_start
+from icnn_rl.solvers.shortcuts import without_shortcuts
 
 __all__ = ["Critics", "LoneCritics", "StackedCritics"]
 
@@ -117,7 +117,7 @@ class LoneCritics:
         return _by_autograd(energies, target, usable, self.parameters())
 
     def clamp(self) -> None:
-        self.critic.project_()
+        self.critic.clamp_weights_()
 
     def take_statistics(self, other: Critics) -> None:
         assert isinstance(other, LoneCritics)
@@ -168,10 +168,10 @@ class StackedCritics:
             return self._one_by_one(energy, solver, atol)
         problem, start = self._problem.of(energy), energy.start()
         if not fixed_steps:
-            return solve(problem, solver, approach(problem, start), atol=atol.unsqueeze(-1))
+            return solve(problem, solver, smoothed_start(problem, start), atol=atol.unsqueeze(-1))
         assert isinstance(solver, ProjectedNewton)
-        with no_questions():
-            return solve_fixed(problem, solver, approach(problem, start), atol=atol.unsqueeze(-1))
+        with without_shortcuts():
+            return solve_fixed_steps(problem, solver, smoothed_start(problem, start), atol=atol.unsqueeze(-1))
 
     def _one_by_one(self, energy: GroupMeans, solver: Solver, atol: Tensor) -> Solution:
         """On a CPU side by side is no faster, and the compiled method takes one learner at a time."""
@@ -195,7 +195,7 @@ class StackedCritics:
         return _by_autograd(energies, target, usable, self.parameters())
 
     def clamp(self) -> None:
-        self.net.project_()
+        self.net.clamp_weights_()
 
     def take_statistics(self, other: Critics) -> None:
         """The learners' critics and targets share theirs."""

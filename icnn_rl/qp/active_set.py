@@ -23,7 +23,7 @@ from torch import Tensor
 
 from icnn_rl.qp.linear.base import Factor, Inner, Point, System
 from icnn_rl.qp.problem import TINY, Problem
-from icnn_rl.qp.tensor_tree import leaves, pick, where
+from icnn_rl.qp.pytree import leaves, select_rows, where_rows
 
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
 #: from a coarser guess than sets of general rows: fewer steps before the first attempt, and one more next to equations.
@@ -59,7 +59,7 @@ class Result:
     steps: Tensor
 
 
-def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tuple[Result, Inner]:
+def find_active_sets(system: Inner, max_steps: int, active: Tensor | None = None) -> tuple[Result, Inner]:
     """Find every row's active set.
 
     Args:
@@ -87,12 +87,12 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
             active = torch.zeros_like(system.problem.d, dtype=torch.bool)
         for attempt in range(exact):
             work.factor(active)
-            before, trial = trial, project(work.system, trial, active)
+            before, trial = trial, solve_on_set(work.system, trial, active)
             wrong, settled = wrong_side(work.system, before, trial, active)
             last = work.steps >= max_steps or (attempt == exact - 1 and phase == len(phases) - 1)
             if last and point is not None:
                 # the interior point is what is known of rows whose set never settled
-                trial = where(settled, trial, point)
+                trial = where_rows(settled, trial, point)
             if _on_gpu(trial) and attempt < exact - 1 and not last:
                 active = active ^ wrong  # asking how many rows are left would make the host wait
                 continue
@@ -146,8 +146,8 @@ class _Work:
             return None
         index = (~settled).nonzero().squeeze(-1)
         self._index = index if self._index is None else self._index[index]
-        self.system = pick(index, self.system)
-        return lambda tree: pick(index, tree)
+        self.system = select_rows(index, self.system)
+        return lambda tree: select_rows(index, tree)
 
     def _record(self, part: tuple[Result, Factor]) -> None:
         if self._index is None or self._found is None:
@@ -236,7 +236,7 @@ def on_set(problem: Problem, point: Point, active: Tensor) -> tuple[Tensor, Tens
     return problem.snap(point.x, active), torch.where(active, point.z, 0.0)
 
 
-def project(system: System, point: Point, active: Tensor) -> Point:
+def solve_on_set(system: System, point: Point, active: Tensor) -> Point:
     """One solve of the equations of the active set, C_i x = d_i and z_i = 0 elsewhere, as a correction of ``point``."""
     problem = system.problem
     x, z = on_set(problem, point, active)

@@ -16,16 +16,16 @@ from icnn_rl.qp.functorch import as_one_operation
 from icnn_rl.qp.gradients import differentiable, needs_graph
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Diagonal, Problem
+from icnn_rl.qp.pytree import map_tensors
 from icnn_rl.qp.report import report
 from icnn_rl.qp.rounding import reconciled
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.sparse import Sparse
-from icnn_rl.qp.tensor_tree import map_tensors
 from icnn_rl.qp.value import optimal_value
 from icnn_rl.solution import SolveError
 
-__all__ = ["solve_known", "solve_qp"]
+__all__ = ["solve_qp", "solve_with_precision"]
 
 _DEFAULT = PrimalDual()
 
@@ -96,10 +96,10 @@ def solve_qp(
     References:
         B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
     """
-    return solve_known(None, Q, p, G, h, A, b, lb, ub, h_low, elastic, solver, warm_start, blocks, throw=throw)
+    return solve_with_precision(None, Q, p, G, h, A, b, lb, ub, h_low, elastic, solver, warm_start, blocks, throw=throw)
 
 
-def solve_known(
+def solve_with_precision(
     known: torch.dtype | None,
     Q: Tensor | Sparse | Diagonal | float,
     p: Tensor,
@@ -130,12 +130,12 @@ def solve_known(
         live, form = with_slacks(live, form, prices, shape)
     guess = None if warm_start is None else inputs.stack_active(warm_start, live, form, shape)
 
-    def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
+    def solve_or_raise(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
         if problem.Q.dim() == 3 and not torch.equal(problem.Q, problem.Q.mT):
             problem = dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
         if data == torch.float32:
             problem = reconciled(problem)
-        solved = driver.solve(problem, solver, data, guess)
+        solved = driver.solve_batch(problem, solver, data, guess)
         if throw and not solved.success:
             outcome = solved.outcome
             driver.check_convex(problem, outcome)
@@ -147,12 +147,14 @@ def solve_known(
 
     traced = needs_graph(live)
     if transformed():
-        solved = as_one_operation(lambda problem, guess, mapped: solve(problem, guess, mapped).spread(), live, guess)
+        solved = as_one_operation(
+            lambda problem, guess, mapped: solve_or_raise(problem, guess, mapped).spread(), live, guess
+        )
     elif traced:
         with torch.no_grad():
-            solved = solve(map_tensors(Tensor.detach, live), guess)
+            solved = solve_or_raise(map_tensors(Tensor.detach, live), guess)
     else:
-        solved = solve(live, guess)
+        solved = solve_or_raise(live, guess)
     outcome, good = solved.outcome, None
     point = outcome.x, outcome.nu, outcome.z
     if traced:

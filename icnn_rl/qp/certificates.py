@@ -233,7 +233,7 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
     """
     tiny = TINY[problem.p.dtype]
-    flat = _flat(problem)
+    flat = _equations_of_ray(problem)
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
@@ -251,7 +251,7 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
 
 
-def _flat(problem: Problem) -> Tensor | SparseRows:
+def _equations_of_ray(problem: Problem) -> Tensor | SparseRows:
     """[A; Q], Q with its largest entry 1; sparse where the problem has stages."""
     top = problem.largest_diagonal().unsqueeze(-1)
     q = scaled(quadratic_rows(problem), torch.where(top > 0, top, 1.0).reciprocal().expand(-1, problem.n))

@@ -28,8 +28,8 @@ from icnn_rl.eager import transformed
 from icnn_rl.qp.linear.base import System, Triple
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.pytree import leaves, unflatten
 from icnn_rl.qp.sparse import SparseRows, split
-from icnn_rl.qp.tensor_tree import leaves, rebuild
 from icnn_rl.solution import Status
 
 #: Corrections of a derivative by its residual.
@@ -132,7 +132,7 @@ class _Solve(torch.autograd.Function):
 
 
 def _system(template: System, tensors: Sequence[Tensor]) -> System:
-    return rebuild(template, iter(tensors)) if tensors else template
+    return unflatten(template, iter(tensors)) if tensors else template
 
 
 def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | SparseRows, system: System) -> Tensor:

@@ -19,7 +19,7 @@ from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.qp.sparse import Sparse, SparseRows, entries_of, sum_at
 from icnn_rl.qp.stages import check_reach, fill_blocks, find_stages
 
-__all__ = ["Form", "batch_shape", "build", "check", "check_like", "flat", "is_number", "nonfinite", "stack_active"]
+__all__ = ["Form", "as_batch", "batch_shape", "build", "check", "check_like", "is_number", "nonfinite", "stack_active"]
 
 _SOLVERS = (PrimalDual, External)
 
@@ -195,7 +195,7 @@ def batch_shape(**arguments: Any) -> torch.Size:
         ) from None
 
 
-def flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
+def as_batch(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     """In float64, with one batch dimension: B, or 1 where all rows share the tensor."""
     t = t if t.dtype == torch.float64 else t.double()
     if t.dim() == core:
@@ -210,23 +210,23 @@ def flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
 
 def _rows(matrix: Tensor | Sparse, shape: torch.Size) -> SparseRows:
     entries = entries_of(matrix)
-    return SparseRows(entries.row[None], entries.column[None], flat(entries.values, 1, shape), entries.shape)
+    return SparseRows(entries.row[None], entries.column[None], as_batch(entries.values, 1, shape), entries.shape)
 
 
 def _matrix(matrix: Tensor | Sparse, shape: torch.Size) -> Tensor | SparseRows:
     """G or A: sparse rows stay sparse."""
     dense = isinstance(matrix, Tensor) and matrix.layout == torch.strided
-    return flat(matrix, 2, shape) if dense else _rows(matrix, shape)  # type: ignore[arg-type]  # a tensor if dense
+    return as_batch(matrix, 2, shape) if dense else _rows(matrix, shape)  # type: ignore[arg-type]  # a tensor if dense
 
 
 def _quadratic(Q: Tensor | Sparse | Diagonal | float, p: Tensor, shape: torch.Size) -> tuple[Tensor, SparseRows | None]:
     """Q, or its diagonal and its other entries if it is sparse, symmetric."""
     if isinstance(Q, Diagonal):
-        return flat(Q.d, 1, shape), None
+        return as_batch(Q.d, 1, shape), None
     if isinstance(Q, Sparse) or (isinstance(Q, Tensor) and Q.layout != torch.strided):
         return _halves(_rows(Q, shape), p)
     if isinstance(Q, Tensor) and Q.dim() > 0:
-        return flat(Q, 2, shape), None
+        return as_batch(Q, 2, shape), None
     number = Q if isinstance(Q, Tensor) else torch.as_tensor(float(Q), dtype=p.dtype, device=p.device)
     return number.double().expand(1, p.shape[-1]), None
 
@@ -305,7 +305,7 @@ def build(
         t = t if isinstance(t, Tensor) else torch.as_tensor(float(t), dtype=p.dtype, device=p.device)
         if t.dim() == 0 or t.shape[-1] != size:
             t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
-        t = flat(t, 1, shape)
+        t = as_batch(t, 1, shape)
         return t if t.shape[0] == batch else t.expand(batch, -1)
 
     q, coupling = _quadratic(Q, p, shape)

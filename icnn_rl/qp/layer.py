@@ -19,12 +19,12 @@ from icnn_rl.checks import (
     check_same_kind,
 )
 from icnn_rl.eager import eager
-from icnn_rl.qp.api import solve_known
+from icnn_rl.qp.api import solve_with_precision
 from icnn_rl.qp.external import External
 from icnn_rl.qp.problem import Diagonal
+from icnn_rl.qp.pytree import leaves, map_tensors
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.tensor_tree import leaves, map_tensors
 
 __all__ = ["QPLayer"]
 
@@ -399,7 +399,7 @@ class QPLayer(nn.Module):
             return map_tensors(lambda t: t.to(dtype), value)
 
         G, A = cast(self._rows("G", G, self.n_ineq)), cast(self._rows("A", A, self.n_eq))
-        solution = solve_known(
+        solution = solve_with_precision(
             p.dtype,
             self._quadratic(dtype) if Q is None else cast(Q),
             cast(p),

@@ -682,7 +682,7 @@ def _lighten(F: Factor) -> bool:
 
 
 @inner
-def _solve(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
+def _solve_kkt(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
     """The regularised system: x, nu, z for the right-hand sides r, which may not be ``out``; t (k,) is scratch."""
     for i in range(len(t)):
         t[i] = F.w[i] * r.z[i]
@@ -747,7 +747,7 @@ def _refined(
 ) -> bool:
     """The unregularised system, to ``target`` or as far as corrections lead; whether there were any. ``at`` has the
     products of ``out``, ``rest`` what it leaves."""
-    _solve(P, F, r, out, t)
+    _solve_kkt(P, F, r, out, t)
     target = target + _ROUNDING * (1.0 + _size(r))
     before = np.inf
     for correction in range(_ROUNDS + 1):
@@ -764,7 +764,7 @@ def _refined(
             _lighten(F)
             return True
         before = error
-        _solve(P, F, rest, dv, t)
+        _solve_kkt(P, F, rest, dv, t)
         _add(out, 1.0, dv)
     return True
 
@@ -935,7 +935,7 @@ def _polished(
             return float(now)
         before = now
         _left_over(F, r, v, at, rest)
-        _solve(P, F, rest, dv, t)
+        _solve_kkt(P, F, rest, dv, t)
         _add(v, 1.0, dv)
         _on_set(P, F, v)
     return float(before)
@@ -981,7 +981,7 @@ def _finish(
             if not abs(error) < np.inf or (correction > 0 and (error <= exact or error > 0.3 * before)):
                 break
             before = error
-            _solve(P, F, rest, dv, t)
+            _solve_kkt(P, F, rest, dv, t)
             _add(v, 1.0, dv)
         if not wrong and error > 1e-13 * (1.0 + _size(v)) and _lighten(F):
             continue
@@ -1122,7 +1122,7 @@ def _null_proof(P: Problem, F: Factor, w: _Scratch) -> int:
     for _ in range(3):
         _products(P, w.fixed, w.of_fixed)
         _left_over(F, w.right, w.fixed, w.of_fixed, w.rest)
-        _solve(P, F, w.rest, w.dv, w.t)
+        _solve_kkt(P, F, w.rest, w.dv, w.t)
         _add(w.fixed, 1.0, w.dv)
     w.dv.z[:] = 0.0
     _products(P, w.dv, w.of_fixed)
@@ -1143,7 +1143,7 @@ def _start(P: Problem, F: Factor, w: _Scratch, lapack: tuple[int, int, int, int]
     if not _factor(P, F, lapack):
         return False
     _right_of_data(P, w.r)
-    _solve(P, F, w.r, w.v, w.t)
+    _solve_kkt(P, F, w.r, w.v, w.t)
     for i in range(len(P.d)):
         w.s[i] = -w.v.z[i]
     _push(w.s, P.present)
@@ -1200,7 +1200,7 @@ def _direction(
     if rounds:
         _refined(P, F, right, into, aim, w.of_step, w.rest, w.dv, w.t)
     else:
-        _solve(P, F, right, into, w.t)
+        _solve_kkt(P, F, right, into, w.t)
     g = 2.0 * _dot(w.qxi, into.x) + _dot(P.p, into.x) + _dot(P.b, into.nu) + _dot(P.d, into.z)
     dtau = (keep * rt - rk / tau - g) / curvature
     _add(into, dtau, w.fixed)
@@ -1527,7 +1527,7 @@ def _restore_threads(threads: int, lapack: tuple[int, int, int, int]) -> None:
 
 
 @jit
-def solve(
+def solve_rows(
     Q: Array,
     p: Array,
     A: Array,
@@ -1679,7 +1679,7 @@ def inverse(
             r.z[i] = P.c_rows[i] * rc[row, i] / length if F.w[i] > 0.0 else 0.0
         F.light[0], F.light[1] = _RHO, _DELTA
         if _factor(P, F, lapack):
-            _solve(P, F, r, out, t)
+            _solve_kkt(P, F, r, out, t)
             before = _size(r)
             for _ in range(corrections):
                 _products(P, out, at)
@@ -1687,7 +1687,7 @@ def inverse(
                 if not error < 0.5 * before:  # a singular system: what is regularised stays
                     break
                 before = error
-                _solve(P, F, rest, dv, t)
+                _solve_kkt(P, F, rest, dv, t)
                 _add(out, 1.0, dv)
         else:
             out.x[:], out.nu[:], out.z[:] = 0.0, 0.0, 0.0

@@ -1,6 +1,6 @@
 """The method of :mod:`icnn_rl.qp.active_set`, compiled: for problems so tiny that calling torch is most of the cost.
 
-A block of :data:`LANES` rows is solved at a time, all of them lane by lane in the same registers (:mod:`._lanes`), and
+A block of :data:`LANES` rows is solved at a time, all of them lane by lane in the same registers (:mod:`.simd`), and
 stays in the first cache: start point, interior-point steps, active-set steps and corrections, as in ``active_set.py``
 and ``driver.py``, with the same constants. Rows whose set has settled keep it while their neighbours move on; what
 has not settled by the end of a phase is sorted into new blocks for the next. Rows that are not solved to the tolerance
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icnn_rl.compiling import kept
-from icnn_rl.qp.kernel.lanes import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
+from icnn_rl.qp.kernel.simd import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -224,7 +224,7 @@ def _cholesky(b: _Block) -> None:
 
 
 @_jit
-def _solve(b: _Block, rc: Array) -> None:
+def _solve_kkt(b: _Block, rc: Array) -> None:
     """dx = H^{-1} (rx + C^T W rc) and dz = W (C dx - rc)."""
     n, k = len(b.p), len(b.d)
     for i in range(k):
@@ -286,7 +286,7 @@ def _start(b: _Block) -> None:
     for j in range(n):
         store(b.rx, j, -load(b.p, j))
     _factor(b)
-    _solve(b, b.rc)
+    _solve_kkt(b, b.rc)
     longest = splat(0.0)
     for j in range(n):
         store(b.x, j, load(b.dx, j))
@@ -328,7 +328,7 @@ def _interior_point_steps(b: _Block, steps: int) -> None:
             store(b.per_s, i, z * regular * per_all)
             mu = mu + s * z * load(b.present, i)
         _factor(b)
-        _solve(b, b.rc)
+        _solve_kkt(b, b.rc)
         step = _step_length(b)
         after = splat(0.0)
         for i in range(k):
@@ -340,7 +340,7 @@ def _interior_point_steps(b: _Block, steps: int) -> None:
         for i in range(k):
             off = (load(b.ds, i) * load(b.dz, i) - aim) * load(b.present, i)
             store(b.target, i, load(b.rc, i) + off * load(b.per_z, i))
-        _solve(b, b.target)
+        _solve_kkt(b, b.target)
         step = _BACK_OFF * _step_length(b)
         for j in range(n):
             store(b.x, j, load(b.x, j) + step * load(b.dx, j))
@@ -382,8 +382,8 @@ def _factor_active(b: _Block) -> None:
 
 
 @_jit
-def _project(b: _Block, m: int, lower: bool) -> None:
-    """``active_set.project``."""
+def _solve_on_set(b: _Block, m: int, lower: bool) -> None:
+    """``active_set.solve_on_set``."""
     n, k = len(b.p), len(b.d)
     before = splat(0.0)
     for j in range(n):
@@ -391,7 +391,7 @@ def _project(b: _Block, m: int, lower: bool) -> None:
     store(b.scale, 2, before)
     _on_set(b, m, lower)
     _left(b)
-    _solve(b, b.rc)
+    _solve_kkt(b, b.rc)
     for j in range(n):
         store(b.x, j, load(b.x, j) + load(b.dx, j))
     for i in range(k):
@@ -489,7 +489,7 @@ def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
         best = where(better, now, best)
         if count(done * progress * less(_EXACT, best)) == 0:
             break
-        _solve(b, b.rc)
+        _solve_kkt(b, b.rc)
         for j in range(n):
             store(b.x, j, load(b.x, j) + load(b.dx, j))
         for i in range(k):
@@ -549,7 +549,7 @@ def _resume(b: _Block, lane: int, row: int, found: Found) -> None:
 
 
 @_jit
-def solve(
+def solve_blocks(
     Q: Array,
     p: Array,
     G: Array,
@@ -561,7 +561,8 @@ def solve(
     phases: Array,
     found: Found,
 ) -> int:
-    """``active_set.iterate`` and corrections. How many rows stay unsolved; -1 if a Q is not positive definite."""
+    """``active_set.find_active_sets`` and corrections. Returns how many rows stay unsolved, or -1 if some Q is not
+    positive definite."""
     b, m = _new_block(p.shape[1], d.shape[1]), G.shape[1]
     rows, lanes, steps = np.zeros(LANES, np.int64), np.zeros((2, LANES)), np.zeros(LANES, np.int64)
     pending, number, solved = np.arange(p.shape[0]), p.shape[0], 0
@@ -590,7 +591,7 @@ def solve(
                     _keep(b, lane, rows[lane], found)
             for attempt in range(exact):
                 _factor_active(b)
-                _project(b, m, lower)
+                _solve_on_set(b, m, lower)
                 store(lanes, 1, done)
                 done = _change_set(b, done)
                 for lane in range(LANES):
@@ -643,7 +644,7 @@ def inverse(
                 b.d[i, lane], b.z[i, lane], b.w[i, lane] = rc[row, i], 0.0, w[row, i]
         for _ in range(1 + corrections):
             _left(b)
-            _solve(b, b.rc)
+            _solve_kkt(b, b.rc)
             for j in range(n):
                 store(b.x, j, load(b.x, j) + load(b.dx, j))
             for i in range(k):

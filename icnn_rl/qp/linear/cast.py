@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icnn_rl.qp.linear.base import Inner, Point, SameRows, Triple
 from icnn_rl.qp.problem import Problem
-from icnn_rl.qp.tensor_tree import map_tensors
+from icnn_rl.qp.pytree import map_tensors
 
 #: How many times as large delta and rho are in float32.
 COARSER = 1e5

@@ -63,7 +63,7 @@ class Primal(Innermost):
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         assert self.factor is not None
-        dx, dz = solve(self.problem, self.factor.w, self.factor.chol, rx, rc)
+        dx, dz = solve_normal_equations(self.problem, self.factor.w, self.factor.chol, rx, rc)
         return dx, ra, dz
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ class Primal(Innermost):
         return Cast(self.problem, self.coarse())
 
 
-def solve(problem: Problem, w: Tensor, chol: Tensor, rx: Tensor, rc: Tensor) -> tuple[Tensor, Tensor]:
+def solve_normal_equations(problem: Problem, w: Tensor, chol: Tensor, rx: Tensor, rc: Tensor) -> tuple[Tensor, Tensor]:
     """dx = H^{-1} (rx + C^T W rc) and dz = W (C dx - rc)."""
     dx = cholesky_solve(rx + problem.Ctz(w * rc), chol)
     return dx, w * (problem.Cx(dx) - rc)

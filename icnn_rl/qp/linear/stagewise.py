@@ -197,7 +197,7 @@ class Stagewise(Innermost):
         kernel = _kernel() if _compiles(y) and not y.requires_grad else None
         if kernel is not None:
             stages = y.reshape(-1, layout.number, layout.size)
-            kernel.solve(_array(chol), _array(pivots), _array(layout.back[0]), stages.numpy())
+            kernel.substitute(_array(chol), _array(pivots), _array(layout.back[0]), stages.numpy())
             return stages.flatten(1)
         blocks, below = _blocks(chol, layout)
         links = torch.matmul(_spread(layout, y.dtype), below)

@@ -45,8 +45,9 @@ def fits(problem: Problem, y: Tensor) -> bool:
 
 
 def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, atol: float) -> Solution:
-    """``solver`` run from ``y`` after so many stages of :func:`icnn_rl.solvers.newton.smoothed_start.approach`, for
-    problems that fit; a certified gap of ``atol`` in f's units is small enough."""
+    """Run ``solver`` from ``y`` on a problem that fits, after so many ``stages`` of
+    :func:`~icnn_rl.solvers.newton.smoothed_start.smoothed_start`. A row is done once its certified gap is at most
+    ``atol``, in f's units."""
     batch = len(y)
     reals, integers = y.new_empty(3, batch), torch.empty(2, batch, dtype=torch.int64)
     solution = Solution(

@@ -1,8 +1,8 @@
 """Projected Newton and the start before it, compiled, for energies with one layer of squareplus units.
 
-What :mod:`.newton` and :mod:`.approach` do for a batch of tensors is done here row by row, with the same formulas and
-constants: a row's numbers stay in the first cache, and no operation is paid for that is not arithmetic. With all units
-of all members in one row of m,
+What :mod:`.method` and :mod:`.smoothed_start` do for a batch of tensors is done here row by row, with the same formulas
+and constants: a row's numbers stay in the first-level cache, and nothing but arithmetic is paid for. With the units of
+all members in one row of length m,
 
     f(y) = sum_j w_j g( p_j ) + lin . y + c + 1/2 sum_i q_i y_i^2,      p_j = offset_j + sum_i D_ij y_i,
     g(p) = ( p + sqrt(p^2 + s_j) ) / 2,       s_j = width^2 + blur sum_i variance_i D_ij^2.
@@ -21,9 +21,9 @@ from icnn_rl.compiling import jit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Repeated from newton.py, approach.py, base.py and solution.py: numba caches by the date of this file alone.
+# Repeated from method.py, smoothed_start.py, base.py and solution.py: numba caches by the date of this file alone.
 _ACCEPT, _GOOD, _HARDER, _EASIER, _SHORTEST, _STIFFER = 1e-4, 0.5, 3.0, 0.1, 0.1, 1.2
-_SHARPER, _APPROACH_SOLVES = 0.1, 2
+_SHARPER, _START_SOLVES = 0.1, 2
 _NOISE, _TINY = 4.0, 1e-300
 _SUCCESS, _MAX_STEPS, _NUMERICAL, _NONFINITE = 0, 1, 4, 5
 
@@ -193,7 +193,7 @@ def _bounds(r: _Row, y: Array) -> None:
 
 @jit
 def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
-    """min g . d + 1/2 d^T H d over low <= d <= high, see ``_box_qp.py``: fills d and rest = -(g + H d)."""
+    """min g . d + 1/2 d^T H d over low <= d <= high, see ``box_qp.py``: fills d and rest = -(g + H d)."""
     n = len(g)
     for i in range(n):
         r.moved[i] = -g[i] / max(H[i, i], _TINY)
@@ -252,15 +252,15 @@ def _step_into(r: _Row, y: Array, out: Array) -> None:
 
 
 @jit
-def _approach(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
-    """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``approach.py``."""
+def _smoothed_start(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
+    """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``smoothed_start.py``."""
     _spread(r)
     blur = 1.0
     at.y[:] = start
     for _ in range(stages):
         _evaluate(r, at, constant, square_width, blur)
         _bounds(r, at.y)
-        _box_qp(r, at.g, at.H, _APPROACH_SOLVES)
+        _box_qp(r, at.g, at.H, _START_SOLVES)
         at.y[:] += r.d
         blur *= _SHARPER
     for i in range(len(start)):
@@ -296,7 +296,7 @@ def newton(
     r, at, trial = _new_row(energies), _new_point(n), _new_point(n)
     for row in range(len(start)):
         c = _read(r, energies, lower, upper, row)
-        _approach(r, at, start[row], c, energies.square_width, stages)
+        _smoothed_start(r, at, start[row], c, energies.square_width, stages)
         r.d[:] = 0.0
         _step_into(r, at.y, at.y)
         f = _evaluate(r, at, c, energies.square_width, 0.0)
@@ -451,7 +451,7 @@ def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decr
 
 @jit
 def _needed(r: _Row, lost: bool, slope: float) -> float:
-    """The damping that makes up for a step that failed, see newton.py."""
+    """The damping that makes up for a step that failed, see ``method.py``."""
     mean = 0.0
     for i in range(len(r.d)):
         mean += r.damped[i, i] / len(r.d)

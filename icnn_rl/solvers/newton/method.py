@@ -13,7 +13,7 @@ from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solvers.box_qp import box_qp, times
 from icnn_rl.solvers.problem import Problem, Progress
 from icnn_rl.solvers.region import Region
-from icnn_rl.solvers.shortcuts import some
+from icnn_rl.solvers.shortcuts import maybe_any
 
 __all__ = ["ProjectedNewton"]
 
@@ -166,7 +166,7 @@ def _take(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     """The new state, at once where every row's step was good."""
     as_promised = (move.actual >= _GOOD * move.predicted) & (move.predicted > old.noise)
     good = as_promised | (new.gap <= old.enough) & (move.actual >= 0)  # false for NaN
-    return _judge(old, new, move) if some(~good) else new
+    return _judge(old, new, move) if maybe_any(~good) else new
 
 
 def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
@@ -175,7 +175,7 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     accept = move.actual >= _ACCEPT * move.predicted
     negligible = move.predicted <= noise
     lost = stalled = old.stalled  # all false: rows that stalled are not stepped
-    if some(negligible):
+    if maybe_any(negligible):
         lost = negligible & (move.predicted < _sure_decrease(old.grad, move) - noise)
         accept = accept & ~lost
         # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
@@ -189,7 +189,7 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     mended = old.hessian + factor[..., None, None] * (d.unsqueeze(-1) * d.unsqueeze(-2))
     stuck = ~(accept | corrected)
     damping = torch.where(accept, new.damping, old.damping)
-    if some(stuck):
+    if maybe_any(stuck):
         damping = torch.where(stuck, old.damping + _HARDER * _needed(lost, slope, move), damping)
     row = accept.unsqueeze(-1)
     return old._replace(

@@ -10,7 +10,7 @@ from torch import Tensor
 from icnn_rl.solvers.box_qp import box_qp
 from icnn_rl.solvers.problem import Problem
 
-__all__ = ["approach"]
+__all__ = ["smoothed_start"]
 
 STAGES = 3
 _SHARPER = 0.1  # share of the variance that one stage leaves to the next
@@ -18,7 +18,7 @@ _MODEL_SOLVES = 2
 
 
 @torch.no_grad()
-def approach(problem: Problem, y: Tensor) -> Tensor:
+def smoothed_start(problem: Problem, y: Tensor) -> Tensor:
     """A better start than ``y``: a Newton step each on f averaged over the domain, over a third and over a tenth of it.
 
     Newton's method loses its steps where f bends sharply beside its path: the Hessian knows of no bend before a step

@@ -47,7 +47,7 @@ def test_project_clamps_the_parameter_and_changes_no_weight() -> None:
             layer.weight.copy_(torch.tensor([[-1.0, 0.0, 2.0], [3.0, -0.5, 1.0]]))
         before, used = layer.weight.clone(), layer.weight_nonneg.clone()
         assert layer.is_nonneg()
-        layer.project_()
+        layer.clamp_weights_()
         expected = before.clamp(min=0) if positivity == "clamp" else before
         assert torch.equal(layer.weight, expected)
         assert torch.equal(layer.weight_nonneg, used)
@@ -111,7 +111,7 @@ def test_a_nan_stays_a_nan_and_is_seen(positivity: str) -> None:
     layer = NonNegativeLinear(3, 2, positivity=positivity)
     with torch.no_grad():
         layer.weight[0, 0] = float("nan")
-    layer.project_()
+    layer.clamp_weights_()
     assert layer.weight[0, 0].isnan()
     assert not layer.is_nonneg()
 

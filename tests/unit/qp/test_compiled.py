@@ -45,8 +45,8 @@ UNDETERMINED = {
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call of the kernel left to torch; -1: all, for some Q was not definite."""
     calls: list[int] = []
-    solve = kernel.solve
-    monkeypatch.setattr(kernel, "solve", lambda *arguments: calls.append(solve(*arguments)) or calls[-1])
+    solve = kernel.solve_blocks
+    monkeypatch.setattr(kernel, "solve_blocks", lambda *arguments: calls.append(solve(*arguments)) or calls[-1])
     return calls
 
 

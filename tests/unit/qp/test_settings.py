@@ -12,7 +12,7 @@ from torch import Tensor
 from icnn_rl import Status
 from icnn_rl.qp import Diagonal, External, NonConvexError, PrimalDual, solve_qp
 from icnn_rl.qp.rounding import reconciled
-from tests.unit.qp.test_sides import two_sided
+from tests.unit.qp.test_two_sided_rows import two_sided
 
 DOUBLE = torch.float64
 

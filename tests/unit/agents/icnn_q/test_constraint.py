@@ -91,7 +91,7 @@ def spread_out(agent: ICNNQ) -> None:
     with torch.no_grad():
         for parameter in agent.critic.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        agent.critic.project_()
+        agent.critic.clamp_weights_()
 
 
 def as_double(obs: np.ndarray) -> torch.Tensor:

@@ -13,7 +13,7 @@ from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
 from icnn_rl.sets import Polytope, Simplex, Unconstrained
 from icnn_rl.solvers import Problem, ProjectedNewton, solve
 from icnn_rl.solvers.newton import dispatch
-from icnn_rl.solvers.newton.smoothed_start import approach
+from icnn_rl.solvers.newton.smoothed_start import smoothed_start
 from icnn_rl.testing.minimisation import draw
 
 pytest.importorskip("numba")
@@ -94,7 +94,7 @@ def test_the_same_start(dtype: torch.dtype) -> None:
         zeros = energy.start()
         problem = Problem(energy, domain, zeros)
         ours = solve(problem, ProjectedNewton(tol=1.0), zeros, averages=True).value  # any point is good enough
-        torchs = approach(problem, zeros)
+        torchs = smoothed_start(problem, zeros)
         torch.testing.assert_close(ours, torchs, atol=1e-3 if dtype == torch.float32 else 1e-9, rtol=0)
 
 
