@@ -28,9 +28,10 @@ from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.constrained.both_halves import check_halves
 from icnn_rl.agents.constrained.observations import check_observations
+from icnn_rl.agents.icnn_q.batch import Batch
 from icnn_rl.agents.icnn_q.critic import ConcaveCritic, Greedy
 from icnn_rl.agents.icnn_q.critics import LoneCritics
-from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Batch, Learner, is_fused_adam, process_generator
+from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Learner, is_fused_adam, process_generator
 from icnn_rl.agents.icnn_q.noise import check_noise, noise_for
 from icnn_rl.agents.icnn_q.policy import ICNNQCnnPolicy, ICNNQMultiInputPolicy, ICNNQPolicy, finite_obs
 from icnn_rl.agents.normalization import update_moments
@@ -265,12 +266,12 @@ class ICNNQ(OffPolicyAlgorithm):
     def _create_aliases(self) -> None:
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self.actor, self.actor_target = self.critic, self.critic_target  # SB3 and its callbacks read these names
-        self._learner: Learner | None = None
+        self._learner: Learner[LoneCritics] | None = None
 
     # learning
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> Learner[LoneCritics]:
         """What updates the critics: see :class:`icnn_rl.agents.icnn_q.learner.Learner`."""
         if self._learner is None:
             optimizer = self.critic.optimizer
@@ -298,7 +299,6 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """``gradient_steps`` updates of the critics, each on a fresh batch from the replay buffer."""
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.critic.optimizer)
         learner = self.learner
         for _ in range(gradient_steps):

@@ -15,11 +15,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
 from icnn_rl.agents.normalization import preprocess
 from icnn_rl.constraints import ActionConstraint, ActionProjection
 from icnn_rl.constraints.base import Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
+from icnn_rl.nn.linear import plain
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
@@ -183,8 +185,12 @@ class ConcaveCritic(BasePolicy):
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver, obs)
-            if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
-                return solution
+        return self._count(solution)
+
+    def _count(self, solution: Solution) -> Solution:
+        """Failures are counted, and what is not known is NaN."""
+        if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
+            return solution
         self.act_failed += int(solution.failed.sum())
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
@@ -228,10 +234,30 @@ class ICNNCritic(ConcaveCritic):
     def __init__(self, *args: Any, picnn_kwargs: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.picnn_kwargs = picnn_kwargs
+        self._compiled: CompiledCritics | None = None
+        self._compiled_for: tuple[torch.device, torch.dtype] | None = None
         self.net = PICNN(self.features_dim, self.action_dim, **picnn_kwargs)
 
     def bind_features(self, features: Tensor) -> BoundCritic:
         return self.net.bind(features, reduction="mean")
+
+    @property
+    def compiled(self) -> CompiledCritics | None:
+        """The same critic in compiled code, where there is one for it."""
+        weight = self.net.heads.weight
+        kind = weight.device, weight.dtype
+        if self._compiled_for != kind:
+            self._compiled = CompiledCritics(self.net, 1) if CompiledCritics.fits(self.net) else None
+            self._compiled_for = kind
+        return self._compiled
+
+    @eager("The greedy action")
+    def _solve(self, obs: PyTorchObs) -> Solution:
+        if self.limits is None and is_compiled(self.solver) and plain() and (compiled := self.compiled) is not None:
+            with torch.no_grad():
+                solution = compiled.act(self.extract_features(obs, self.features_extractor), self.solver)
+            return self._count(solution)
+        return super()._solve(obs)
 
     def clamp_weights_(self) -> None:
         self.net.clamp_weights_()

@@ -90,7 +90,7 @@ class StackedICNNQ(Generic[Row]):
         self._left = False
         self._index = torch.zeros(len(self), first.batch_size, dtype=torch.int64, device=self.device)
         self._actions = torch.zeros(len(self), first.batch_size, first.critic.action_dim, device=self.device)
-        self.learner = self._make_learner(self._fixed)
+        self.learner: Learner[StackedCritics] = self._make_learner(self._fixed)
         self._logged = [self.learner.updates] * len(self)
         self._capture = _CapturedUpdate(self._update) if cuda_graph else None
 
@@ -104,7 +104,7 @@ class StackedICNNQ(Generic[Row]):
 
     # setting up
 
-    def _make_learner(self, fixed_steps: bool) -> Learner:
+    def _make_learner(self, fixed_steps: bool) -> Learner[StackedCritics]:
         """One network of S E members each for critics and targets; the agents' weights become rows of its tensors."""
         net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
         target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
@@ -222,11 +222,8 @@ class StackedICNNQ(Generic[Row]):
     def _greedy(self) -> np.ndarray:
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
-        with torch.inference_mode():
-            bound = self.learner.critics.bind(to_device(torch.from_numpy(obs), self.device).unsqueeze(1))
-            # the environments wait for the actions: asking whether there is anything left to do costs nothing more
-            solution = self.learner.critics.maximise(bound, self._act_solver, torch.zeros_like(self.learner.td_square))
-            both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
+        solution = self.learner.critics.act(to_device(torch.from_numpy(obs), self.device), self._act_solver)
+        both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
         for agent, failed in zip(self.agents, both[:, -1], strict=True):
             agent.critic.act_failed += int(failed)
         return both[:, :-1]
