@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
@@ -213,10 +212,7 @@ class StackedICNNQ(Generic[Row]):
             wanted = policy.unscale_action(self._greedy().reshape(-1, *shape))
         scaled = policy.scale_action(wanted)
         for own, agent, streams in zip(scaled, self.agents, self._streams, strict=True):
-            noise = agent.action_noise
-            if isinstance(noise, NormalActionNoise):
-                drawn = streams.numpy.normal(noise._mu, noise._sigma).astype(noise._dtype)
-                own[...] = np.clip(own + drawn, -1, 1)
+            own[...] = agent.explore(own[None], agent._last_obs, streams.numpy)[0]
         return policy.unscale_action(scaled), scaled
 
     def _greedy(self) -> np.ndarray:

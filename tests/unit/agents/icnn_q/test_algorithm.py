@@ -25,6 +25,7 @@ from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF, ICNNQPolicy
 from icnn_rl.agents.icnn_q.batch import Batch
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics
+from icnn_rl.agents.icnn_q.exploration import HeldNoise
 from icnn_rl.agents.icnn_q.losses import bellman_loss, bellman_target, loss_numbers, on_bound
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle
 
@@ -182,22 +183,26 @@ def test_several_envs_normalisation_and_noise() -> None:
     assert agent.num_timesteps == 90
 
 
-def test_exploration_noise_is_the_default_and_can_be_replaced() -> None:
+def test_gaussian_noise_is_the_default_and_can_be_replaced() -> None:
+    rows, obs = np.zeros((1000, 1), np.float32), np.zeros((1000, 3), np.float32)
     agent = ICNNQ("MlpPolicy", "Pendulum-v1", **QUICK)
-    assert isinstance(agent.action_noise, NormalActionNoise)
-    assert ICNNQ("MlpPolicy", "Pendulum-v1", exploration_noise=0.0, **QUICK).action_noise is None
+    assert agent.explore(rows, obs).std() == pytest.approx(0.2, rel=0.1)
+    assert not ICNNQ("MlpPolicy", "Pendulum-v1", exploration_noise=0.0, **QUICK).explore(rows, obs).any()
     own = NormalActionNoise(np.zeros(1), np.ones(1))
-    assert ICNNQ("MlpPolicy", "Pendulum-v1", action_noise=own, **QUICK).action_noise is own
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", action_noise=own, **QUICK)
+    assert agent.action_noise is own
+    assert not agent.explore(rows, obs).any()  # SB3 adds it
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (1, 2)])
 def test_an_agent_goes_on_with_another_number_of_environments(before: int, after: int, tmp_path: Path) -> None:
-    ICNNQ("MlpPolicy", make_vec_env(ReachEnv, before), **QUICK).learn(40).save(tmp_path / "agent")
-    agent = ICNNQ.load(tmp_path / "agent", env=make_vec_env(ReachEnv, after), exploration_noise=0.5)
+    settings = {**QUICK, "exploration": {"kind": "held", "steps": 3}}
+    ICNNQ("MlpPolicy", make_vec_env(ReachEnv, before), **settings).learn(40).save(tmp_path / "agent")
+    agent = ICNNQ.load(tmp_path / "agent", env=make_vec_env(ReachEnv, after))
+    assert isinstance(agent.exploration, HeldNoise)
+    assert agent.exploration._noise is not None  # it goes on from where it was
     agent.learn(60)
-    noise = agent.action_noise
-    assert (noise if after == 1 else noise.noises[-1])._sigma.tolist() == [0.5, 0.5]  # type: ignore[union-attr]
-    assert ICNNQ.load(tmp_path / "agent", exploration_noise=0.0).action_noise is None
+    assert agent.exploration._noise.shape == (after, 2)
 
 
 def test_noise_of_ones_own_is_saved_and_may_be_changed(tmp_path: Path) -> None:
