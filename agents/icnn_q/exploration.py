@@ -43,7 +43,8 @@ class GaussianNoise:
         check_range("std", self.std, 0.0, float("inf"))
 
     def __call__(self, actions: Array, curvature: Callable[[], Array], random: Any) -> Array:
-        return actions + random.normal(0.0, self.std, actions.shape).astype(np.float32)
+        tried: Array = actions + random.normal(0.0, self.std, actions.shape).astype(np.float32)
+        return tried
 
 
 @dataclass
