@@ -27,7 +27,7 @@ _EXTRAS = {
     **dict.fromkeys(
         ("filelock", "imageio", "matplotlib", "mujoco", "PIL", "rich", "safetensors", "tqdm", "yaml"), "train"
     ),
-    **{"optuna": "tune", "ray": "ray", "rliable": "report", "scipy": "report", "sklearn": "supervised"},
+    **{"optuna": "tune", "ray": "ray", "scipy": "report", "sklearn": "supervised"},
 }
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "buffer_size",
     "build_agent",
     "check_device",
+    "check_record",
     "constructor_defaults",
     "default_episodes",
     "differences",
@@ -187,14 +188,23 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML ({error}).") from error
     if isinstance(data, dict) and _COMMAND in data:
         raise UserError(f"{path}: of a run of `icnn-rl {data[_COMMAND]}`; expected one of `icnn-rl rl` or of a sweep.")
+    return check_record(data, str(path))
+
+
+def check_record(data: Any, where: str) -> dict[str, Any]:
+    """``data``, if it tells all that defines a run.
+
+    Raises:
+        UserError: a field is missing, or the agent unknown; starts with ``where``.
+    """
     needed = [f.name for f in fields(Config) if f.default is MISSING]
     missing = [name for name in needed if not isinstance(data, dict) or name not in data]
     if missing:
         raise UserError(
-            f"{path}: lacks {', '.join(missing)}; it was not written by this program, or by another version of it."
+            f"{where}: lacks {', '.join(missing)}; it was not written by this program, or by another version of it."
         )
     if data["agent"] not in AGENTS:
-        raise UserError(f"{path}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
+        raise UserError(f"{where}: unknown agent {data['agent']!r}; expected one of {', '.join(sorted(AGENTS))}.")
     return dict(data)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,6 @@ __all__ = [
 #: Evaluation episodes start from these seeds, whatever the training seed: runs are compared on the same starts.
 EVAL_SEED = 10_000
 _EVAL_ENVS = 10
-COLUMNS = ("timesteps", "mean", "std", "episodes", "mean_length")
 
 
 class EvalRow(NamedTuple):
@@ -45,6 +44,22 @@ class EvalRow(NamedTuple):
     std: float
     episodes: int
     mean_length: float
+
+    @classmethod
+    def read(cls, row: Mapping[str, str]) -> EvalRow:
+        """From a row of a CSV file; other columns are ignored.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: not a number.
+        """
+        return cls(
+            int(row["timesteps"]),
+            float(row["mean"]),
+            float(row["std"]),
+            int(row["episodes"]),
+            float(row["mean_length"]),
+        )
 
 
 def evaluate(
@@ -98,14 +113,10 @@ def read_evaluations(path: Path) -> list[EvalRow]:
         raise UserError(f"{path}: no such file. The run has not been evaluated yet, or the folder is not a run.")
     try:
         with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        return [
-            EvalRow(int(r["timesteps"]), float(r["mean"]), float(r["std"]), int(r["episodes"]), float(r["mean_length"]))
-            for r in rows
-        ]
+            return [EvalRow.read(row) for row in csv.DictReader(stream)]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: not an evaluation table with the columns {', '.join(COLUMNS)} ({error!r})."
+            f"{path}: not an evaluation table with the columns {', '.join(EvalRow._fields)} ({error!r})."
         ) from error
 
 
@@ -113,7 +124,7 @@ def write_evaluations(path: Path, rows: Sequence[EvalRow]) -> None:
     """Write the whole table in one step."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    writer.writerow(EvalRow._fields)
     writer.writerows(rows)
     write_text(path, text.getvalue())
 

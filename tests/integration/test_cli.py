@@ -929,7 +929,7 @@ SWEEP = ("--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0", "--timestep
         ("sklearn", "supervised", ("multilabel",)),
         ("ray", "ray", ("sweep", *SWEEP, "--backend", "ray")),
         ("optuna", "tune", ("tune", "space.yml", "--env", "Pendulum-v1", "--timesteps", "100")),
-        ("rliable", "report", ("report", ROOT / "docs/results/runs")),
+        ("scipy", "report", ("report", ROOT / "docs/results/evaluations.csv")),
     ],
 )
 def test_a_missing_extra_is_named(module, extra, command, tmp_path, capsys, monkeypatch):

@@ -83,7 +83,13 @@ def _add_sweep(parser: Parser) -> None:
 
 
 def _add_report(parser: Parser) -> None:
-    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders, folders that hold some, or the evaluations.csv of a report",
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -73,7 +73,7 @@ def _own_file(arguments: Sequence[str]) -> list[str]:
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(f"rl_zoo3.{module}")
-    except (ImportError, TypeError) as error:  # TypeError: rliable's bootstrap beside pandas 3
+    except (ImportError, TypeError) as error:  # TypeError: of its plots beside pandas 3
         raise UserError(
             f"rl_zoo3.{module} does not import ({error}). The zoo comes with: {how_to_install('zoo')}; its plots "
             "need pandas < 3."

@@ -410,7 +410,7 @@ def test_the_command_names_a_report_that_works(tmp_path, capsys):
     printed = capsys.readouterr().out.strip().splitlines()[-1]
     words = shlex.split(printed.partition("A report of them: ")[2])
     assert words == ["icnn-rl", "report", str(out), "--out", f"{out}-report"]
-    pytest.importorskip("rliable", reason="needs the extra report")
+    pytest.importorskip("scipy", reason="needs the extra report")
     assert main([*words[1:], "--resamples", "50"]) == 0
 
 
