@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,6 +12,7 @@ import yaml
 
 from icnn_rl.agents.arguments import arguments
 from icnn_rl.runs.errors import UserError
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["check_keys", "merge_settings", "names_of", "numbers", "parameters", "parse_overrides"]
 
@@ -93,6 +93,5 @@ def check_keys(given: Mapping[str, Any], known: Collection[str], where: str) -> 
     """
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
-            raise UserError(f"{key}: not an argument of {where}. {hint}")
+            hint = did_you_mean(key, known, most=3) or f" Known: {', '.join(sorted(known))}."
+            raise UserError(f"{key}: not an argument of {where}.{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from icnn_rl.agents.icnn_q.algorithm import warm_up
 from icnn_rl.runs.config import (
     AGENTS,
     Config,
@@ -28,10 +28,10 @@ from icnn_rl.runs.folder import name_of
 from icnn_rl.runs.jobs import Job
 from icnn_rl.runs.values import whole_number
 from icnn_rl.runs.wrappers import read_wrappers
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_sweep_file"]
 
-_MAX_WARM_UP = 10_000  # as ICNNQ's
 _DEFAULT = "default"
 _COUNTED = ("n_envs", "eval_episodes", "final_episodes", "eval_freq", "checkpoint_freq")
 ALL = "all"  # key of the settings of every agent
@@ -86,8 +86,8 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected key: value pairs with the keys {', '.join(known)}, got {options!r}.")
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known)
-            raise UserError(f"{path}: {key} is no option of a sweep. Known: {', '.join(near or known)}.")
+            hint = did_you_mean(key, known) or f" Known: {', '.join(known)}."
+            raise UserError(f"{path}: {key} is no option of a sweep.{hint}")
     return options
 
 
@@ -168,10 +168,10 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Conf
     timesteps = sweep.timesteps.get(env) or sweep.timesteps[_DEFAULT]
     planned = min(first_length(folder) or timesteps, timesteps)  # a run made longer keeps what its length has set
     eval_episodes, _ = default_episodes(planned)
-    warm_up: dict[str, Any] = {}
+    learning_starts: dict[str, Any] = {}
     if sweep.warm_up != "own" and issubclass(AGENTS[agent], OffPolicyAlgorithm):
-        steps = min(planned // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
-        warm_up = {"learning_starts": steps}
+        steps = warm_up(planned) if sweep.warm_up == "tenth" else sweep.warm_up
+        learning_starts = {"learning_starts": steps}
     given = [sweep.settings.get(name, {}) for name in (ALL, agent)]
     return Config(
         agent=agent,
@@ -183,7 +183,7 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Conf
         eval_freq=sweep.eval_freq or max(planned // 10, 1),
         eval_episodes=sweep.eval_episodes or eval_episodes,
         checkpoint_freq=sweep.checkpoint_freq or max(planned // 10, 1),
-        settings=resolve_settings(agent, env, warm_up, *given),
+        settings=resolve_settings(agent, env, learning_starts, *given),
         constraint=sweep.constraint,
         env_kwargs=sweep.env_kwargs,
         wrappers=sweep.wrappers,

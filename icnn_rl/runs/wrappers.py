@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -17,6 +16,7 @@ import yaml
 
 from icnn_rl.runs.arguments import check_keys, names_of, numbers
 from icnn_rl.runs.errors import UserError
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["import_users", "read_wrappers", "wrap"]
 
@@ -78,8 +78,6 @@ def _find_wrapper(name: Any) -> Any:
     try:
         return getattr(import_users(module) if module else gym.wrappers, attribute)
     except (ImportError, AttributeError) as error:
-        near = [] if module else difflib.get_close_matches(attribute, gym.wrappers.__all__, n=2)
-        hint = (
-            f" Did you mean {' or '.join(near)}?" if near else " Expected one of gymnasium.wrappers, or module.Class."
-        )
+        hint = "" if module else did_you_mean(attribute, gym.wrappers.__all__, most=2)
+        hint = hint or " Expected one of gymnasium.wrappers, or module.Class."
         raise UserError(f"--wrapper {name}: {error}.{hint}") from error

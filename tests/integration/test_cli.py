@@ -438,10 +438,10 @@ def test_stacking_leaves_occupied_folders_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "learning_rat=1"], "learning_rat: not an argument of agent 'icnn'. Did you mean learning_rate"),
+        (["--set", "learning_rat=1"], "learning_rat: not an argument of agent 'icnn'. Did you mean 'learning_rate'"),
         (
             ["--set", "policy_kwargs.hiden=[8]"],
-            "hiden: not an argument of policy_kwargs of 'icnn'. Did you mean hidden",
+            "hiden: not an argument of policy_kwargs of 'icnn'. Did you mean 'hidden'",
         ),
         (["--set", "learning_rate"], "--set learning_rate: expected key=value"),
         (["--set", "learning_rate=[1"], "--set learning_rate=[1: the value is not valid YAML"),
@@ -610,11 +610,11 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
         (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
         (["sudoku", "--box", "5"], "argument --box: invalid choice: 5 (choose from"),
         (["rl", "--timesteps", "1.5"], "argument --timesteps: expected an integer >= 1, got 1.5"),
-        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn. Did you mean --agent?"),
-        (["rl", "--total-timesteps", "9"], "unrecognized arguments: --total-timesteps 9. Did you mean --timesteps?"),
-        (["rl", "--total_timesteps=9"], "unrecognized arguments: --total_timesteps=9. Did you mean --timesteps?"),
-        (["rl", "--algo", "td3"], "unrecognized arguments: --algo td3. Did you mean --agent?"),
-        (["sudoku", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3. Did you mean --epochs?"),
+        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn. Did you mean '--agent'?"),
+        (["rl", "--total-timesteps", "9"], "unrecognized arguments: --total-timesteps 9. Did you mean '--timesteps'?"),
+        (["rl", "--total_timesteps=9"], "unrecognized arguments: --total_timesteps=9. Did you mean '--timesteps'?"),
+        (["rl", "--algo", "td3"], "unrecognized arguments: --algo td3. Did you mean '--agent'?"),
+        (["sudoku", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3. Did you mean '--epochs'?"),
         (["plot"], "the following arguments are required: RUN"),
     ],
 )

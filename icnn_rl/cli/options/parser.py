@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeAlias
 
-__all__ = ["Parser", "SubParsers", "given", "near_options"]
+from icnn_rl.spelling import did_you_mean
+
+__all__ = ["Parser", "SubParsers", "given"]
 
 #: What other programs call ours, where the letters do not tell.
 _SYNONYMS = {"--algo": "--agent", "--algorithm": "--agent", "--steps": "--timesteps", "--episodes": "--final-episodes"}
@@ -30,22 +31,22 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """End the program: these arguments were not understood."""
-        hints = [hint for argument in arguments for hint in near_options(self, argument)]
-        hint = f". Did you mean {' or '.join(hints)}?" if hints else ""
-        self.error(f"unrecognized arguments: {' '.join(arguments)}{hint}")
+        hints = "".join(_hint(self, argument) for argument in arguments)
+        self.error(f"unrecognized arguments: {' '.join(arguments)}.{hints}")
 
 
 SubParsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-def near_options(parser: argparse.ArgumentParser, argument: str) -> list[str]:
-    """The options that someone who writes ``argument`` may have meant; none for a word that is no option."""
+def _hint(parser: argparse.ArgumentParser, argument: str) -> str:
+    """Which options someone who writes ``argument`` may have meant; "" for a word that is no option."""
     word = argument.partition("=")[0].replace("_", "-")
     if not word.startswith("--"):
-        return []
+        return ""
     known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    synonym = _SYNONYMS.get(word)
-    return [synonym] if synonym in known else difflib.get_close_matches(word, known, n=2)
+    if (synonym := _SYNONYMS.get(word)) in known:
+        return did_you_mean(synonym, known)
+    return did_you_mean(word, known, most=2)
 
 
 def given(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> frozenset[str]:

@@ -41,11 +41,11 @@ def test_arguments_reach_the_environment():
 @pytest.mark.parametrize(
     ("env", "given", "message"),
     [
-        ("Pendulum-v1", {"gg": 5}, "gg: not an argument of environment Pendulum-v1. Did you mean g"),
+        ("Pendulum-v1", {"gg": 5}, "gg: not an argument of environment Pendulum-v1. Did you mean 'g"),
         (
             "HalfCheetah-v5",
             {"frame_skp": 2},
-            "frame_skp: not an argument of environment HalfCheetah-v5. Did you mean fr",
+            "frame_skp: not an argument of environment HalfCheetah-v5. Did you mean 'fr",
         ),
         ("icnn_rl/Reacher-O03-v0", {"max_powr": 1}, "--env-kwargs: icnn_rl/Reacher-O03-v0 does not take .*max_powr"),
         ("HalfCheetah-v5", {"render_mode": "human"}, "render_mode: not an argument"),
@@ -70,8 +70,8 @@ def test_wrappers_lie_around_the_projection_in_their_order():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("TimeLimt:max_episode_steps=7", "--wrapper TimeLimt: .*Did you mean TimeLimit"),
-        ("TimeLimit:max_steps=7", "max_steps: not an argument of wrapper TimeLimit. Did you mean max_episode_steps"),
+        ("TimeLimt:max_episode_steps=7", "--wrapper TimeLimt: .*Did you mean 'TimeLimit"),
+        ("TimeLimit:max_steps=7", "max_steps: not an argument of wrapper TimeLimit. Did you mean 'max_episode_steps"),
         ("TimeLimit:7", "expected NAME or NAME:KEY=VALUE"),
         ("TimeLimit:max_episode_steps=[7", "expected NAME or NAME:KEY=VALUE"),
         ("no_such_module.Wrapper", "--wrapper no_such_module.Wrapper: No module named 'no_such_module'"),
@@ -93,7 +93,7 @@ def test_normalisation_is_checked():
     assert read_vec_normalize(None) is None
     assert read_vec_normalize(True) == read_vec_normalize([]) == {}
     assert read_vec_normalize(["clip_obs=5", "norm_reward=false"]) == {"clip_obs": 5, "norm_reward": False}
-    with pytest.raises(UserError, match=r"clip_ob: not an argument of VecNormalize. Did you mean clip_obs"):
+    with pytest.raises(UserError, match=r"clip_ob: not an argument of VecNormalize. Did you mean 'clip_obs"):
         read_vec_normalize({"clip_ob": 5})
     with pytest.raises(UserError, match="training: not an argument of VecNormalize"):
         read_vec_normalize({"training": False})

@@ -180,7 +180,7 @@ def test_options_of_the_other_backend_are_refused(words, message, tmp_path, caps
 
 def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
     (tmp_path / "a.yml").write_text("agent: icnn\n")
-    with pytest.raises(UserError, match=r"a.yml: agent is no option of a sweep. Known: agents"):
+    with pytest.raises(UserError, match=r"a.yml: agent is no option of a sweep. Did you mean 'agents'"):
         read_sweep_file(tmp_path / "a.yml")
 
 
