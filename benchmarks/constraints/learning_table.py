@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from icnn_rl.runs.config import differences, resolve_settings
+from icnn_rl.runs.config.defaults import resolve_settings
+from icnn_rl.runs.config.record import differences
 from icnn_rl.runs.report import FinishedRun, find_runs, read_runs
 
 HEADS = ("environment", "steps", "agent", "mean", "seed: mean ± std over episodes", "active", "beyond 1e-6", "crossed")

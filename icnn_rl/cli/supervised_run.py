@@ -19,7 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from icnn_rl.atomic_io import write_file, write_text
-from icnn_rl.runs.config import check_device, revision, versions
+from icnn_rl.runs.config.provenance import revision, versions
+from icnn_rl.runs.device import check_device
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.folder import check_free, claim_folder
 from icnn_rl.runs.plot import whole_numbers

@@ -14,7 +14,16 @@ from icnn_rl.agents.arguments import arguments
 from icnn_rl.runs.errors import UserError
 from icnn_rl.spelling import did_you_mean
 
-__all__ = ["check_keys", "merge_settings", "names_of", "numbers", "parameters", "parse_overrides"]
+__all__ = [
+    "argument_defaults",
+    "check_keys",
+    "merge_settings",
+    "names_of",
+    "numbers",
+    "parameters",
+    "parse_overrides",
+    "parse_seeds",
+]
 
 
 #: Of the options that take KEY=VALUE.
@@ -47,6 +56,21 @@ def parse_overrides(items: Iterable[str], option: str = "--set") -> dict[str, An
     return result
 
 
+def parse_seeds(given: Any) -> list[int]:
+    """From 3, [0, 1], "0-9" or "0,4-6"; each once, in the order given.
+
+    Raises:
+        UserError: anything else.
+    """
+    seeds: list[int] = []
+    for part in given if isinstance(given, list) else str(given).split(","):
+        first, dash, last = str(part).strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds {given}: expected integers >= 0 and ranges such as 0-9, got {part!r}.")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
 def numbers(value: Any) -> Any:
     """YAML 1.1 reads 3e-4 as a string, also inside lists and mappings; nobody who types it means one."""
     if isinstance(value, Mapping):
@@ -74,6 +98,11 @@ def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[st
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The constructor's arguments, through **kwargs up the class tree."""
     return arguments(cls.__mro__)
+
+
+def argument_defaults(cls: type) -> dict[str, Any]:
+    """Default values of the constructor's arguments, the most derived class's first."""
+    return {name: p.default for name, p in parameters(cls).items() if p.default is not p.empty}
 
 
 def names_of(creator: Callable[..., Any]) -> tuple[set[str], bool]:

@@ -28,6 +28,7 @@ __all__ = [
     "import_env",
     "make_env",
     "make_single_env",
+    "parse_limit",
     "read_constraints",
     "read_vec_normalize",
 ]
@@ -58,6 +59,24 @@ def _read_file(path: Path) -> Any:
         raise UserError(f"--constraint {path}: not valid YAML ({error}).") from error
 
 
+def parse_limit(given: Any) -> ActionConstraint | None:
+    """The constraint that :func:`read_constraints` has read; None for none, and for "none".
+
+    Raises:
+        UserError: it is not one.
+    """
+    if given is None or given == NO_CONSTRAINT:
+        return None
+    try:
+        return parse_constraint(given)
+    except ValueError as error:
+        raise UserError(_of_constraint(error)) from error
+
+
+def _of_constraint(error: ValueError) -> str:
+    return f"--constraint: {str(error).removeprefix('constraint: ')}"
+
+
 def import_env(option: str, env_id: str) -> str:
     """The part of an id that gymnasium's registry knows. Of "my_module:Name-v0" the module is imported, which registers
     the environment; it is looked for in the working folder too, as ``python -m`` does.
@@ -80,20 +99,20 @@ def import_env(option: str, env_id: str) -> str:
 
 def make_single_env(
     env_id: str,
-    constraint: Any,
+    constraint: ActionConstraint | None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] | None = None,
     **options: Any,
 ) -> gym.Env[Any, Any]:
-    """One environment; what a constraint's specification allows is all that reaches it.
+    """One environment; only actions that the constraint allows reach it.
 
     The constraint is in the environment's own units: wrappers go around its projection. Agents refuse a constraint
     where wrappers have changed what they see of these units.
 
     Args:
         env_id: for ``gymnasium.make``, see :func:`import_env`.
-        constraint: for :func:`icnn_rl.constraints.parse_constraint`; None or "none": the environment's own, if any.
+        constraint: enforced together with the environment's own; None: the environment's own, if any.
         env_kwargs: of the environment's constructor, or max_episode_steps.
         wrappers: from :func:`icnn_rl.runs.wrappers.read_wrappers`, the innermost first.
         options: further arguments of the constructor, not the user's.
@@ -130,28 +149,27 @@ def _check_env_kwargs(env_id: str, name: str, given: Mapping[str, Any]) -> None:
 
 
 def _make_projected(
-    env_id: str, constraint: Any, given: Mapping[str, Any], options: Mapping[str, Any]
+    env_id: str, constraint: ActionConstraint | None, given: Mapping[str, Any], options: Mapping[str, Any]
 ) -> gym.Env[Any, Any]:
     """The environment with the projection onto the constraint around it."""
     env = _make(env_id, given, options)
-    if constraint is None or constraint == NO_CONSTRAINT:
+    if constraint is None:
         return env
     settings: dict[str, Any] = {}
     try:
-        wanted = parse_constraint(constraint)
         own = _projection(env)
         if own is not None:  # one projection onto both sets: two in turn would leave the first
             env.close()
-            wanted, settings = own.constraint & wanted, own.settings
+            constraint, settings = own.constraint & constraint, own.settings
             env = _make(env_id, {**given, "project": False}, options)
-        return ProjectAction(env, wanted, **settings)
+        return ProjectAction(env, constraint, **settings)
     except UserError as error:
         raise UserError(
             f"--constraint: {env_id} has a constraint of its own that cannot be joined ({error})."
         ) from error
     except ValueError as error:
         env.close()
-        raise UserError(f"--constraint: {str(error).removeprefix('constraint: ')}") from error
+        raise UserError(_of_constraint(error)) from error
 
 
 def _projection(env: Any) -> ProjectAction | None:
@@ -176,7 +194,7 @@ def make_env(
     env_id: str,
     n_envs: int,
     seed: int,
-    constraint: Any = None,
+    constraint: ActionConstraint | None = None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] | None = None,
@@ -212,7 +230,8 @@ def read_vec_normalize(given: Any) -> dict[str, Any] | None:
 
 
 def constraint_of(env: VecEnv) -> ActionConstraint | None:
-    """What is enforced by the wrapper around the environments."""
+    """What the wrappers around the environments enforce. The environment's own limit is known to the environment
+    alone, and the same in all copies."""
     assert isinstance(env.unwrapped, DummyVecEnv)
     found = _projection(env.unwrapped.envs[0])
     return None if found is None else found.constraint

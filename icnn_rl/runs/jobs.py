@@ -21,7 +21,8 @@ import torch
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
-from icnn_rl.runs.config import Config, constructor_defaults, differences, read_record
+from icnn_rl.runs.config.defaults import constructor_defaults
+from icnn_rl.runs.config.record import Config, differences, read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import read_evaluations
 from icnn_rl.runs.folder import FolderBusyError, sole_user, write_text

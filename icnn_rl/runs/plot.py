@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from icnn_rl.runs.config import Config, differences, read_record
+from icnn_rl.runs.config.record import Config, differences, read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EvalRow, read_evaluations
 from icnn_rl.runs.folder import write_file

@@ -12,16 +12,10 @@ import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from icnn_rl.agents.icnn_q.algorithm import warm_up
-from icnn_rl.runs.config import (
-    AGENTS,
-    Config,
-    default_episodes,
-    first_length,
-    merge_settings,
-    parse_overrides,
-    parse_seeds,
-    resolve_settings,
-)
+from icnn_rl.runs.arguments import merge_settings, parse_overrides, parse_seeds
+from icnn_rl.runs.config.agents import AGENTS
+from icnn_rl.runs.config.defaults import default_episodes, resolve_settings
+from icnn_rl.runs.config.record import Config, first_length
 from icnn_rl.runs.environments import NO_CONSTRAINT, import_env, read_constraints, read_vec_normalize
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.folder import name_of

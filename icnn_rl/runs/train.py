@@ -37,16 +37,11 @@ from icnn_rl.runs.checkpoint import (
     save_checkpoint,
     statistics_of,
 )
-from icnn_rl.runs.config import (
-    AGENTS,
-    Config,
-    buffer_size,
-    build_agent,
-    constructor_defaults,
-    read_record,
-    revision,
-    versions,
-)
+from icnn_rl.runs.config.agents import AGENTS
+from icnn_rl.runs.config.build import buffer_size, build_agent
+from icnn_rl.runs.config.defaults import constructor_defaults
+from icnn_rl.runs.config.provenance import revision, versions
+from icnn_rl.runs.config.record import Config, read_record
 from icnn_rl.runs.constraint_record import ConstraintCallback
 from icnn_rl.runs.environments import make_env
 from icnn_rl.runs.errors import UserError

@@ -12,7 +12,8 @@ from stable_baselines3.common.callbacks import CallbackList
 
 from icnn_rl.agents import ICNNQ, StackedICNNQ
 from icnn_rl.runs.checkpoint import save_checkpoint
-from icnn_rl.runs.config import Config, build_agent
+from icnn_rl.runs.config.build import build_agent
+from icnn_rl.runs.config.record import Config
 from icnn_rl.runs.environments import make_env
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.train import (

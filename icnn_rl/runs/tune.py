@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from icnn_rl.runs.config import is_integer, merge_settings, parse_overrides
+from icnn_rl.runs.arguments import merge_settings, parse_overrides
+from icnn_rl.runs.config.check import is_integer
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.jobs import Job, read_final
 from icnn_rl.runs.run_jobs import JobState

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from icnn_rl.constraints import ActionConstraint
 from icnn_rl.runs.environments import make_single_env
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EVAL_SEED
@@ -31,7 +32,7 @@ def record(
     env_id: str,
     out: Path,
     steps: int,
-    constraint: Any = None,
+    constraint: ActionConstraint | None = None,
     normalize: Callable[[Any], Any] = lambda obs: obs,
     **surroundings: Any,
 ) -> float:

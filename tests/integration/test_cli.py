@@ -253,7 +253,7 @@ def test_killed_twice_and_resumed_to_the_end(tmp_path):
     assert not list((folder / "checkpoints").glob(".*"))
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step_000000960", "step_000001000"]
 
-    from icnn_rl.runs.config import AGENTS
+    from icnn_rl.runs.config.agents import AGENTS
 
     model = AGENTS["icnn"].load(folder / "model.zip", device="cpu")
     model.load_replay_buffer(folder / "checkpoints" / "step_000001000" / "replay_buffer.pkl")
@@ -651,7 +651,7 @@ NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
 def test_the_options_know_what_the_package_has():
     from icnn_rl.cli.main import commands as bodies
     from icnn_rl.cli.options import runs, supervised, sweeps
-    from icnn_rl.runs.config import AGENTS
+    from icnn_rl.runs.config.agents import AGENTS
     from icnn_rl.runs.zoo import SCRIPTS
     from icnn_rl.supervised.imputation import TABLES
     from icnn_rl.supervised.multilabel import LOSSES
@@ -846,9 +846,10 @@ def test_a_constraint_joins_the_environments_own():
     import gymnasium as gym
     import numpy as np
 
+    from icnn_rl.constraints import parse_constraint
     from icnn_rl.runs.environments import make_single_env
 
-    env = make_single_env("icnn_rl/Reacher-O03-v0", ["linear:G=[[-1,1]],h=[0]"])
+    env = make_single_env("icnn_rl/Reacher-O03-v0", parse_constraint(["linear:G=[[-1,1]],h=[0]"]))
     env.action_space.seed(0)
     layers, layer = [], env
     while isinstance(layer, gym.Wrapper):

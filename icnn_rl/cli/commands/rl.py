@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from icnn_rl.cli.commands.eval import report
-from icnn_rl.runs.config import (
-    Config,
-    default_episodes,
-    learns_nothing,
-    parse_overrides,
-    parse_seeds,
-    resolve_settings,
-)
+from icnn_rl.runs.arguments import parse_overrides, parse_seeds
+from icnn_rl.runs.config.defaults import default_episodes, resolve_settings
+from icnn_rl.runs.config.record import Config, learns_nothing
 from icnn_rl.runs.environments import read_constraints, read_vec_normalize
 from icnn_rl.runs.errors import UserError, warn
 from icnn_rl.runs.folder import claim_folder, name_of

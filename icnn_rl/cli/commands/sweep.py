@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from icnn_rl.runs.config import learns_nothing
+from icnn_rl.runs.config.record import learns_nothing
 from icnn_rl.runs.errors import UserError, warn
 from icnn_rl.runs.evaluate import plural
 from icnn_rl.runs.folder import write_text

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 from icnn_rl.cli.commands.sweep import open_pool, run_shown
-from icnn_rl.runs.config import learns_nothing
+from icnn_rl.runs.config.record import learns_nothing
 from icnn_rl.runs.errors import UserError, warn
 from icnn_rl.runs.folder import sole_user, write_text
 from icnn_rl.runs.jobs import Job

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from icnn_rl.runs.config import differences
+from icnn_rl.runs.config.record import differences
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.report.run import FinishedRun
 

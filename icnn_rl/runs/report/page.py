@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from icnn_rl.runs.config import Config
+from icnn_rl.runs.config.record import Config
 from icnn_rl.runs.environments import NO_CONSTRAINT
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.folder import write_text

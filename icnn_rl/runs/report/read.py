@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from icnn_rl.runs.config import read_record, supervised_command
+from icnn_rl.runs.config.record import read_record, supervised_command
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EvalRow, read_evaluations
 from icnn_rl.runs.report.run import FinishedRun

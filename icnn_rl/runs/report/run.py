@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from icnn_rl.runs.config import Config
+from icnn_rl.runs.config.record import Config
 from icnn_rl.runs.environments import NO_CONSTRAINT
 from icnn_rl.runs.evaluate import EvalRow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from icnn_rl.runs.config import check_record
+from icnn_rl.runs.config.record import check_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EvalRow
 from icnn_rl.runs.folder import write_text

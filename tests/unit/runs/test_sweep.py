@@ -21,7 +21,8 @@ from rich.console import Console
 
 from icnn_rl.cli.commands.sweep import _cpus
 from icnn_rl.cli.main import main
-from icnn_rl.runs.config import constructor_defaults, read_record, resolve_settings
+from icnn_rl.runs.config.defaults import constructor_defaults, resolve_settings
+from icnn_rl.runs.config.record import read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import read_evaluations
 from icnn_rl.runs.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
