@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from icnn_rl.cli.commands.sweep import run_shown
+from icnn_rl.cli.pool import run_shown
 from icnn_rl.runs.jobs import Job
 from icnn_rl.runs.pools import local_pool
 from icnn_rl.runs.report import find_runs, read_runs

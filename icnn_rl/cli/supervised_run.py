@@ -15,20 +15,20 @@ from typing import Any
 import torch
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from icnn_rl.atomic_io import write_file, write_text
+from icnn_rl.atomic_io import write_text
+from icnn_rl.cli.options import refuse_beside_resume
+from icnn_rl.figures import new_figure, save_figure, whole_numbers
 from icnn_rl.runs.config.provenance import revision, versions
-from icnn_rl.runs.device import check_device
+from icnn_rl.runs.device import check_device, device_of
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.folder import check_free, claim_folder
-from icnn_rl.runs.plot import whole_numbers
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.training.batches import Data
 from icnn_rl.supervised.training.fit import Metric
 
-__all__ = ["Run", "device_of", "learning_curve", "new_figure", "options_of", "save_figure", "user_errors"]
+__all__ = ["Run", "learning_curve", "options_of", "user_errors"]
 
 _CONFIG = "config.yml"
 #: Epochs up to which each has a marker in the learning curve.
@@ -63,9 +63,7 @@ def options_of(args: argparse.Namespace) -> argparse.Namespace:
     stored = yaml.safe_load(path.read_text())
     if not isinstance(stored, dict) or stored.get("command") != args.command:
         raise UserError(f"--resume: {path} is not of a run of icnn-rl {args.command}.")
-    if refused := sorted(args.given - _MAY_CHANGE):
-        options = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")
+    refuse_beside_resume(args, args.given - _MAY_CHANGE)
     epochs = args.epochs if "epochs" in args.given else stored["epochs"]
     if epochs < stored["epochs"]:
         raise UserError(
@@ -73,11 +71,6 @@ def options_of(args: argparse.Namespace) -> argparse.Namespace:
         )
     settings = {key: stored[key] for key in vars(args).keys() & stored.keys() - _NOT_SETTINGS}
     return argparse.Namespace(**{**vars(args), **settings, "epochs": epochs})
-
-
-def device_of(name: str) -> torch.device:
-    """The device of a name; auto: a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class Run:
@@ -242,15 +235,3 @@ def _draw_epochs(axis: Axes, history: Sequence[Mapping[str, float]], labels: Map
     whole_numbers(axis)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-
-
-def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, list[Any]]:
-    """A figure and its axes in one list."""
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a picture, whole or not at all."""
-    write_file(path, lambda temporary: figure.savefig(temporary, dpi=110))

@@ -11,14 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from icnn_rl.figures import whole_numbers
 from icnn_rl.runs.config.record import Config, differences, read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EvalRow, read_evaluations
 from icnn_rl.runs.folder import write_file
 
-__all__ = ["draw_band", "label_curves", "plot_runs", "shared_steps", "whole_numbers"]
+__all__ = ["draw_band", "label_curves", "plot_runs", "shared_steps"]
 
 
 def plot_runs(folders: Sequence[Path], out: Path) -> None:
@@ -116,11 +116,6 @@ def label_curves(axis: Axes, env: str) -> None:
     axis.set_ylabel("return of an evaluation episode")
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize="small")
-
-
-def whole_numbers(axis: Axes) -> None:
-    """No ticks between whole numbers of steps or epochs, however few there are."""
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray]:

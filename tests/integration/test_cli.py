@@ -190,16 +190,16 @@ def test_the_configuration_names_versions_seed_and_settings(finished):
 
 
 def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
-    from icnn_rl.cli.main.commands import rl
-
-    from icnn_rl.cli.main import main as cli
+    from icnn_rl.cli import evaluation
+    from icnn_rl.cli.main import main
+    from icnn_rl.runs import train
 
     seen = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icnn-rl"])
-    monkeypatch.setattr(rl, "train_run", lambda config, folder, **options: seen.append((config, folder)))
-    monkeypatch.setattr(rl, "report", lambda folder, which, episodes: seen.append((folder, which)))
-    assert cli.main() == 0
+    monkeypatch.setattr(train, "train_run", lambda config, folder, **options: seen.append((config, folder)))
+    monkeypatch.setattr(evaluation, "report", lambda folder, which, episodes: seen.append((folder, which)))
+    assert main() == 0
     (config, folder), report = seen
     assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
     assert folder == Path("runs/icnn-InvertedPendulum-v5-s0")
@@ -469,10 +469,11 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(("agent", "starts"), [("td3", 1000), ("sac", 1000), ("icnn", None), ("ppo", None)])
 def test_a_run_that_ends_before_the_first_update_is_told_so(agent, starts, tmp_path, capsys, monkeypatch):
-    from icnn_rl.cli.main.commands import rl
+    from icnn_rl.cli import evaluation
+    from icnn_rl.runs import train
 
-    monkeypatch.setattr(rl, "train_run", lambda *args, **options: None)
-    monkeypatch.setattr(rl, "report", lambda *args: None)
+    monkeypatch.setattr(train, "train_run", lambda *args, **options: None)
+    monkeypatch.setattr(evaluation, "report", lambda *args: None)
     arguments = ["rl", "--agent", agent, "--timesteps", "600", "--out", tmp_path / "run"]
     told = f"warning: {agent} learns nothing in 600 steps: its first update comes after {starts}, all random. "
     hint = "For a trial so short: --set learning_starts=60.\n"
@@ -591,7 +592,7 @@ def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, 
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
-    from icnn_rl.cli.main.commands import plot
+    from icnn_rl.runs import plot
 
     def full(folders, out):
         raise OSError(28, "No space left on device", str(out))
@@ -649,21 +650,14 @@ NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
 
 
 def test_the_options_know_what_the_package_has():
-    from icnn_rl.cli.main import commands as bodies
-    from icnn_rl.cli.options import runs, supervised, sweeps
+    from icnn_rl.cli.commands import multilabel, rl, tables, zoo
     from icnn_rl.runs.config.agents import AGENTS
     from icnn_rl.runs.zoo import SCRIPTS
     from icnn_rl.supervised.imputation import TABLES
     from icnn_rl.supervised.multilabel import LOSSES
 
-    assert sorted(AGENTS) == sorted(runs.AGENT_NAMES)
-    assert (tuple(SCRIPTS), LOSSES, TABLES) == (
-        sweeps.ZOO_SCRIPTS,
-        supervised.MULTILABEL_LOSSES,
-        supervised.TABLE_NAMES,
-    )
-    there = {path.stem for path in Path(bodies.__file__).parent.glob("*.py")}
-    assert there == {*commands(), "run", "__init__"}
+    assert sorted(AGENTS) == sorted(rl.AGENT_NAMES)
+    assert (tuple(SCRIPTS), LOSSES, TABLES) == (zoo.ZOO_SCRIPTS, multilabel.MULTILABEL_LOSSES, tables.TABLE_NAMES)
 
 
 @pytest.mark.parametrize("command", [[], ["rl"], ["sudoku"]])

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from pathlib import Path
 
-from icnn_rl.runs.report import find_runs, read_reported, read_runs, write_report
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-__all__ = ["run"]
+__all__ = ["register", "run"]
+
+
+def register(commands: SubParsers) -> None:
+    parser = commands.add_parser("report", help="tables and learning curves of finished runs")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders, folders that hold some, or the evaluations.csv of a report",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for report.md, evaluations.csv and pictures; or NAME.md, the rest going into the folder NAME",
+    )
+    parser.add_argument(
+        "--reported",
+        type=Path,
+        default=None,
+        help="returns from elsewhere: YAML, source: {environment: return}, or CSV; None: none",
+    )
+    parser.add_argument("--resamples", type=positive_int, default=2000, help="draws of a bootstrap")
 
 
 def run(args: argparse.Namespace) -> None:
+    from icnn_rl.runs.report import find_runs, read_reported, read_runs, write_report
+
     runs, unfinished = read_runs(find_runs(args.folders))
     reported = read_reported(args.reported) if args.reported else {}
     print(write_report(runs, unfinished, args.out, reported, args.resamples, _command(args)))

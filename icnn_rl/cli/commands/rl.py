@@ -5,23 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import sys
+from argparse import BooleanOptionalAction
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from icnn_rl.cli.commands.eval import report
-from icnn_rl.runs.arguments import parse_overrides, parse_seeds
-from icnn_rl.runs.config.defaults import default_episodes, resolve_settings
-from icnn_rl.runs.config.record import Config, learns_nothing
-from icnn_rl.runs.environments import read_constraints, read_vec_normalize
+from icnn_rl.cli.options import add_surroundings, refuse_beside_resume
+from icnn_rl.cli.parser import SubParsers
 from icnn_rl.runs.errors import UserError, warn
-from icnn_rl.runs.folder import claim_folder, name_of
-from icnn_rl.runs.plot import plot_runs
-from icnn_rl.runs.train import resume_run, train_run
-from icnn_rl.runs.train_stacked import train_stacked
-from icnn_rl.runs.wrappers import read_wrappers
+from icnn_rl.runs.values import non_negative_int, positive_int
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from icnn_rl.runs.config.record import Config
+
+__all__ = ["register", "run"]
+
+DEMO_ENV, DEMO_TIMESTEPS = "InvertedPendulum-v5", 10_000
+
+#: The keys of :data:`icnn_rl.runs.config.agents.AGENTS`.
+AGENT_NAMES = ("ddpg", "icnn", "naf", "ppo", "sac", "td3")
 
 #: Options that have another name than what they set.
 _AS_OPTION = {"overrides": "--set", "wrappers": "--wrapper"}
@@ -30,7 +33,86 @@ _AS_OPTION = {"overrides": "--set", "wrappers": "--wrapper"}
 _MAY_CHANGE = {"timesteps", "final_episodes"}
 
 
+def register(commands: SubParsers) -> None:
+    parser = commands.add_parser("rl", help="train an agent")
+    parser.add_argument("--agent", choices=AGENT_NAMES, default="icnn", help="algorithm")
+    parser.add_argument("--env", default=DEMO_ENV, help="gymnasium environment id")
+    parser.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, one of a module of yours, "
+        "MODULE:OBJECT, or a YAML file with some; several hold together; none: do not tell the agent of the "
+        "environment's own",
+    )
+    add_surroundings(parser)
+    parser.add_argument(
+        "--timesteps", type=positive_int, default=DEMO_TIMESTEPS, help="environment steps, all copies together"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of nets, environments and exploration")
+    parser.add_argument(
+        "--seeds",
+        default=None,
+        metavar="0-9",
+        help="instead of --seed: several, e.g. 0-9 or 0,3,7-9, each into a folder of its own",
+    )
+    parser.add_argument(
+        "--stacked",
+        action="store_true",
+        help="train the --seeds together, as one batch; otherwise one after the other",
+    )
+    parser.add_argument("--n-envs", type=positive_int, default=1, help="copies of the environment")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, auto")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="run folder; None: runs/AGENT-ENV-sSEED, numbered if taken"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="constructor argument, e.g. policy_kwargs.hidden=[64,64]",
+    )
+    parser.add_argument(
+        "--eval-freq", type=positive_int, default=None, help="steps between evaluations; None: a tenth of the run"
+    )
+    parser.add_argument(
+        "--eval-episodes",
+        type=positive_int,
+        default=None,
+        help="episodes of an evaluation while training; None: 5, one for every 2000 steps of runs below 10000",
+    )
+    parser.add_argument(
+        "--final-episodes",
+        type=positive_int,
+        default=None,
+        help="episodes of the evaluation at the end; None: 20, one for every 500 steps of runs below 10000, at least 2",
+    )
+    parser.add_argument(
+        "--checkpoint-freq", type=positive_int, default=None, help="steps between checkpoints; None: a tenth of the run"
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="RUN",
+        help="go on with a run from its last checkpoint; its settings are its own, but for --final-episodes, and for "
+        "--timesteps, which may make it longer",
+    )
+    parser.add_argument("--verbose", action=BooleanOptionalAction, default=False, help="print the training log")
+    parser.add_argument(
+        "--progress-bar", action=BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
+    )
+
+
 def run(args: argparse.Namespace) -> None:
+    from icnn_rl.cli.evaluation import report
+    from icnn_rl.runs.config.record import Config
+    from icnn_rl.runs.plot import plot_runs
+    from icnn_rl.runs.train import resume_run
+
     options = {"verbose": int(args.verbose), "progress_bar": args.progress_bar}
     if args.resume is not None:
         _refuse_settings(args)
@@ -54,6 +136,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> tuple[list[Path], int]:
     """Train every seed that was asked for; the run folders, and the episodes of the evaluations at the end."""
+    from icnn_rl.runs.arguments import parse_seeds
+    from icnn_rl.runs.config.record import learns_nothing
+    from icnn_rl.runs.train import train_run
+    from icnn_rl.runs.train_stacked import train_stacked
+
     if args.seeds is None and args.stacked:
         raise UserError("--stacked: trains several seeds together; give them with --seeds, for instance --seeds 0-9.")
     if args.seeds is not None and args.seed != 0:
@@ -83,6 +170,12 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 
 def _config(args: argparse.Namespace, seed: int) -> Config:
+    from icnn_rl.runs.arguments import parse_overrides
+    from icnn_rl.runs.config.defaults import default_episodes, resolve_settings
+    from icnn_rl.runs.config.record import Config
+    from icnn_rl.runs.environments import read_constraints, read_vec_normalize
+    from icnn_rl.runs.wrappers import read_wrappers
+
     eval_episodes, final_episodes = default_episodes(args.timesteps)
     return Config(
         agent=args.agent,
@@ -105,6 +198,8 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
 
 def _folder(args: argparse.Namespace, config: Config) -> Path:
     """--out, with the seed where there are several; a free one where it is not given. Told to the user."""
+    from icnn_rl.runs.folder import claim_folder, name_of
+
     if args.out is None:
         folder = claim_folder(Path("runs") / f"{args.agent}-{name_of(args.env)}-s{config.seed}")
     else:
@@ -118,8 +213,7 @@ def _folder(args: argparse.Namespace, config: Config) -> Path:
 
 def _refuse_settings(args: argparse.Namespace) -> None:
     """A resumed run keeps its settings; one given beside --resume would be ignored in silence."""
+    from icnn_rl.runs.config.record import Config
+
     settings = {f.name for f in dataclasses.fields(Config)} | {"out", "overrides", "seeds", "stacked"}
-    refused = sorted(settings - _MAY_CHANGE & args.given)
-    if refused:
-        options = ", ".join(_AS_OPTION.get(name, "--" + name.replace("_", "-")) for name in refused)
-        raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")
+    refuse_beside_resume(args, settings - _MAY_CHANGE, _AS_OPTION)

@@ -19,8 +19,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from icnn_rl.cli.commands.sweep import _cpus
 from icnn_rl.cli.main import main
+from icnn_rl.cli.pool import cpus
 from icnn_rl.runs.config.defaults import constructor_defaults, resolve_settings
 from icnn_rl.runs.config.record import read_record
 from icnn_rl.runs.errors import UserError
@@ -300,7 +300,7 @@ def test_the_reason_is_the_error_that_ray_wraps(tmp_path):
 
 def test_workers_are_as_many_as_cpus_where_the_system_does_not_tell_which(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert _cpus() == os.cpu_count()
+    assert cpus() == os.cpu_count()
 
 
 def test_a_job_in_this_process_takes_up_what_it_finds(tmp_path):
