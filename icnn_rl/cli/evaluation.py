@@ -1,4 +1,4 @@
-"""The evaluation of a run's model, told."""
+"""Evaluate a run's model and print the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["report"]
 
 
 def report(folder: Path, which: str, episodes: int) -> None:
-    """Evaluate, keep the numbers and print them."""
+    """Evaluate, save the numbers and print them."""
     found = final_evaluation(folder, which, episodes)
     print(
         f"{which} after {found['timesteps']} steps: return {found['mean']:.1f} ± {found['std']:.1f} over "

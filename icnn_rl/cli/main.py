@@ -21,7 +21,7 @@ Without arguments: trains the input-convex agent on {DEMO_ENV} for {DEMO_TIMESTE
 evaluates it and leaves a picture of the learning curve in runs/.
 """
 
-#: Packages that only some commands need, and the extra that brings each.
+#: Packages that only some commands need, and the extra that installs each.
 _EXTRAS = {
     **dict.fromkeys(
         ("filelock", "imageio", "matplotlib", "mujoco", "PIL", "rich", "safetensors", "tqdm", "yaml"), "train"
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.name} is not installed. It comes with: {how_to_install(extra)}.", file=sys.stderr)
         return 1
-    except OSError as error:  # no space, no permission: the text names the file
+    except OSError as error:  # disk full, no permission: the text names the file
         print(f"error: {error}. What was saved before is untouched.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
@@ -60,7 +60,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
         parsers.choices[args.command].refuse(unknown)
-    _, parsers = _build_parser()  # another: given() spoils it
+    _, parsers = _build_parser()  # a second one: given() spoils it
     at = arguments.index(args.command) + 1
     args.given = given(parsers.choices[args.command], arguments[at:])
     return args
@@ -69,7 +69,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _build_parser() -> tuple[Parser, SubParsers]:
     """The parser, and its part with the parsers of the commands."""
     parser = Parser(prog="icnn-rl", description=_DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"icnn-rl {icnn_rl.__version__}", help="of the package")
+    parser.add_argument(
+        "--version", action="version", version=f"icnn-rl {icnn_rl.__version__}", help="print the version"
+    )
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.register(parsers)
     return parser, parsers

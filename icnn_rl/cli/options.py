@@ -1,4 +1,4 @@
-"""Options that several commands have. No torch here, nor where commands declare theirs: help comes without waiting."""
+"""Options that several commands share. Like the commands' own, they are declared without importing torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def add_surroundings(parser: Parser) -> None:
-    """What is done to the environment."""
+    """Changes to the environment."""
     parser.add_argument(
         "--env-kwargs",
         nargs="+",
@@ -39,29 +39,27 @@ def add_surroundings(parser: Parser) -> None:
         action="append",
         default=None,
         metavar="NAME:KEY=VALUE,...",
-        help="wrapper around the environment, of gymnasium.wrappers or module.Class, e.g. "
-        "TimeLimit:max_episode_steps=100; may be repeated, the innermost first; None: no other than its own",
+        help="wrapper around the environment, from gymnasium.wrappers or module.Class, e.g. "
+        "TimeLimit:max_episode_steps=100; repeat for several, innermost first; None: none but its own",
     )
     parser.add_argument(
         "--vec-normalize",
         nargs="*",
         default=None,
         metavar="KEY=VALUE",
-        help="normalise observations and rewards with Stable-Baselines3's VecNormalize, whose arguments follow, e.g. "
-        "norm_reward=false; None: do not",
+        help="normalise observations and rewards with Stable-Baselines3's VecNormalize and these arguments, e.g. "
+        "norm_reward=false; None: no normalisation",
     )
 
 
 def add_model(parser: Parser) -> None:
-    """Which model of a run."""
+    """Last or best model."""
     parser.add_argument("--model", choices=("model", "best_model"), default="model", help="last or best model")
 
 
 def add_retries(parser: Parser) -> None:
-    """How often a job is tried."""
-    parser.add_argument(
-        "--retries", type=non_negative_int, default=2, help="how often a job that broke off starts again"
-    )
+    """Restarts of jobs."""
+    parser.add_argument("--retries", type=non_negative_int, default=2, help="how often a crashed job is restarted")
 
 
 def add_backend(parser: Parser) -> None:
@@ -71,18 +69,18 @@ def add_backend(parser: Parser) -> None:
         "--workers", type=positive_int, default=None, help="local: jobs at a time; None: the number of CPUs"
     )
     parser.add_argument(
-        "--ray-address", default=None, help="ray: the cluster's head, or auto; None: RAY_ADDRESS, else one of its own"
+        "--ray-address", default=None, help="ray: the cluster's head, or auto; None: RAY_ADDRESS, else a local one"
     )
-    parser.add_argument("--gpus", type=float, default=0.0, help="ray: share of a GPU for a job, such as 0.25")
+    parser.add_argument("--gpus", type=float, default=0.0, help="ray: share of a GPU per job, such as 0.25")
 
 
 def add_supervised(commands: SubParsers, name: str, summary: str, *, epochs: int, batch_size: int, lr: float) -> Parser:
     """A supervised command, with the options that all of them have."""
     parser = commands.add_parser(name, help=summary)
     parser.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the data")
-    parser.add_argument("--batch-size", type=positive_int, default=batch_size, help="samples of an update")
+    parser.add_argument("--batch-size", type=positive_int, default=batch_size, help="samples per update")
     parser.add_argument("--lr", type=positive_float, default=lr, help="learning rate of Adam")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of data, model and order")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed for data, model and shuffling")
     parser.add_argument(
         "--out", type=Path, default=None, help=f"run folder; None: runs/{name}-sSEED, numbered if taken"
     )
@@ -91,14 +89,14 @@ def add_supervised(commands: SubParsers, name: str, summary: str, *, epochs: int
         "--limit",
         type=positive_int,
         default=None,
-        help="take the first so many samples to train on, and no more to test, for a trial; None: all",
+        help="use only the first N samples, for training and for the test, to try things out; None: all",
     )
     parser.add_argument(
         "--resume",
         type=Path,
         default=None,
         metavar="RUN",
-        help="go on with a run from its last epoch; its settings are its own, but for --epochs, which may be more",
+        help="resume a run from its last epoch, with its own settings; only --epochs may be given, and be larger",
     )
     parser.add_argument(
         "--progress-bar", action=BooleanOptionalAction, default=sys.stderr.isatty(), help="show a progress bar"
@@ -109,14 +107,14 @@ def add_supervised(commands: SubParsers, name: str, summary: str, *, epochs: int
 def add_lr_decay(parser: Parser, default: bool) -> None:
     """Whether the learning rate falls."""
     parser.add_argument(
-        "--lr-decay", action=BooleanOptionalAction, default=default, help="let the learning rate fall to 0, linearly"
+        "--lr-decay", action=BooleanOptionalAction, default=default, help="let the learning rate fall linearly to 0"
     )
 
 
 def refuse_beside_resume(
     args: argparse.Namespace, settings: Iterable[str], spelt: Mapping[str, str] | None = None
 ) -> None:
-    """A run that goes on keeps its settings; one given beside --resume would be ignored in silence.
+    """A resumed run keeps its settings; one given along with --resume would silently be ignored.
 
     Args:
         args: with ``given``, the names of the options that were given.

@@ -10,12 +10,12 @@ from icnn_rl.spelling import did_you_mean
 
 __all__ = ["Parser", "SubParsers", "given"]
 
-#: What other programs call ours, where the letters do not tell.
+#: Names of our options in other programs, where spelling does not help.
 _SYNONYMS = {"--algo": "--agent", "--algorithm": "--agent", "--steps": "--timesteps", "--episodes": "--final-episodes"}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """With the defaults, but for options that may be repeated: these start with none."""
+    """Shows defaults, except for repeatable options, which start empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in ([], None) and "None:" not in (action.help or ""):
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": _Help, **options})
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
-        """End the program: these arguments were not understood."""
+        """Exit with an error about unknown arguments."""
         hints = "".join(_hint(self, argument) for argument in arguments)
         self.error(f"unrecognized arguments: {' '.join(arguments)}.{hints}")
 
@@ -39,7 +39,7 @@ SubParsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def _hint(parser: argparse.ArgumentParser, argument: str) -> str:
-    """Which options someone who writes ``argument`` may have meant; "" for a word that is no option."""
+    """Options that ``argument`` may have been meant for; "" if it does not look like an option."""
     word = argument.partition("=")[0].replace("_", "-")
     if not word.startswith("--"):
         return ""
@@ -50,8 +50,8 @@ def _hint(parser: argparse.ArgumentParser, argument: str) -> str:
 
 
 def given(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> frozenset[str]:
-    """The names of those options of ``parser`` that ``arguments`` hold, be it with the value of the default. The
-    parser is of no use afterwards."""
+    """Names of the options of ``parser`` that occur in ``arguments``, even with their default values. Spoils the
+    parser."""
     parser._defaults.clear()
     for action in parser._actions:
         action.default = argparse.SUPPRESS

@@ -1,4 +1,4 @@
-"""Jobs on a pool that the command line asks for, under a live table."""
+"""Run jobs on the pool that the command line chose, with a live table."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _OPTIONS_OF = {"local": ("workers",), "ray": ("ray_address", "gpus")}
 
 
 def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
-    """The pool that --backend and its options ask for.
+    """The pool that --backend and its options choose.
 
     Raises:
-        UserError: an option that means nothing to it.
+        UserError: an option that the backend does not have.
     """
     (other,) = _OPTIONS_OF.keys() - {args.backend}
     for name in _OPTIONS_OF[other]:
@@ -40,7 +40,7 @@ def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
 
 
 def cpus() -> int:
-    """Those that this process may use, where the system tells."""
+    """CPUs this process may use, if the system tells; else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -54,7 +54,7 @@ def run_shown(jobs: Sequence[Job], submit: Submit, retries: int) -> list[JobStat
 
 
 class _Screen:
-    """The live table, and a line for every job that ends, which stays."""
+    """A live table, and above it a lasting line for every job that ends."""
 
     def __init__(self, live: Live) -> None:
         self.live, self.told = live, dict[Path, str]()
@@ -73,7 +73,7 @@ class _Screen:
 
 def _line(state: JobState) -> str:
     if state.state == "done":
-        if state.final is None:  # not to be seen yet on a shared disk
+        if state.final is None:  # not visible yet on a shared disk
             return "done"
         return f"done, final return {state.final:.1f} over {plural(state.job.config.final_episodes, 'episode')}"
     return f"failed: {state.reason}" if state.state == "failed" else f"broke off, starts again: {state.reason}"

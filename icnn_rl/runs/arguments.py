@@ -1,4 +1,4 @@
-"""Arguments as data: KEY=VALUE from the command line, merged, and checked against what takes them."""
+"""Arguments as data: KEY=VALUE from the command line, merged, and checked against their constructors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-#: Of the options that take KEY=VALUE.
+#: For the error messages of options that take KEY=VALUE.
 _EXAMPLES = {
     "--set": "learning_rate=3e-4",
     "--env-kwargs": "max_power=20",
@@ -72,7 +72,7 @@ def parse_seeds(given: Any) -> list[int]:
 
 
 def numbers(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as a string, also inside lists and mappings; nobody who types it means one."""
+    """Strings that are numbers become numbers, also inside lists and mappings: YAML 1.1 reads 3e-4 as a string."""
     if isinstance(value, Mapping):
         return {key: numbers(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -86,7 +86,7 @@ def numbers(value: Any) -> Any:
 
 
 def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``layer`` over it, mappings key by key; both stay as they are."""
+    """``base`` overridden by ``layer``, mappings key by key; neither is changed."""
     merged = deepcopy(dict(base))
     for key, value in layer.items():
         both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -106,7 +106,7 @@ def argument_defaults(cls: type) -> dict[str, Any]:
 
 
 def names_of(creator: Callable[..., Any]) -> tuple[set[str], bool]:
-    """The names of the arguments of a class or function, and whether there may be others."""
+    """Names of the arguments of a class or function, and whether it takes others too."""
     if isinstance(creator, type):
         return set(parameters(creator)), False
     found = inspect.signature(creator).parameters.values()

@@ -1,4 +1,4 @@
-"""Environments of a run: made by id, with the constraint of the run around them."""
+"""Environments of a run: made by id, and wrapped in the run's constraint."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ __all__ = [
     "read_vec_normalize",
 ]
 
-#: As a run's constraint: the agent is told of none, not even of the environment's own, whose wrapper still enforces it.
+#: As a run's constraint: the agent is not told of any. The environment's own is still enforced by its wrapper.
 NO_CONSTRAINT = "none"
 
 
 def read_constraints(items: Sequence[str]) -> Any:
-    """What --constraint was given: texts, and names of YAML files that hold such; None if nothing.
+    """Values of --constraint, texts or names of YAML files, as plain data; None if there are none.
 
     Raises:
         UserError: a file is missing or is not YAML, or "none" is not alone.
@@ -78,11 +78,11 @@ def _of_constraint(error: ValueError) -> str:
 
 
 def import_env(option: str, env_id: str) -> str:
-    """The part of an id that gymnasium's registry knows. Of "my_module:Name-v0" the module is imported, which registers
-    the environment; it is looked for in the working folder too, as ``python -m`` does.
+    """The part of an id that gymnasium's registry knows. For "my_module:Name-v0" the module, which registers the
+    environment, is imported; it may be in the working folder, as with ``python -m``.
 
     Raises:
-        UserError: there is no such module, or it does not import; ``option`` is what named it.
+        UserError: there is no such module, or it does not import; starts with ``option``.
     """
     module, _, name = env_id.rpartition(":")
     if not module:
@@ -107,15 +107,15 @@ def make_single_env(
 ) -> gym.Env[Any, Any]:
     """One environment; only actions that the constraint allows reach it.
 
-    The constraint is in the environment's own units: wrappers go around its projection. Agents refuse a constraint
-    where wrappers have changed what they see of these units.
+    The constraint is in the environment's own units: wrappers go around its projection. Agents refuse a constraint if
+    wrappers have changed the units they see.
 
     Args:
         env_id: for ``gymnasium.make``, see :func:`import_env`.
         constraint: enforced together with the environment's own; None: the environment's own, if any.
-        env_kwargs: of the environment's constructor, or max_episode_steps.
-        wrappers: from :func:`icnn_rl.runs.wrappers.read_wrappers`, the innermost first.
-        options: further arguments of the constructor, not the user's.
+        env_kwargs: arguments of the environment's constructor, or max_episode_steps.
+        wrappers: from :func:`icnn_rl.runs.wrappers.read_wrappers`, innermost first.
+        options: further arguments of the constructor, not chosen by the user.
 
     Raises:
         UserError: gymnasium does not know the environment or cannot build it, or an argument, the constraint or a
@@ -133,7 +133,7 @@ def _make(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> 
         if given:
             _check_env_kwargs(env_id, name, given)
         return gym.make(name, **given, **options)
-    except (gym.error.Error, ImportError) as error:  # ImportError: of what the environment itself needs
+    except (gym.error.Error, ImportError) as error:  # ImportError: the environment needs a package
         raise UserError(f"--env {env_id}: {error}") from error
     except (TypeError, ValueError) as error:
         if not given:
@@ -158,7 +158,7 @@ def _make_projected(
     settings: dict[str, Any] = {}
     try:
         own = _projection(env)
-        if own is not None:  # one projection onto both sets: two in turn would leave the first
+        if own is not None:  # one projection onto the intersection: two in turn would leave the first set
             env.close()
             constraint, settings = own.constraint & constraint, own.settings
             env = _make(env_id, {**given, "project": False}, options)
@@ -173,7 +173,7 @@ def _make_projected(
 
 
 def _projection(env: Any) -> ProjectAction | None:
-    """The wrapper among those around the environment."""
+    """The projecting wrapper around the environment, if any."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, ProjectAction):
             return env
@@ -183,7 +183,7 @@ def _projection(env: Any) -> ProjectAction | None:
 
 @functools.cache
 def _hear_mujoco_once() -> None:
-    """MuJoCo repeats a warning about a model for every copy; every text is told once."""
+    """Print each of MuJoCo's warnings about a model once, not once per copy."""
     if importlib.util.find_spec("mujoco") is not None:
         import mujoco
 
@@ -200,11 +200,11 @@ def make_env(
     wrappers: Sequence[Any] | None = None,
     vec_normalize: Mapping[str, Any] | None = None,
 ) -> VecEnv:
-    """``n_envs`` monitored copies, see :func:`make_single_env`; with ``vec_normalize``, its arguments, in SB3's
-    VecNormalize."""
+    """``n_envs`` monitored copies, see :func:`make_single_env`; inside SB3's VecNormalize if its arguments are given as
+    ``vec_normalize``."""
     _hear_mujoco_once()
     make = functools.partial(make_single_env, env_id, constraint, env_kwargs=env_kwargs, wrappers=wrappers)
-    # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
+    # not by id: SB3 would ask for a render mode, and gymnasium warns if there is none
     env = make_vec_env(make, n_envs=n_envs, seed=seed)
     if vec_normalize is None:
         return env
@@ -215,7 +215,7 @@ def make_env(
 
 
 def read_vec_normalize(given: Any) -> dict[str, Any] | None:
-    """Arguments of VecNormalize: texts KEY=VALUE, a mapping, or true for none; None: do without.
+    """Arguments of VecNormalize from KEY=VALUE texts, a mapping, or true for its defaults; None: no VecNormalize.
 
     Raises:
         UserError: an unknown key, or something else.
@@ -230,8 +230,8 @@ def read_vec_normalize(given: Any) -> dict[str, Any] | None:
 
 
 def constraint_of(env: VecEnv) -> ActionConstraint | None:
-    """What the wrappers around the environments enforce. The environment's own limit is known to the environment
-    alone, and the same in all copies."""
+    """The constraint that the wrappers around the environments enforce. The environment's own part is known only to the
+    environment; it is the same in all copies."""
     assert isinstance(env.unwrapped, DummyVecEnv)
     found = _projection(env.unwrapped.envs[0])
     return None if found is None else found.constraint

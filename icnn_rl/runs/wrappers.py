@@ -1,4 +1,4 @@
-"""Modules and wrappers that a user names."""
+"""Modules and wrappers that users name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["import_users", "read_wrappers", "wrap"]
 
 
 def import_users(module: str) -> ModuleType:
-    """A module that is installed or lies in the working folder, as ``python -m`` finds it."""
+    """Import a module that is installed or in the working folder, as ``python -m`` does."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(module)
@@ -43,7 +43,8 @@ def wrap(env: gym.Env[Any, Any], wrapper: Mapping[str, Any]) -> gym.Env[Any, Any
 
 
 def read_wrappers(items: Sequence[Any]) -> list[dict[str, dict[str, Any]]] | None:
-    """What --wrapper was given, NAME[:KEY=VALUE,...], or a file: {NAME: {KEY: VALUE}}; in the second form, or None.
+    """Values of --wrapper, NAME[:KEY=VALUE,...], or entries of a file, {NAME: {KEY: VALUE}}, all in the second form;
+    None if there are none.
 
     A name is one of gymnasium.wrappers, or module.Class.
 

@@ -1,5 +1,5 @@
-"""The commands, a file each: ``register`` declares the options, ``run`` does the work. What is heavy is imported in
-functions, so that help comes without waiting for torch."""
+"""The commands, one file each: ``register`` declares the options, ``run`` does the work. Heavy imports are inside
+functions, so that help does not wait for torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def find(name: str) -> Any:
 
 
 def register(parsers: SubParsers) -> None:
-    """Add every command that has a file here, under the file's name."""
+    """Add a parser for every file here, under the file's name."""
     for module in pkgutil.iter_modules(__path__):
         find(module.name).register(parsers)
         parsers.choices[module.name].set_defaults(command=module.name)

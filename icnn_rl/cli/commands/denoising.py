@@ -26,15 +26,15 @@ def register(commands: SubParsers) -> None:
         "--model",
         choices=("optnet", "optnet-random", "total-variation", "dense"),
         default="optnet",
-        help="optnet: started at total variation; optnet-random: at random; total-variation: its penalty alone is "
-        "learned; dense: a fully connected net",
+        help="optnet: starts at total variation; optnet-random: starts at random; total-variation: learns its penalty "
+        "only; dense: a fully connected net",
     )
     parser.add_argument(
         "--signals", type=positive_int, default=10_000, help="how many to generate; nine tenths to train on"
     )
-    parser.add_argument("--length", type=positive_int, default=100, help="samples of a signal")
-    parser.add_argument("--noise", type=float, default=10.0, help="standard deviation")
-    parser.add_argument("--rows", type=positive_int, default=None, help="of the learned matrix; None: length - 1")
+    parser.add_argument("--length", type=positive_int, default=100, help="samples per signal")
+    parser.add_argument("--noise", type=float, default=10.0, help="standard deviation of the noise")
+    parser.add_argument("--rows", type=positive_int, default=None, help="rows of the learned matrix; None: length - 1")
     add_lr_decay(parser, True)
 
 

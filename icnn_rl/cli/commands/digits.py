@@ -15,7 +15,7 @@ def register(commands: SubParsers) -> None:
     parser = add_supervised(commands, "digits", "classify handwritten digits", epochs=10, batch_size=100, lr=1e-3)
     parser.add_argument("--head", choices=("optnet", "linear"), default="optnet", help="last layer")
     parser.add_argument("--hidden", type=positive_int, default=600, help="units of the hidden layer")
-    parser.add_argument("--inequalities", type=positive_int, default=20, help="of the quadratic programme")
+    parser.add_argument("--inequalities", type=positive_int, default=20, help="inequalities of the quadratic programme")
     add_lr_decay(parser, True)
     parser.add_argument("--data", default=None, help="folder with MNIST's four idx files; None: ICNN_RL_DATA, or fetch")
 

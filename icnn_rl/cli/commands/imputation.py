@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register", "run"]
 
-_GREY_LEVELS = 255.0**2  # the paper's scale
+_GREY_LEVELS = 255.0**2  # as in the paper
 
-#: Of the training loss.
+#: Unit of the training loss.
 _UNITS = {"mse": {"loss": "mean squared error, pixels in [0, 1]"}, "energy": {"loss": "energy a pixel"}}
 
 
@@ -37,20 +37,23 @@ def register(commands: SubParsers) -> None:
         "not convex; regression: no energy",
     )
     parser.add_argument("--mask", choices=("left", "random"), default="left", help="what is hidden")
-    parser.add_argument("--fraction", type=float, default=0.5, help="of pixels hidden by a random mask")
+    parser.add_argument("--fraction", type=float, default=0.5, help="share of pixels that a random mask hides")
     parser.add_argument("--loss", choices=("mse", "energy"), default="mse", help="training loss")
     parser.add_argument("--hidden", type=positive_int, nargs="+", default=[8, 16], help="channels of the convex path")
     parser.add_argument(
         "--context", type=positive_int, nargs="+", default=[8, 16, 32], help="channels of the context path"
     )
     parser.add_argument("--latent", type=positive_int, default=64, help="units of the context's dense layer")
-    parser.add_argument("--dropout", type=float, default=0.5, help="of these units")
-    parser.add_argument("--steps", type=positive_int, default=5, help="of the inner solver")
+    parser.add_argument("--dropout", type=float, default=0.5, help="dropout of these units")
+    parser.add_argument("--steps", type=positive_int, default=5, help="steps of the inner solver")
     parser.add_argument(
-        "--rank", type=non_negative_int, default=256, help="of the ridge regression inside; 0: none. Left mask only"
+        "--rank",
+        type=non_negative_int,
+        default=256,
+        help="rank of the ridge regression inside; 0: none. Left mask only",
     )
-    parser.add_argument("--penalty", type=positive_float, default=80.0, help="of the ridge regression")
-    parser.add_argument("--weight-decay", type=float, default=1e-2, help="AdamW's")
+    parser.add_argument("--penalty", type=positive_float, default=80.0, help="penalty of the ridge regression")
+    parser.add_argument("--weight-decay", type=float, default=1e-2, help="weight decay of AdamW")
 
 
 def run(args: argparse.Namespace) -> None:

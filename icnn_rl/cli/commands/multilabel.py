@@ -35,14 +35,14 @@ def register(commands: SubParsers) -> None:
         default="icnn",
         help="the estimator or one of two baselines",
     )
-    parser.add_argument("--loss", choices=MULTILABEL_LOSSES, default="argmin", help="of the icnn")
+    parser.add_argument("--loss", choices=MULTILABEL_LOSSES, default="argmin", help="loss of the icnn")
     parser.add_argument("--hidden", type=positive_int, nargs="*", default=[32], help="widths of the convex path")
     parser.add_argument(
         "--context", type=positive_int, nargs="*", default=[600], help="widths of the path over the features"
     )
     parser.add_argument("--cuts", type=positive_int, default=10, help="cuts of the bundle method")
-    parser.add_argument("--dropout", type=float, default=0.5, help="of context units")
-    parser.add_argument("--input-dropout", type=float, default=0.3, help="of features")
+    parser.add_argument("--dropout", type=float, default=0.5, help="dropout of context units")
+    parser.add_argument("--input-dropout", type=float, default=0.3, help="dropout of features")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from icnn_rl.supervised.multilabel import MultiLabelData, load_bibtex
 
     args = options_of(args)
-    import sklearn  # noqa: F401  # an extra, first of all: before the data are read
+    import sklearn  # noqa: F401  # an extra: fail before the data are read
 
     with user_errors():
         data = MultiLabelData(*(part[: args.limit] for part in load_bibtex(args.data)))

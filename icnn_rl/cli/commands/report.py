@@ -25,7 +25,7 @@ def register(commands: SubParsers) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for report.md, evaluations.csv and pictures; or NAME.md, the rest going into the folder NAME",
+        help="folder for report.md, evaluations.csv and pictures; or NAME.md, with the rest in the folder NAME",
     )
     parser.add_argument(
         "--reported",
@@ -33,7 +33,7 @@ def register(commands: SubParsers) -> None:
         default=None,
         help="returns from elsewhere: YAML, source: {environment: return}, or CSV; None: none",
     )
-    parser.add_argument("--resamples", type=positive_int, default=2000, help="draws of a bootstrap")
+    parser.add_argument("--resamples", type=positive_int, default=2000, help="bootstrap resamples")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command line, without the draws."""
+    """The command line, without --resamples."""
     words = ["icnn-rl", "report", *map(str, args.folders)]
     words += ["--reported", str(args.reported)] if args.reported else []
     return shlex.join([*words, "--out", str(args.out)])

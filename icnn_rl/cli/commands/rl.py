@@ -1,4 +1,4 @@
-"""``icnn-rl rl``: train an agent, or go on with a run."""
+"""``icnn-rl rl``: train an agent, or resume a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ DEMO_ENV, DEMO_TIMESTEPS = "InvertedPendulum-v5", 10_000
 #: The keys of :data:`icnn_rl.runs.config.agents.AGENTS`.
 AGENT_NAMES = ("ddpg", "icnn", "naf", "ppo", "sac", "td3")
 
-#: Options that have another name than what they set.
+#: Options that are not named after what they set.
 _AS_OPTION = {"overrides": "--set", "wrappers": "--wrapper"}
 
-#: Settings that may be given beside --resume.
+#: Settings that may accompany --resume.
 _MAY_CHANGE = {"timesteps", "final_episodes"}
 
 
@@ -42,20 +42,22 @@ def register(commands: SubParsers) -> None:
         action="append",
         default=[],
         metavar="NAME:KEY=VALUE,...",
-        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, one of a module of yours, "
-        "MODULE:OBJECT, or a YAML file with some; several hold together; none: do not tell the agent of the "
+        help="constraint on the actions, e.g. power_limit:velocity_index=8:11,max_power=20, one from your own module, "
+        "MODULE:OBJECT, or a YAML file with some; several hold together; none: do not tell the agent about the "
         "environment's own",
     )
     add_surroundings(parser)
     parser.add_argument(
-        "--timesteps", type=positive_int, default=DEMO_TIMESTEPS, help="environment steps, all copies together"
+        "--timesteps", type=positive_int, default=DEMO_TIMESTEPS, help="environment steps, summed over all copies"
     )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of nets, environments and exploration")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=0, help="seed for networks, environments and exploration"
+    )
     parser.add_argument(
         "--seeds",
         default=None,
         metavar="0-9",
-        help="instead of --seed: several, e.g. 0-9 or 0,3,7-9, each into a folder of its own",
+        help="several seeds instead of --seed, e.g. 0-9 or 0,3,7-9, each into its own folder",
     )
     parser.add_argument(
         "--stacked",
@@ -82,13 +84,13 @@ def register(commands: SubParsers) -> None:
         "--eval-episodes",
         type=positive_int,
         default=None,
-        help="episodes of an evaluation while training; None: 5, one for every 2000 steps of runs below 10000",
+        help="episodes per evaluation during training; None: 5, or one per 2000 steps for runs below 10000",
     )
     parser.add_argument(
         "--final-episodes",
         type=positive_int,
         default=None,
-        help="episodes of the evaluation at the end; None: 20, one for every 500 steps of runs below 10000, at least 2",
+        help="episodes of the final evaluation; None: 20, or one per 500 steps for runs below 10000, at least 2",
     )
     parser.add_argument(
         "--checkpoint-freq", type=positive_int, default=None, help="steps between checkpoints; None: a tenth of the run"
@@ -98,8 +100,8 @@ def register(commands: SubParsers) -> None:
         type=Path,
         default=None,
         metavar="RUN",
-        help="go on with a run from its last checkpoint; its settings are its own, but for --final-episodes, and for "
-        "--timesteps, which may make it longer",
+        help="resume a run from its last checkpoint, with its own settings; only --final-episodes and a larger "
+        "--timesteps may be given",
     )
     parser.add_argument("--verbose", action=BooleanOptionalAction, default=False, help="print the training log")
     parser.add_argument(
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> tuple[list[Path], int]:
-    """Train every seed that was asked for; the run folders, and the episodes of the evaluations at the end."""
+    """Train every seed; returns the run folders and the number of final episodes."""
     from icnn_rl.runs.arguments import parse_seeds
     from icnn_rl.runs.config.record import learns_nothing
     from icnn_rl.runs.train import train_run
@@ -153,7 +155,7 @@ def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> tuple[list
         train_stacked(configs, folders, **options)
         return folders, configs[0].final_episodes
     folders = []
-    for config in configs:  # a folder is taken when its run begins: an error in the first one leaves no others behind
+    for config in configs:  # folders are made one by one: an error in the first run leaves no empty ones behind
         folders.append(_folder(args, config))
         with _resumable(folders[-1]):
             train_run(config, folders[-1], **options)
@@ -162,7 +164,7 @@ def _train_anew(args: argparse.Namespace, options: dict[str, Any]) -> tuple[list
 
 @contextlib.contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Ctrl-C tells how to go on."""
+    """Say on Ctrl-C how to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -197,7 +199,7 @@ def _config(args: argparse.Namespace, seed: int) -> Config:
 
 
 def _folder(args: argparse.Namespace, config: Config) -> Path:
-    """--out, with the seed where there are several; a free one where it is not given. Told to the user."""
+    """--out, with the seed appended if there are several; a new one if not given. Printed."""
     from icnn_rl.runs.folder import claim_folder, name_of
 
     if args.out is None:
@@ -212,7 +214,7 @@ def _folder(args: argparse.Namespace, config: Config) -> Path:
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:
-    """A resumed run keeps its settings; one given beside --resume would be ignored in silence."""
+    """No setting of the run may accompany --resume."""
     from icnn_rl.runs.config.record import Config
 
     settings = {f.name for f in dataclasses.fields(Config)} | {"out", "overrides", "seeds", "stacked"}

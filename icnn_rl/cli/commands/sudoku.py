@@ -28,23 +28,28 @@ def register(commands: SubParsers) -> None:
         "--model",
         choices=("optnet", "hull", "rules", "true-rules", "conv"),
         default="optnet",
-        help="optnet: learn from random numbers; hull: the affine hull of the solved boards, no training; rules: learn "
-        "from there; true-rules: learn nothing, the control; conv: a convolutional net",
+        help="optnet: start from random numbers; hull: the affine hull of the solved boards, no training; rules: start "
+        "there; true-rules: the rules themselves, no training, as a control; conv: a convolutional net",
     )
     parser.add_argument(
         "--constraints", type=positive_int, default=None, help="learned equations; None: the rules' rank"
     )
-    parser.add_argument("--channels", type=positive_int, default=512, help="of each of conv's ten hidden layers")
+    parser.add_argument(
+        "--channels", type=positive_int, default=512, help="channels of each of conv's ten hidden layers"
+    )
     parser.add_argument("--q-penalty", type=positive_float, default=0.1, help="weight q of the programme's |z|^2")
     parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
     parser.add_argument("--boards", type=positive_int, default=10_000, help="how many to generate")
     parser.add_argument(
-        "--clues", type=non_negative_int, nargs=2, default=(4, 10), help="fewest and most givens of those"
+        "--clues", type=non_negative_int, nargs=2, default=(4, 10), help="fewest and most givens of generated boards"
     )
     parser.add_argument("--split", type=positive_float, default=0.9, help="share of the boards to train on")
     add_lr_decay(parser, False)
     parser.add_argument(
-        "--resolves", type=non_negative_int, default=0, help="re-solves with what is sure written in, in the test"
+        "--resolves",
+        type=non_negative_int,
+        default=0,
+        help="in the test, solve again so many times with the certain digits filled in",
     )
 
 
@@ -61,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--resolves {args.resolves}: --model conv cannot solve again; leave it out or give 0.")
     with user_errors():
         train, test = _data(args)
-        hull = _hull(args, train) if args.model == "hull" else None  # before the folder: it may refuse the boards
+        hull = (
+            _hull(args, train) if args.model == "hull" else None
+        )  # before the folder is made: it may refuse the boards
         run = Run(args)
         model = hull or _model(args)
         rate = falling(args.lr) if args.lr_decay else args.lr

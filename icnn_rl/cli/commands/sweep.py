@@ -1,4 +1,4 @@
-"""``icnn-rl sweep``: agents, environments and seeds, every combination a job."""
+"""``icnn-rl sweep``: every combination of agents, environments and seeds, one job each."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _OPTIONS = (
 
 
 def register(commands: SubParsers) -> None:
-    # What a file may tell has no default here: None leaves it to the file, then to the sweep's own defaults.
+    # No defaults for what a file may set: None leaves it to the file, then to the sweep's own defaults.
     parser = commands.add_parser(
         "sweep",
         help="train many agents, environments and seeds",
-        description="Every agent on every environment with every seed, a job each, into OUT/ENV-AGENT-sSEED. The "
-        "same command\nagain goes on with what is not finished. Options given here win over those of the file.",
+        description="Every agent on every environment with every seed, one job each, into OUT/ENV-AGENT-sSEED. Run "
+        "the same command\nagain to resume what is not finished. Options given here override those of the file.",
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="SWEEP.yml", help="options as a YAML file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the sweep")
@@ -55,8 +55,8 @@ def register(commands: SubParsers) -> None:
     parser.add_argument(
         "--warm-up",
         metavar="STEPS",
-        help="random steps before the first update of an off-policy agent: tenth: a tenth of the run, at most 10000, "
-        "for all agents alike; own: each agent's default; or a number. --set learning_starts wins (default: tenth)",
+        help="random steps before an off-policy agent's first update: tenth: a tenth of the run, at most 10000, "
+        "for all agents; own: each agent's default; or a number. --set learning_starts overrides it (default: tenth)",
     )
     parser.add_argument(
         "--set",
@@ -65,9 +65,9 @@ def register(commands: SubParsers) -> None:
         metavar="[AGENT:]KEY=VALUE",
         help="constructor argument of all agents, or of one: td3:learning_rate=3e-4",
     )
-    parser.add_argument("--n-envs", type=positive_int, help="copies of the environment in a job (default: 1)")
+    parser.add_argument("--n-envs", type=positive_int, help="copies of the environment per job (default: 1)")
     parser.add_argument("--device", help="cpu, cuda, auto (default: cpu)")
-    parser.add_argument("--constraint", action="append", metavar="NAME:KEY=VALUE,...", help="as of icnn-rl rl")
+    parser.add_argument("--constraint", action="append", metavar="NAME:KEY=VALUE,...", help="as for icnn-rl rl")
     add_surroundings(parser)
     parser.add_argument(
         "--eval-freq", type=positive_int, help="steps between evaluations (default: a tenth of the run)"
@@ -75,13 +75,13 @@ def register(commands: SubParsers) -> None:
     parser.add_argument(
         "--eval-episodes",
         type=positive_int,
-        help="episodes of an evaluation while training (default: as of icnn-rl rl)",
+        help="episodes per evaluation during training (default: as for icnn-rl rl)",
     )
     parser.add_argument(
         "--checkpoint-freq", type=positive_int, help="steps between checkpoints (default: a tenth of the run)"
     )
     parser.add_argument(
-        "--final-episodes", type=positive_int, help="episodes of the evaluation at the end (default: as of icnn-rl rl)"
+        "--final-episodes", type=positive_int, help="episodes of the final evaluation (default: as for icnn-rl rl)"
     )
     add_retries(parser)
     add_backend(parser)

@@ -19,7 +19,7 @@ __all__ = ["register", "run"]
 
 def register(commands: SubParsers) -> None:
     parser = add_supervised(commands, "synthetic", "classify points of the plane", epochs=40, batch_size=50, lr=1e-2)
-    parser.add_argument("--points", type=positive_int, default=200, help="to train on, and as many to test")
+    parser.add_argument("--points", type=positive_int, default=200, help="points to train on, and as many to test")
     parser.add_argument("--hidden", type=positive_int, nargs="+", default=[200, 200], help="widths")
 
 

@@ -24,13 +24,13 @@ def register(commands: SubParsers) -> None:
     parser.add_argument(
         "--table", choices=TABLE_NAMES, default="breast_cancer", help="bundled with scikit-learn, or faces"
     )
-    parser.add_argument("--data", default=None, help="of faces16: olivetti_faces.npz or a folder; None: ICNN_RL_DATA")
-    parser.add_argument("--fraction", type=float, default=0.3, help="of entries hidden")
+    parser.add_argument("--data", default=None, help="for faces16: olivetti_faces.npz or a folder; None: ICNN_RL_DATA")
+    parser.add_argument("--fraction", type=float, default=0.3, help="share of entries hidden")
     parser.add_argument("--hidden", type=positive_int, nargs="+", default=[64], help="widths of the convex path")
     parser.add_argument(
         "--context", type=positive_int, nargs="+", default=[128, 128], help="widths of the context path"
     )
-    parser.add_argument("--steps", type=positive_int, default=5, help="of the bundle method")
+    parser.add_argument("--steps", type=positive_int, default=5, help="steps of the bundle method")
 
 
 def run(args: argparse.Namespace) -> None:

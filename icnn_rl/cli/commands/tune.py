@@ -23,27 +23,32 @@ def register(commands: SubParsers) -> None:
     parser = commands.add_parser(
         "tune",
         help="search for an agent's settings",
-        description="Trials of settings from a search space, with Optuna; the same command again goes on. The "
-        "best settings, with\nthose of --set, end up in OUT/best.yml, which icnn-rl sweep reads.",
+        description="Try settings from a search space, with Optuna; run the same command again to resume. The best "
+        "settings, with\nthose of --set, go to OUT/best.yml, which icnn-rl sweep reads.",
     )
     parser.add_argument("space", type=Path, metavar="SPACE.yml", help="key: {low, high, log} or {choices}, by setting")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study and its runs")
     parser.add_argument("--agent", default="icnn", help="algorithm")
     parser.add_argument("--env", required=True, help="gymnasium environment id")
     parser.add_argument("--timesteps", type=positive_int, required=True, help="environment steps of a run")
-    parser.add_argument("--seeds", default="0", help="runs of a trial, such as 0-2; their mean counts")
-    parser.add_argument("--trials", type=positive_int, default=50, help="of the whole study")
+    parser.add_argument("--seeds", default="0", help="seeds of a trial's runs, such as 0-2; their mean counts")
+    parser.add_argument("--trials", type=positive_int, default=50, help="trials in the whole study")
     parser.add_argument("--batch", type=positive_int, default=2, help="trials at a time")
     parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="in all trials"
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="constructor argument in all trials",
     )
-    parser.add_argument("--warm-up", default="tenth", help="as of icnn-rl sweep")
+    parser.add_argument("--warm-up", default="tenth", help="as for icnn-rl sweep")
     add_surroundings(parser)
     parser.add_argument(
         "--final-episodes",
         type=positive_int,
         default=None,
-        help="episodes that give a run's return; None: as of icnn-rl rl",
+        help="episodes that give a run's return; None: as for icnn-rl rl",
     )
     add_retries(parser)
     parser.add_argument("--sampler-seed", type=non_negative_int, default=0, help="seed of the search")
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if len(sweep.agents) > 1 or len(sweep.envs) > 1:
         raise UserError(f"--agent {args.agent} --env {args.env}: expected one of each.")
     space = integer_ranges(space, args.agent)
-    # names what the agent does not take, before all else
+    # first: names settings that the agent does not have
     tried = [job for settings in corners(space) for job in make_trial_jobs(sweep, settings, args.out)]
     for text in dict.fromkeys(learns_nothing(job.config) for job in tried):
         warn(text)

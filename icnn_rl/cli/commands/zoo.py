@@ -13,10 +13,10 @@ ZOO_SCRIPTS = ("train", "enjoy", "plot_train", "plot_from_file", "all_plots")
 
 
 def register(commands: SubParsers) -> None:
-    parser = commands.add_parser("zoo", help="scripts of RL Baselines3 Zoo, which know icnn and naf here")
-    parser.add_argument("script", choices=ZOO_SCRIPTS, help="of the zoo")
+    parser = commands.add_parser("zoo", help="run scripts of RL Baselines3 Zoo with icnn and naf")
+    parser.add_argument("script", choices=ZOO_SCRIPTS, help="script of the zoo")
     parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, help="of the script, such as --algo icnn --env Hopper-v5"
+        "arguments", nargs=argparse.REMAINDER, help="its arguments, such as --algo icnn --env Hopper-v5"
     )
 
 

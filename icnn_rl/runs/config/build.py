@@ -1,4 +1,4 @@
-"""The agent that a configuration describes: plain data becomes objects."""
+"""Build the agent that a configuration describes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
         settings["train_freq"] = tuple(settings["train_freq"])
     constraint = None if config.constraint == NO_CONSTRAINT else constraint_of(env)
     if config.constraint == NO_CONSTRAINT and issubclass(algorithm, ICNNQ) and constraint_of(env) is not None:
-        settings["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), "trust_actions": True}  # it is meant
+        settings["policy_kwargs"] = {
+            **(settings.get("policy_kwargs") or {}),
+            "trust_actions": True,
+        }  # not an oversight: the user asked for it
     if constraint is not None:
         settings["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), "constraint": constraint}
         policy = _constrained_policy(config, policy)
@@ -76,7 +79,7 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
 
 
 def buffer_size(config: Config) -> int | None:
-    """Transitions that the replay buffer has room for, no more than the run has; None: an agent without one."""
+    """Size of the replay buffer, capped at the length of the run; None: the agent has none."""
     wanted = config.settings.get("buffer_size", argument_defaults(AGENTS[config.agent]).get("buffer_size"))
     return None if wanted is None else min(int(wanted), config.timesteps + config.n_envs)
 
@@ -93,7 +96,7 @@ def _constrained_policy(config: Config, policy: str) -> str | type[BasePolicy]:
 
 
 def _check_action_space(env_id: str, space: Any) -> None:
-    """SB3 refuses these too, in words that do not say what to do."""
+    """SB3 refuses these too, but does not say what to do."""
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UserError(
             f"--env {env_id}: the action space is unbounded ({space}); the agents need finite bounds. Give the "

@@ -1,4 +1,4 @@
-"""Settings checked against the constructors that take them."""
+"""Settings, checked against the constructors that take them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["OWN_ARGUMENTS", "check_settings", "is_integer", "read_schedule"]
 #: Arguments that the command line passes itself.
 OWN_ARGUMENTS = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
-#: Arguments that are objects or classes, which text cannot say.
+#: Arguments that are objects or classes, which text cannot express.
 _OBJECTS = {"action_noise", "replay_buffer_class"}
 
-#: Settings that may fall over the run, written lin_3e-4.
+#: Settings that may decay over the run, written lin_3e-4.
 _SCHEDULED = ("learning_rate", "clip_range")
 
 
 def check_settings(agent: str, settings: Mapping[str, Any]) -> None:
-    """Every key must be an argument of the agent's constructor, those of policy_kwargs of its policy's; a number must
-    be given where the default is one."""
+    """Every key must be an argument of the agent's constructor, and those of policy_kwargs of its policy's; where the
+    default is a number, so must the value be."""
     algorithm = AGENTS[agent]
     known = set(parameters(algorithm)) - OWN_ARGUMENTS
     if issubclass(algorithm, TD3):
-        known.add("exploration_noise")  # turned into an action noise below
+        known.add("exploration_noise")  # build_agent turns it into an action noise
     check_keys(settings, known, f"agent {agent!r}")
     for key in _OBJECTS & settings.keys():
         raise UserError(
@@ -69,7 +69,7 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _check_kinds(given: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
-    """Truth values and numbers where the default is one; lists and the like are the constructor's business."""
+    """Booleans and numbers, where the default is one; lists and the like are left to the constructor."""
     defaults = {"exploration_noise": 0.1, **argument_defaults(algorithm)}
     optional_integers = _optional_integers(algorithm)
     for key, value in given.items():
@@ -98,8 +98,8 @@ def _optional_integers(algorithm: type[BaseAlgorithm]) -> set[str]:
 
 
 def read_schedule(key: str, value: Any) -> LinearSchedule | None:
-    """lin_3e-4, as RL Baselines3 Zoo writes it: from 3e-4 at the start of the run straight to 0 at its end. None for
-    another value, or a setting that has no schedule.
+    """lin_3e-4, RL Baselines3 Zoo's notation: linear from 3e-4 at the start of the run to 0 at its end. None for other
+    values, and for settings without schedules.
 
     Raises:
         UserError: what follows lin_ is not a positive number.

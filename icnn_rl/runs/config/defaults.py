@@ -1,4 +1,4 @@
-"""Where settings come from: the constructors' defaults, YAML by agent and environment, then what was asked for."""
+"""Settings: the constructors' defaults, overridden by YAML per agent and environment, then by the user."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resolve_settings(agent: str, env: str, *overrides: Mapping[str, Any]) -> dic
 
 
 def _whole_numbers(agent: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """1e5 becomes 100000 where the constructor takes an integer."""
+    """Turn 1e5 into 100000 where the constructor takes an integer."""
     return {
         key: int(value) if is_integer(agent, key) and isinstance(value, float) else value
         for key, value in settings.items()
@@ -42,8 +42,8 @@ def _whole_numbers(agent: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def constructor_defaults(agent: str) -> dict[str, Any]:
-    """What the constructors of an agent, its policy and its input-convex network take where a run's settings say
-    nothing, as plain data: classes by name, other objects as they print."""
+    """Defaults of the constructors of an agent, its policy and its input-convex network as plain data: classes by name,
+    other objects by their repr."""
     algorithm = AGENTS[agent]
     policy = argument_defaults(algorithm.policy_aliases["MlpPolicy"])
     if algorithm is ICNNQ:
@@ -64,6 +64,6 @@ def _plain(value: Any) -> Any:
 
 
 def default_episodes(timesteps: int) -> tuple[int, int]:
-    """Episodes of an evaluation while training and of that at the end: 5 and 20, fewer where the run is so short that
-    evaluations would take most of its time."""
+    """Episodes of an evaluation during training and of the final one: 5 and 20, fewer for runs so short that
+    evaluations would take most of the time."""
     return max(1, min(5, timesteps // 2000)), max(2, min(20, timesteps // 500))

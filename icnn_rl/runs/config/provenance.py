@@ -1,4 +1,4 @@
-"""What a run was made with: versions of the packages, revision of the source."""
+"""What a run was made with: package versions and source revision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["revision", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the packages that the numbers depend on."""
     names = ("icnn-rl", "torch", "gymnasium", "mujoco", "stable-baselines3", "numpy")
     found = {"python": platform.python_version()}
     for name in names:

@@ -32,10 +32,13 @@ _COMMAND = "command"  # a key of supervised runs alone
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run. ``settings`` are the agent's constructor arguments, resolved, as plain data;
-    ``constraint`` is a text for :func:`icnn_rl.constraints.parse_constraint`, or "none"; ``final_episodes`` those
-    of the evaluation of the last model; ``env_kwargs`` arguments of the environment's constructor, ``wrappers`` what
-    :func:`icnn_rl.runs.wrappers.read_wrappers` gives, ``vec_normalize`` the arguments of SB3's VecNormalize."""
+    """Everything that defines a run, as plain data.
+
+    settings: resolved arguments of the agent's constructor. constraint: for
+    :func:`icnn_rl.constraints.parse_constraint`, or "none". final_episodes: in the evaluation of the last model.
+    env_kwargs: arguments of the environment's constructor. wrappers: from
+    :func:`icnn_rl.runs.wrappers.read_wrappers`. vec_normalize: arguments of SB3's VecNormalize.
+    """
 
     agent: str
     env: str
@@ -64,9 +67,9 @@ class Config:
 
     @property
     def surroundings(self) -> dict[str, Any]:
-        """What else :func:`icnn_rl.runs.environments.make_env` has to know of the environment."""
+        """Further arguments of :func:`icnn_rl.runs.environments.make_env`."""
         normalize = self.vec_normalize
-        if normalize is not None:  # rewards are divided by the deviation of the agent's own returns
+        if normalize is not None:  # rewards are scaled by the deviation of the agent's own discounted returns
             gamma = self.settings.get("gamma", argument_defaults(AGENTS[self.agent]).get("gamma", 0.99))
             normalize = {"gamma": gamma, **normalize}
         return {
@@ -78,7 +81,7 @@ class Config:
 
     @property
     def task(self) -> str:
-        """The environment's id, with its arguments and wrappers: what agents are compared on."""
+        """The environment's id with its arguments and wrappers: agents are compared on equal tasks."""
         text = self.env + _in_brackets(self.env_kwargs or {})
         for wrapper in self.wrappers or []:
             ((name, given),) = wrapper.items()
@@ -86,7 +89,7 @@ class Config:
         return text
 
     def to_yaml(self, extra: Mapping[str, Any]) -> str:
-        """The run's config.yml: these fields and what ``extra`` adds (versions, revision)."""
+        """Contents of config.yml: the fields, and ``extra`` (versions, revision)."""
         return yaml.safe_dump({**{f.name: getattr(self, f.name) for f in fields(self)}, **extra}, sort_keys=False)
 
     @classmethod
@@ -100,7 +103,7 @@ class Config:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Config:
-        """The configuration in what :func:`read_record` has read."""
+        """The configuration in a record."""
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
@@ -109,7 +112,7 @@ def _in_brackets(given: Mapping[str, Any]) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """All that a run's config.yml tells: the fields of a :class:`Config`, defaults, versions, revision.
+    """The contents of a run's config.yml: the fields of a :class:`Config`, defaults, versions, revision.
 
     Raises:
         UserError: the file is missing, is not YAML, or lacks a field.
@@ -126,10 +129,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def check_record(data: Any, where: str) -> dict[str, Any]:
-    """``data``, if it tells all that defines a run.
+    """``data``, if it has everything that defines a run.
 
     Raises:
-        UserError: a field is missing, or the agent unknown; starts with ``where``.
+        UserError: a field is missing, or the agent is unknown; starts with ``where``.
     """
     needed = [f.name for f in fields(Config) if f.default is MISSING]
     missing = [name for name in needed if not isinstance(data, dict) or name not in data]
@@ -143,7 +146,7 @@ def check_record(data: Any, where: str) -> dict[str, Any]:
 
 
 def first_length(folder: Path) -> int | None:
-    """The steps that the run in a folder had before it was made longer; None: there is no run, or none to read."""
+    """The length of the run in a folder before it was extended; None: no readable run."""
     try:
         record = read_record(folder / "config.yml")
     except UserError:
@@ -152,7 +155,7 @@ def first_length(folder: Path) -> int | None:
 
 
 def supervised_command(path: Path) -> str | None:
-    """Which supervised command's run a config.yml is of; None: of reinforcement learning, or not readable."""
+    """The supervised command that wrote a config.yml; None: reinforcement learning, or not readable."""
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError):
@@ -161,8 +164,8 @@ def supervised_command(path: Path) -> str | None:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
-    """In what the contents of two config.yml differ: the fields ``names``, and constructor arguments, given or left to
-    their defaults. Files of early versions are silent about defaults; those are not compared then."""
+    """How two records differ: in the fields ``names``, and in constructor arguments, set or default. Early versions did
+    not record defaults; then only settings are compared."""
     silent = "defaults" not in one or "defaults" not in other
     first, second = (
         {
@@ -184,7 +187,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def learns_nothing(config: Config) -> str | None:
-    """What to tell someone whose run ends before the agent's first update; None: there will be updates."""
+    """A warning if the run ends before the agent's first update; None if it does not."""
     algorithm = AGENTS[config.agent]
     starts = config.settings.get("learning_starts", argument_defaults(algorithm).get("learning_starts"))
     if not issubclass(algorithm, OffPolicyAlgorithm) or starts is None or starts < config.timesteps:

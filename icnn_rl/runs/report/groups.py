@@ -1,4 +1,4 @@
-"""Which runs a report averages: those of one agent on one task that differ in nothing but the seed."""
+"""Group the runs that a report averages: one agent, one task, the same settings, different seeds."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from icnn_rl.runs.report.table import write_table
 
 __all__ = ["write_report"]
 
-_TRIMMED = 4  # runs of which an interquartile mean cuts something off
+_TRIMMED = 4  # from so many runs on, an interquartile mean cuts something off
 
 
 def write_report(
@@ -36,12 +36,12 @@ def write_report(
     """Write report.md, evaluations.csv with evaluations.yml, and curves-ENV-STEPS.svg; returns the text of the report.
 
     Args:
-        runs: finished; those of one agent on one task are a group.
-        unfinished: named in the report.
-        out: folder for all of it; or, NAME.md, the report itself, the rest going into the folder NAME beside it.
-        reported: figures from elsewhere, by source and environment.
-        resamples: draws of a bootstrap.
-        command: what wrote the report, to be named in it.
+        runs: finished ones; runs of one agent on one task form a group.
+        unfinished: folders to list in the report.
+        out: folder for everything; or NAME.md for the report itself, with the rest in the folder NAME beside it.
+        reported: figures of others, by source and environment.
+        resamples: bootstrap resamples.
+        command: the command line to name in the report.
 
     Raises:
         UserError: no finished run; runs of a group differ in settings.
@@ -157,7 +157,7 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _versions(runs: Sequence[FinishedRun]) -> str:
-    """Which versions the runs were made with, as far as their configurations tell."""
+    """Versions the runs were made with, as far as recorded."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for run in runs:
         for name, version in {**run.record.get("versions", {}), "revision": run.record.get("revision")}.items():
@@ -168,7 +168,7 @@ def _versions(runs: Sequence[FinishedRun]) -> str:
 
 
 def _short(revision: str) -> str:
-    """Seven digits, and the mark of sources that were changed."""
+    """Seven digits, and the mark of changed sources."""
     commit, plus, changes = revision.partition("+")
     return commit[:7] + plus + changes
 

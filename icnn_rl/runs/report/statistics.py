@@ -49,7 +49,7 @@ def interval(samples: Sequence[Array], statistic: Callable[..., Array], resample
     Args:
         samples: (n_i,) scores each.
         statistic: of ``len(samples)`` arrays (..., n_i) and ``axis=-1``, giving (...,).
-        resamples: draws.
+        resamples: number of resamples.
     """
     if min(len(sample) for sample in samples) < 2:
         return None

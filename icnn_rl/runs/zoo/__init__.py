@@ -56,7 +56,7 @@ def run(script: str, arguments: Sequence[str]) -> None:
     function = getattr(_import(SCRIPTS[script]), script)
     given = list(arguments)
     before = sys.argv
-    ours = _own_file(given) if script == "train" else []  # first: a --conf-file given, in whatever spelling, wins
+    ours = _own_file(given) if script == "train" else []  # first, so that a --conf-file of the user's wins
     sys.argv = [f"rl_zoo3 {script}", *ours, *given]
     try:
         function()
