@@ -39,12 +39,14 @@ from icnn_rl.agents.icnn_q.policy import ICNNQCnnPolicy, ICNNQMultiInputPolicy, 
 from icnn_rl.agents.normalization import update_moments
 from icnn_rl.checks import check_positive_int, check_range
 
-__all__ = ["ICNNQ"]
-
-_MAX_WARM_UP = 10_000
-
+__all__ = ["ICNNQ", "warm_up"]
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
+
+
+def warm_up(timesteps: int) -> int:
+    """Steps of random actions that a run of ``timesteps`` begins with: a tenth, at most 10 000."""
+    return min(timesteps // 10, 10_000)
 
 
 def _of_the_policy(agent_class: type) -> dict[str, str]:
@@ -435,7 +437,7 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learning_starts is None:
-            self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
+            self.learning_starts = warm_up(total_timesteps)  # type: ignore[unreachable]
         self._check_noise()  # it may have been set since
         self.action_noise = noise_for(self.n_envs, self.action_noise)
         prepared = super()._setup_learn(total_timesteps, *args, **kwargs)
