@@ -51,10 +51,6 @@ def rmatvec(m: Tensor | SparseRows, y: Tensor) -> Tensor:
     return torch.matmul(y.unsqueeze(-2), m).squeeze(-2)
 
 
-#: The smallest number that is no 0: guards divisions.
-TINY = {torch.float64: 1e-300, torch.float32: 1e-37}
-
-
 def norms_of(m: Tensor | SparseRows) -> Tensor:
     """(1|B, k): Euclidean norms of the rows."""
     return m.norms() if isinstance(m, SparseRows) else torch.linalg.vector_norm(m, dim=-1)

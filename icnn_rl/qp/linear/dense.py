@@ -10,8 +10,6 @@ from torch import Tensor
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, stack_sparse
 
-#: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
-PENALTY = 0.1
 #: What is added to the diagonal of a matrix that breaks down, relative to its mean: at first, from try to try, tries.
 _LIFT, _GROWTH, _LIFTS = 1e-14, 100.0, 4
 #: 1 / e of a row that is out, relative to 1 / delta.

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import PENALTY
 from icnn_rl.qp.linear.base import Inner, Point, Refined, Triple
-from icnn_rl.qp.linear.dense import OUT, PENALTY, cholesky_solve, curvature, flops, stack, unit
+from icnn_rl.qp.linear.dense import OUT, cholesky_solve, curvature, flops, stack, unit
 from icnn_rl.qp.linear.primal import Primal
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 

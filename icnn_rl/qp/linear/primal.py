@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, cholesky, cholesky_solve, curvature, flops, unit
+from icnn_rl.qp.linear.dense import cholesky, cholesky_solve, curvature, flops, unit
 from icnn_rl.qp.problem import Problem
 
-#: delta, relative to ``unit``, and where Q may be singular. H holds 1 / delta: the digits of Q that this leaves are
-#: what corrections live on, and delta rho > eps keeps a singular H meaningful.
-_DELTA, _SEMIDEFINITE = 1e-10, 1e-8
+#: delta where Q may be singular, relative to ``unit``. H holds 1 / delta: the digits of Q that this leaves are what
+#: corrections live on, and delta rho > eps keeps a singular H meaningful.
+_SEMIDEFINITE = 1e-8
 #: rho, relative to the curvature of the objective.
 _RHO = 1e-8
 
@@ -47,7 +48,7 @@ class Primal(Innermost):
         size = unit(problem.row_norms(), scale)
         if semidefinite:
             return Primal(problem, _RHO * scale, _SEMIDEFINITE * size, PENALTY * size, proximal=True)
-        return Primal(problem, None, _DELTA * size, PENALTY * size)
+        return Primal(problem, None, DELTA * size, PENALTY * size)
 
     def factored(self, e: Tensor) -> Primal:
         problem = self.problem

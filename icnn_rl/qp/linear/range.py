@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import OUT, PENALTY, cholesky, cholesky_solve, curvature, flops, stack, unit
+from icnn_rl.qp.linear.dense import OUT, cholesky, cholesky_solve, curvature, flops, stack, unit
 from icnn_rl.qp.problem import Problem, matvec, norms_of, rmatvec
 from icnn_rl.qp.sparse import Pairs, SparseRows
 

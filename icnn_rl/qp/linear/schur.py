@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, cholesky, cholesky_lifted, cholesky_solve, curvature, flops, unit
+from icnn_rl.qp.linear.dense import cholesky, cholesky_lifted, cholesky_solve, curvature, flops, unit
 from icnn_rl.qp.linear.primal import hessian
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 
-#: delta of the rows of C and of equations, relative to ``unit``; as in .primal and .stagewise.
-_DELTA, _DELTA_EQUATIONS = 1e-10, 1e-11
+#: delta of equations, relative to ``unit``; as in .stagewise.
+_DELTA_EQUATIONS = 1e-11
 #: rho and delta in equilibrated data, where Q may be singular.
 _EQUILIBRATED = 1e-8
 
@@ -49,7 +50,7 @@ class Schur(Innermost):
         scale = curvature(problem)
         size, size_a = (unit(norms, scale) for norms in (problem.row_norms(), problem.equality_norms()))
         batch = max(len(size), len(size_a))
-        delta = torch.cat([part.expand(batch, -1) for part in (_DELTA_EQUATIONS * size_a, _DELTA * size)], -1)
+        delta = torch.cat([part.expand(batch, -1) for part in (_DELTA_EQUATIONS * size_a, DELTA * size)], -1)
         return Schur(problem, None, delta, PENALTY * size)
 
     @staticmethod

@@ -16,16 +16,17 @@ from torch import Tensor
 
 from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
+from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, curvature, unit
+from icnn_rl.qp.linear.dense import curvature, unit
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, sum_at, take
 from icnn_rl.qp.stages import Layout, layout_of
 
-#: delta of the rows of C and where Q may be singular, and of equations, relative to ``unit``; as in .primal, but
-#: equations are not weighed against anything: there delta is only what makes dependent ones harmless.
-_DELTA, _SEMIDEFINITE, _DELTA_EQUATIONS = 1e-10, 1e-8, 1e-11
+#: delta of the rows of C where Q may be singular, as in .primal, and of equations, relative to ``unit``. Equations are
+#: not weighed against anything: their delta only makes dependent ones harmless.
+_SEMIDEFINITE, _DELTA_EQUATIONS = 1e-8, 1e-11
 #: rho and delta in equilibrated data, where the matrices may be singular.
 _EQUILIBRATED = 1e-8
 #: rho, relative to the curvature of the objective.
@@ -89,7 +90,7 @@ class Stagewise(Innermost):
             base=problem.p[:1],
             weight=_products(problem.G, layout),
             rho=_RHO * scale if semidefinite else None,
-            delta=(_SEMIDEFINITE if semidefinite else _DELTA) * size,
+            delta=(_SEMIDEFINITE if semidefinite else DELTA) * size,
             delta_equations=_DELTA_EQUATIONS * size_a,
             start=PENALTY * size,
             proximal=semidefinite,
