@@ -128,6 +128,11 @@ class ConcaveCritic(BasePolicy):
         """f(s, .) for a batch of observations: everything that depends on the state is evaluated here, once."""
         return self.bind_features(self.extract_features(obs, self.features_extractor))
 
+    @property
+    def members(self) -> int:
+        """E."""
+        return int(getattr(self.net, "ensemble", None) or 1)
+
     def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
         """Q_e(s, a) of every member, each (B, 1), for actions scaled to [-1, 1]."""
         return tuple(-f.unsqueeze(-1) for f in self.bind(obs).member_values(actions))
@@ -147,7 +152,7 @@ class ConcaveCritic(BasePolicy):
         solver: Solver,
         obs: PyTorchObs,
         allowed: Box | ConvexSet | None = None,
-        atol: float = 0.0,
+        atol: float | Tensor = 0.0,
     ) -> Solution:
         """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback.
         ``allowed``: :meth:`action_set`, where the caller has it. ``atol``: a certified gap that is small enough, in

@@ -32,7 +32,7 @@ class GroupMeans:
                 f"members: expected a multiple of {groups} with reduction 'none', got {total} with "
                 f"{members.reduction!r}."
             )
-        self.members, self.groups = members, groups
+        self.members, self.groups, self.size = members, groups, total // groups
 
     @property
     def smooth(self) -> bool:
@@ -43,6 +43,10 @@ class GroupMeans:
     def curvature(self) -> Tensor:
         """m (S, B, n): f - 1/2 sum_j m_j y_j^2 is still convex."""
         return self._mean(self.members.curvature)
+
+    def group(self, s: int) -> EnsembleEnergy:
+        """One group's mean."""
+        return self.members.mean_of(slice(s * self.size, (s + 1) * self.size))
 
     def start(self) -> Tensor:
         """(S, B, n) of zeros: a starting point of the right shape, dtype and device."""
@@ -76,8 +80,7 @@ class GroupMeans:
 
     def _spread(self, y: Tensor) -> Tensor:
         """Every group's rows to each of its members: (S, B, n) -> (S E, B, n)."""
-        members = self.members.linear.shape[0] // self.groups
-        return y.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
+        return y.unsqueeze(1).expand(-1, self.size, -1, -1).flatten(0, 1)
 
     def _mean(self, parts: Tensor) -> Tensor:
         """(S E, ...) -> (S, ...)."""

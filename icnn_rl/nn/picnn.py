@@ -181,13 +181,17 @@ class PICNN(ConvexNetwork):
             else:
                 part.zero_()
 
+    @property
+    def rectified(self) -> bool:
+        """Whether the context's activation is the ReLU."""
+        return self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
+
     @full_precision
     def encode(self, x: Tensor) -> Tensor:
         """The context u (E, B, width) of x (B, x_features) or (E, B, x_features)."""
-        rectified = self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
         u = x
         for i, layer in enumerate(self.context):
-            if self.norms is not None and rectified:
+            if self.norms is not None and self.rectified:
                 u = context_layer(u, layer.weight, present(layer.bias), self.norms[i].bias)
                 continue
             u = layer(u)

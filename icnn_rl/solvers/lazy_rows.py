@@ -18,7 +18,7 @@ __all__ = ["solve_with_lazy_rows"]
 
 @eager("solve_with_lazy_rows")
 @torch.no_grad()
-def solve_with_lazy_rows(problem: Problem, solver: Solver, y0: Tensor, *, atol: float = 0.0) -> Solution:
+def solve_with_lazy_rows(problem: Problem, solver: Solver, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
     """:func:`icnn_rl.solvers.minimize.solve` with ``averages``, for sets with rows.
 
     The minimiser over the bounds alone is the minimiser over the set wherever it meets the rows, and its certificate

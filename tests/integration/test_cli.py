@@ -190,16 +190,15 @@ def test_the_configuration_names_versions_seed_and_settings(finished):
 
 
 def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
-    from icnn_rl.cli.main.commands import rl
-
-    from icnn_rl.cli.main import main as cli
+    from icnn_rl.cli.commands import rl
+    from icnn_rl.cli.main import main
 
     seen = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icnn-rl"])
     monkeypatch.setattr(rl, "train_run", lambda config, folder, **options: seen.append((config, folder)))
     monkeypatch.setattr(rl, "report", lambda folder, which, episodes: seen.append((folder, which)))
-    assert cli.main() == 0
+    assert main() == 0
     (config, folder), report = seen
     assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
     assert folder == Path("runs/icnn-InvertedPendulum-v5-s0")
@@ -469,7 +468,7 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(("agent", "starts"), [("td3", 1000), ("sac", 1000), ("icnn", None), ("ppo", None)])
 def test_a_run_that_ends_before_the_first_update_is_told_so(agent, starts, tmp_path, capsys, monkeypatch):
-    from icnn_rl.cli.main.commands import rl
+    from icnn_rl.cli.commands import rl
 
     monkeypatch.setattr(rl, "train_run", lambda *args, **options: None)
     monkeypatch.setattr(rl, "report", lambda *args: None)
@@ -591,7 +590,7 @@ def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, 
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
-    from icnn_rl.cli.main.commands import plot
+    from icnn_rl.cli.commands import plot
 
     def full(folders, out):
         raise OSError(28, "No space left on device", str(out))
@@ -649,7 +648,7 @@ NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
 
 
 def test_the_options_know_what_the_package_has():
-    from icnn_rl.cli.main import commands as bodies
+    from icnn_rl.cli import commands as bodies
     from icnn_rl.cli.options import runs, supervised, sweeps
     from icnn_rl.runs.config import AGENTS
     from icnn_rl.runs.zoo import SCRIPTS
@@ -663,7 +662,7 @@ def test_the_options_know_what_the_package_has():
         supervised.TABLE_NAMES,
     )
     there = {path.stem for path in Path(bodies.__file__).parent.glob("*.py")}
-    assert there == {*commands(), "run", "__init__"}
+    assert there == {*commands(), "__init__"}
 
 
 @pytest.mark.parametrize("command", [[], ["rl"], ["sudoku"]])

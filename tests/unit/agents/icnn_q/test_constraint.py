@@ -163,7 +163,8 @@ def test_the_target_stays_inside_too(monkeypatch):
     original = energy_class.member_values
     monkeypatch.setattr(energy_class, "member_values", lambda self, y: seen.append(y) or original(self, y))
     data = agent.replay_buffer.sample(64)
-    agent._next_value(data.next_observations)
+    agent.learner.draw(data.actions.unsqueeze(0))
+    agent.learner._next_value(data.next_observations)
     low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in bounds(agent))
     action = low + 0.5 * (high - low) * (seen[-1].double() + 1)
     violation = CONSTRAINTS["rows"].violation(data.next_observations.double(), action)
@@ -189,7 +190,8 @@ def test_states_without_an_allowed_action():
     np.testing.assert_allclose(found.value, agent.q_values(obs, found.action), rtol=1e-5)
     np.testing.assert_allclose(found.action[0, 0], 0.0, atol=1e-5)  # the least violation
     data = agent.replay_buffer.sample(64)
-    value, usable = agent._next_value(data.next_observations)
+    agent.learner.draw(data.actions.unsqueeze(0))
+    value, usable, _ = agent.learner._next_value(data.next_observations)
     assert usable.all()
     assert torch.isfinite(value).all()
     assert 0.2 < agent.logger.name_to_value["solver/empty_fraction"] < 0.8
