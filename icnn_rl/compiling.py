@@ -16,7 +16,6 @@ from numba.core.caching import FunctionCache
 #: What the user is told that is being compiled: by module, and by function where it comes later than the rest.
 _WHAT = {
     "icnn_rl.agents.icnn_q.kernel": "the agent's update",
-    "icnn_rl.nn._context_kernel": "the context layers",
     "icnn_rl.qp.kernel.dense": "the dense QP solver",
     "icnn_rl.qp.kernel.dense.inverse": "the gradients of the dense QP solver",
     "icnn_rl.qp.kernel.stagewise": "the QP solver for problems in stages",
