@@ -54,6 +54,24 @@ def cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:
     return out
 
 
+def weights(problem: Problem, e: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """e + delta and W = 1 / (e + delta) (B, k), 0 where a row is absent."""
+    e = e + delta
+    w = e.reciprocal()
+    return e, w if problem.present is None else w * problem.present
+
+
+def proximal_force(rho: Tensor, before: Tensor, x: Tensor) -> Tensor:
+    """(B,): |rho (x - before)|."""
+    force: Tensor = torch.linalg.vector_norm(rho * (x - before), dim=-1)
+    return force
+
+
+def without_proximal(rx: Tensor, rho: Tensor | None, dx: Tensor) -> Tensor:
+    """rx - rho dx: what (Q + rho) dx = rx leaves to Q dx."""
+    return rx if rho is None else torch.addcmul(rx, rho, dx, value=-1.0)
+
+
 def curvature(problem: Problem) -> Tensor:
     """(1|B, 1): mean diagonal of Q, the unit of H; where Q = 0 the size of p stands in."""
     mean = problem.q_diagonal.mean(-1, keepdim=True)

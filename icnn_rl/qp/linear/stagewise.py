@@ -19,7 +19,7 @@ from icnn_rl.numba_support import available
 from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import curvature, unit
+from icnn_rl.qp.linear.dense import curvature, proximal_force, unit, weights, without_proximal
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, sum_at, take
 from icnn_rl.qp.stages import Layout, layout_of
@@ -128,10 +128,7 @@ class Stagewise(Innermost):
 
     def factored(self, e: Tensor) -> Stagewise:
         problem, layout = self.problem, self.layout
-        e = e + self.delta
-        w = e.reciprocal()
-        if problem.present is not None:
-            w = w * problem.present
+        e, w = weights(problem, e, self.delta)
         bounds = problem.on_diagonal(w)
         bounds = w[:, :0] if bounds is None else bounds
         kernel = _kernel() if _compiles(w) else None
@@ -187,7 +184,7 @@ class Stagewise(Innermost):
         right = torch.cat((rx + problem.Ctz(w * rc), ra), -1)
         y = self._solved(sum_at(layout.member, right, layout.number * layout.size))
         found = take(y, layout.member)
-        dx, dnu = found[:, : problem.n], found[:, problem.n :]
+        dx, dnu = found.split_with_sizes((problem.n, found.shape[-1] - problem.n), -1)
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def _solved(self, y: Tensor) -> Tensor:
@@ -213,15 +210,14 @@ class Stagewise(Innermost):
         return torch.stack(backward[::-1], 1).flatten(1)
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
-        rx = rx if self.rho is None else torch.addcmul(rx, self.rho, dx, value=-1.0)
+        rx = without_proximal(rx, self.rho, dx)
         return rx, torch.addcmul(ra, self.delta_equations, dnu)
 
     def held(self, before: Tensor, x: Tensor) -> Tensor | None:
         if not self.proximal:
             return None
         assert self.rho is not None
-        force: Tensor = torch.linalg.vector_norm(self.rho * (x - before), dim=-1)
-        return force
+        return proximal_force(self.rho, before, x)
 
     def in_single(self) -> Cast:
         coarse = dataclasses.replace(
