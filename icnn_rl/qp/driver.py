@@ -17,6 +17,7 @@ from torch import Tensor
 from icnn_rl.qp import certificates, emptiness, interior_point
 from icnn_rl.qp.active_set import find_active_sets, on_set
 from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
+from icnn_rl.qp.constants import CORRECTIONS, NEGATIVE, SINGULAR, TINY
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
@@ -25,22 +26,19 @@ from icnn_rl.qp.linear.scale import Scale
 from icnn_rl.qp.linear.select import choose, of_cone
 from icnn_rl.qp.linear.stagewise import least_pivots
 from icnn_rl.qp.outcome import Outcome, Solved
-from icnn_rl.qp.problem import TINY, Problem
+from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.pytree import leaves, map_tensors, select_rows, where_rows
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.solution import Status
 
 __all__ = ["NonConvexError", "check_convex", "solve_batch"]
 
-#: Corrections of a point by its residual at most; a residual of so many eps needs none.
-_CORRECTIONS, _EXACT = 8, 100.0
+#: A residual of so many eps needs no correction.
+_EXACT = 100.0
 #: How many times as many for rows that were not solved at once, and how close to the tolerance they are tried on.
 _PATIENCE, _CLOSE = 8, 10.0
-#: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
-_SINGULAR = 1e-9
 #: What is added to a sparse Q, relative, before it is factored.
 _SHIFT = 1e-10
-_NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Active-set steps at most from the answer of another solver.
 _POLISH = 4
 
@@ -327,7 +325,7 @@ def _correct(
     best, fit = point, None
     enough = _EXACT * torch.finfo(point.x.dtype).eps
     x, z = point.x, point.z
-    for _ in range(_CORRECTIONS * patience):
+    for _ in range(CORRECTIONS * patience):
         nu, z = point.nu, z.clamp(min=0.0)
         at = problem.products(x, nu, z)
         now = residuals(problem, yardstick, x, nu, z, at)
@@ -382,7 +380,7 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> _Curved:
         chol, info = torch.linalg.cholesky_ex(q)
         largest = q.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
         least = torch.where(info == 0, chol.diagonal(dim1=-2, dim2=-1).square().amin(-1), -torch.inf)
-    near = ~(least > _SINGULAR * largest)
+    near = ~(least > SINGULAR * largest)
     if not bool(near.any()):
         return _Curved(problem, chol, False, None)
     if problem.coupling is not None:
@@ -393,10 +391,10 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> _Curved:
     lowest, size = eigenvalues.amin(-1), eigenvalues.abs().amax(-1)
     saddle = torch.zeros_like(near)
     if not assume:
-        saddle[near] = lowest < -_NEGATIVE[data] * size
+        saddle[near] = lowest < -NEGATIVE[data] * size
     # what is rounding in float64 is left: a lift would give a minimum to an objective that falls for ever
     lift = torch.zeros_like(largest)
-    lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * size, -lowest, 0.0)
+    lift[near] = torch.where(lowest < -NEGATIVE[torch.float64] * size, -lowest, 0.0)
     if bool((lift > 0).any()):
         row, q = lift.unsqueeze(-1), problem.Q
         q = q + (row if q.dim() == 2 else torch.diag_embed(row.expand(-1, problem.n)))

@@ -125,7 +125,7 @@ class _Solve(torch.autograd.Function):
             dq_off = _minus_outers(0.5 * dx, x, x, 0.5 * dx, coupling, system)
         if g is not None and wanted[7]:
             m = g.shape[-2]
-            dg = _minus_outers(dz[:, :m], x, z[:, :m], dx, g, system)
+            dg = _minus_outers(dz.narrow(-1, 0, m), x, z.narrow(-1, 0, m), dx, g, system)
         if a is not None and wanted[8]:
             da = _minus_outers(dnu, x, nu, dx, a, system)
         return (None, None, None, None, None, dq, dq_off, dg, da, dx, dnu, dz, *(None for _ in tensors))

@@ -19,9 +19,34 @@ from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.qp.sparse import Sparse, SparseRows, entries_of, sum_at
 from icnn_rl.qp.stages import check_reach, fill_blocks, find_stages
 
-__all__ = ["Form", "as_batch", "batch_shape", "build", "check", "check_like", "is_number", "nonfinite", "stack_active"]
+__all__ = [
+    "Arguments",
+    "Form",
+    "as_batch",
+    "batch_shape",
+    "build",
+    "check",
+    "check_like",
+    "is_number",
+    "nonfinite",
+    "stack_active",
+]
 
 _SOLVERS = (PrimalDual, External)
+
+
+class Arguments(NamedTuple):
+    """What :func:`icnn_rl.qp.solve_qp` is told of a problem, under the names that it has there."""
+
+    Q: Tensor | Sparse | Diagonal | float
+    p: Tensor
+    G: Tensor | Sparse | None = None
+    h: Tensor | None = None
+    A: Tensor | Sparse | None = None
+    b: Tensor | None = None
+    lb: Tensor | float | None = None
+    ub: Tensor | float | None = None
+    h_low: Tensor | None = None
 
 
 class Form(NamedTuple):
@@ -50,20 +75,10 @@ class Form(NamedTuple):
         return self.m * self.soft_ineq + 2 * self.q * self.soft_eq
 
 
-def check(
-    Q: object,
-    p: object,
-    G: object,
-    h: object,
-    A: object,
-    b: object,
-    lb: object,
-    ub: object,
-    h_low: object,
-    solver: object,
-) -> None:
+def check(given: Arguments, solver: object) -> None:
     """Kinds, dtypes, devices and core shapes."""
-    p = check_float_tensor("p", p)
+    Q, p, G, h, A, b, lb, ub, h_low = given
+    check_float_tensor("p", p)
     check_like("p", p, p)
     if p.dim() == 0:
         raise ValueError("p: expected shape (..., n), got a number. Give it at least one dimension.")
@@ -168,10 +183,10 @@ def check_like(name: str, value: object, p: Tensor) -> Tensor:
     return tensor
 
 
-def batch_shape(**arguments: Any) -> torch.Size:
+def batch_shape(given: Arguments, **costs: Any) -> torch.Size:
     """The common batch shape."""
     shapes = {}
-    for name, value in arguments.items():
+    for name, value in (*zip(Arguments._fields, given, strict=True), *costs.items()):
         tensor = value.d if isinstance(value, Diagonal) else value
         if isinstance(value, Sparse):
             if value.values.dim() > 1:
@@ -285,20 +300,9 @@ def _in_blocks(blocks: Sequence[int], problem: Problem) -> Problem:
     return dataclasses.replace(problem, Q=diagonal, coupling=coupling, A=a, G=g, stage=stage[None])
 
 
-def build(
-    Q: Tensor | Sparse | Diagonal | float,
-    p: Tensor,
-    G: Tensor | Sparse | None,
-    h: Tensor | None,
-    A: Tensor | Sparse | None,
-    b: Tensor | None,
-    lb: Tensor | float | None,
-    ub: Tensor | float | None,
-    h_low: Tensor | None,
-    shape: torch.Size,
-    blocks: Sequence[int] | None = None,
-) -> tuple[Problem, Form]:
+def build(given: Arguments, shape: torch.Size, blocks: Sequence[int] | None = None) -> tuple[Problem, Form]:
     """The live problem, and where its parts come from; what is infinite in its d is left to :mod:`.driver`."""
+    Q, p, G, h, A, b, lb, ub, h_low = given
     n, batch = p.shape[-1], math.prod(shape)
 
     def vector(t: Tensor | float, size: int) -> Tensor:

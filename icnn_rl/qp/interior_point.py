@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.certificates import normwise
+from icnn_rl.qp.constants import BACK_OFF
 from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.base import Inner, Point, Triple
 from icnn_rl.qp.linear.scale import Scale
@@ -36,8 +37,6 @@ from icnn_rl.qp.pytree import leaves, select_rows, unflatten, where_rows
 
 __all__ = ["Ended", "follow_central_path"]
 
-#: How far to go towards the boundary.
-_BACK_OFF = 0.99
 #: Corrections of a linear solve at most, and the relative residual that needs none.
 _CORRECTIONS, _EXACT = 4, 1e-13
 #: Residuals to aim at: smaller than the tolerance, for the set of active constraints is still to be told apart.
@@ -241,7 +240,7 @@ def _step(rows: _Rows, state: _State, left: _Left) -> _State:
     step = direction(
         1.0 - sigma, (aim - s * z - guess.s * guess.z) * present, aim - tau * kappa - guess.tau * guess.kappa
     )
-    length = _BACK_OFF * _length(state, step, present)
+    length = BACK_OFF * _length(state, step, present)
     moved = (torch.addcmul(a, length, b) for a, b in zip(leaves(state), leaves(step), strict=True))
     return unflatten(state, moved)
 

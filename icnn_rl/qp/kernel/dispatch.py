@@ -130,7 +130,7 @@ class DenseFactor(Refined):
         problem, kernel = self.problem, _dense_kernel()[0]
         energy = self._energy()
         w = self.w * self.c_rows.square() / energy
-        rho, bounds = kernel._RHO / (energy * self.columns.square()), problem.on_diagonal(w)
+        rho, bounds = kernel.KKT_RHO / (energy * self.columns.square()), problem.on_diagonal(w)
         h = torch.diag_embed(rho if bounds is None else rho + bounds)  # torch.func maps w, so nothing is added in place
         h = h + (torch.diag_embed(problem.Q) if problem.diagonal else problem.Q)
         if problem.G is not None:
@@ -143,7 +143,7 @@ class DenseFactor(Refined):
         else:
             assert isinstance(problem.A, Tensor)
             half = torch.linalg.solve_triangular(chol.mT, problem.A.mT.expand(len(t), -1, -1), upper=False)
-            schur = half.mT @ half + torch.diag_embed(kernel._DELTA * energy / self.a_rows.square())
+            schur = half.mT @ half + torch.diag_embed(kernel.KKT_DELTA * energy / self.a_rows.square())
             y = torch.linalg.solve_triangular(chol.mT, t.unsqueeze(-1), upper=False).squeeze(-1)
             dnu = cholesky_solve(rmatvec(half, y) - ra, cholesky(schur))
             y = y - matvec(half, dnu)
@@ -154,7 +154,7 @@ class DenseFactor(Refined):
         if not batched(rx):
             return self._inverse(rx, ra, rc, corrections)
         # as in the kernel
-        energy, delta, on = self._energy(), _dense_kernel()[0]._DELTA, self.w > 0
+        energy, delta, on = self._energy(), _dense_kernel()[0].KKT_DELTA, self.w > 0
         e = torch.where(on, 1.0 / torch.where(on, self.w, 1.0) - delta, 0.0)
         e = torch.where(e > 1e-3 * delta, e, 0.0) * energy / self.c_rows.square()
 

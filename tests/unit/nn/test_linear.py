@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from icnn_rl.nn import NonNegativeLinear
-from icnn_rl.nn.linear import POSITIVITY, EnsembleLinear, EnsembleNorm
+from icnn_rl.nn.linear import POSITIVITY, EnsembleLinear, EnsembleNorm, affine
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +162,16 @@ def test_settings_are_shown() -> None:
     assert "positivity='softplus'" in repr(NonNegativeLinear(3, 2, positivity="softplus"))
     assert "ensemble=2" in repr(EnsembleLinear(3, 2, 2))
     assert "width=4" in repr(EnsembleNorm(4, 2))
+
+
+def test_members_share_an_affine_maps_input() -> None:
+    x, weight, bias = (torch.randn(shape).double().requires_grad_() for shape in ((5, 7), (2, 4, 7), (2, 1, 4)))
+    assert torch.autograd.gradcheck(affine, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(affine, (x, weight, bias))
+    torch.testing.assert_close(affine(x, weight, bias), torch.matmul(x, weight.mT) + bias)
+
+
+def test_weight_gradients_need_no_copy() -> None:
+    x, weight, bias = torch.randn(5, 7), torch.randn(2, 4, 7, requires_grad=True), torch.randn(2, 1, 4)
+    (gradient,) = torch.autograd.grad(affine(x, weight, bias).sum(), weight)
+    assert gradient.is_contiguous()

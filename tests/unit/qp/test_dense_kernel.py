@@ -69,10 +69,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def problem_of(arguments: Arguments) -> Problem:
-    names = ("Q", "p", "G", "h", "A", "b", "lb", "ub")
-    parts = [arguments.get(name) for name in names]
-    shape = inputs.batch_shape(**dict(zip(names, parts, strict=True)))
-    problem = inputs.build(*parts, None, shape)[0].dense()  # type: ignore[arg-type]
+    given = inputs.Arguments(**arguments)
+    problem = inputs.build(given, inputs.batch_shape(given))[0].dense()
     return problem if problem.diagonal else dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
 
 
