@@ -27,6 +27,11 @@ from icnn_rl.solvers.newton import dispatch
 __all__ = ["CompiledCritics", "is_compiled"]
 
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_NO_MOMENTS = np.zeros(0)
+
+
 @functools.cache
 def _kernel() -> ModuleType:
     """Importing numba takes a second: not before it is needed."""
@@ -165,11 +170,41 @@ class CompiledCritics:
     @torch.no_grad()
     def act(self, x: Tensor, solver: ProjectedNewton) -> Solution:
         """argmax_a of mean_e Q_e of one learner: x (B, o) -> (B, n)."""
-        read = self._read_row(x[0]) if len(x) == 1 else self._read(x.expand(self.members, -1, -1))
-        found = self._maximise(read, solver, None)
+        found = self._maximise(self._read(x.expand(self.members, -1, -1)), solver, None)
         parts = (found.value, found.fun, found.gap, found.status, found.num_steps, found.residual)
         value, fun, gap, status, num_steps, residual = (part[0] for part in parts if part is not None)
         return Solution(value, fun, gap, status, num_steps, residual)
+
+    def act_on(
+        self, obs: Array, mean: Tensor | None, variance: Tensor | None, solver: ProjectedNewton
+    ) -> tuple[Array, int]:
+        """The greedy action (n,) for one observation (o,), normalised by ``mean`` and ``variance`` (o,) where there are
+        any; and the :class:`icnn_rl.Status` of its search."""
+        net = self.net
+        assert net.norms is not None
+        assert net.heads.bias is not None
+        assert net.activation.square_width is not None
+        layers = list(zip(net.context, net.norms, strict=True))
+        known = mean is not None and variance is not None
+        moments = (mean.numpy(), variance.numpy()) if known else (_NO_MOMENTS, _NO_MOMENTS)  # type: ignore[union-attr]
+        action, status = _kernel().act(
+            obs,
+            known,
+            *moments,
+            tuple(layer.weight.detach().numpy() for layer, _ in layers),
+            tuple(layer.bias.detach().numpy() for layer, _ in layers if layer.bias is not None),
+            tuple(norm.bias.detach().numpy() for _, norm in layers),
+            net.heads.weight.detach().numpy(),
+            net.heads.bias.detach().numpy(),
+            net.passthrough[0].weight.detach().numpy(),
+            net.nonneg[0].weight.detach().numpy(),
+            net.strong_convexity,
+            net.activation.square_width,
+            float(solver.tol),
+            int(solver.max_steps),
+            int(solver.model_solves),
+        )
+        return action, int(status)
 
     @torch.no_grad()
     def act_each(self, x: Tensor, solver: ProjectedNewton) -> Solution:
@@ -227,22 +262,6 @@ class CompiledCritics:
         heads = self._buffer("heads", batch, self.total, batch, net.heads.out_features)
         torch.baddbmm(net.heads.bias, u, net.heads.weight.mT, out=heads)
         return Read(us, heads, F.softplus(heads[..., self.n + self.h :]))
-
-    def _read_row(self, x: Tensor) -> Read:
-        """Of one state, x (o,)."""
-        net = self.net
-        assert net.norms is not None
-        assert net.heads.bias is not None
-        layers = list(zip(net.context, net.norms, strict=True))
-        weights = tuple(layer.weight.detach().numpy() for layer, _ in layers)
-        biases = tuple(layer.bias.detach().numpy() for layer, _ in layers if layer.bias is not None)
-        shifts = tuple(norm.bias.detach().numpy() for _, norm in layers)
-        widest = max(net.x_features, *net.context_widths)
-        u = self._buffer("row", 1, 2, widest)
-        heads = self._buffer("heads", 1, self.total, 1, net.heads.out_features)
-        head = net.heads.weight.detach().numpy(), net.heads.bias.detach().numpy()
-        _kernel().encode_row(x.numpy(), weights, biases, shifts, *head, u.numpy(), heads.numpy())
-        return Read([], heads, F.softplus(heads[..., self.n + self.h :]))
 
     def _buffer(self, name: str, batch: int, *shape: int) -> Tensor:
         if (name, batch) not in self._buffers:

@@ -7,16 +7,17 @@ import dataclasses
 from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
-from icnn_rl.agents.normalization import preprocess
+from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space, preprocess
 from icnn_rl.constraints import ActionConstraint, ActionProjection
 from icnn_rl.constraints.base import Fallback
 from icnn_rl.eager import eager
@@ -195,6 +196,11 @@ class ConcaveCritic(BasePolicy):
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
 
+    def act_on(self, obs: object) -> np.ndarray | None:
+        """The greedy action, scaled, for one observation as the environment gives it, where there is a shorter way than
+        through tensors; None: there is none, or the observation is not one finite row."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """As SB3's, without a walk through all modules where the network has heads: predict asks at every step."""
@@ -251,6 +257,26 @@ class ICNNCritic(ConcaveCritic):
             self._compiled_for = kind
         return self._compiled
 
+    def act_on(self, obs: object) -> np.ndarray | None:
+        extractor, space = self.features_extractor, self.observation_space
+        if not isinstance(obs, np.ndarray) or obs.dtype.kind != "f" or obs.dtype.itemsize < 4:
+            return None
+        if self.limits is not None or not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
+            return None
+        if type(extractor) not in (NormalizedExtractor, FlattenExtractor) or not finite_in_float32(obs):
+            return None
+        compiled = self.compiled
+        if compiled is None or not is_compiled(self.solver):
+            return None
+        if isinstance(extractor, NormalizedExtractor):
+            action, status = compiled.act_on(obs.reshape(-1), extractor.mean, extractor.variance, self.solver)
+        else:
+            action, status = compiled.act_on(obs.reshape(-1).astype(np.float32, copy=False), None, None, self.solver)
+        if status > _LAST_USABLE:
+            return None  # counted, and told, the long way
+        shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
+        return action.reshape(shape)
+
     @eager("The greedy action")
     def _solve(self, obs: PyTorchObs) -> Solution:
         if self.limits is None and is_compiled(self.solver) and plain() and (compiled := self.compiled) is not None:
@@ -264,3 +290,9 @@ class ICNNCritic(ConcaveCritic):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "picnn_kwargs": self.picnn_kwargs}
+
+
+def finite_in_float32(array: np.ndarray) -> bool:
+    """Whether the numbers are finite as the networks read them."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())

@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from icnn_rl.agents.normalization import CLIP, EPSILON
 from icnn_rl.compiling import jit
+from icnn_rl.solvers.newton.kernel import Energies, Found, newton
+from icnn_rl.solvers.newton.smoothed_start import STAGES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -274,41 +277,67 @@ def greatest(
 
 
 @jit
-def encode_row(
-    x: Array, weights: Any, biases: Any, shifts: Any, head_weight: Array, head_bias: Array, u: Array, heads: Array
-) -> None:
-    """The heads of one state: for so few numbers a product of matrices costs less than asking for it.
+def act(
+    obs: Array,
+    normalised: bool,
+    mean: Array,
+    variance: Array,
+    weights: Any,
+    biases: Any,
+    shifts: Any,
+    head_weight: Array,
+    head_bias: Array,
+    passthrough: Array,
+    raw_v: Array,
+    curvature: float,
+    square_width: float,
+    tol: float,
+    max_steps: int,
+    model_solves: int,
+) -> tuple[Array, int]:
+    """The greedy action (n,) of one state and the status of its search, from the observation to the action: for one row
+    a product of matrices costs less than asking for it.
 
     Args:
-        x: (o,).
+        obs: (o,). mean, variance: (o,), if it is to be ``normalised`` by them.
         weights, biases, shifts: of the layers of the context, (E, out, in), (E, 1, out) and (E, 1, out).
         head_weight, head_bias: (E, H, width) and (E, 1, H).
-        u: (2, widest), scratch.
-        heads: (E, 1, H), filled.
+        passthrough: W^(y) (E, h, n). raw_v: (E, 1, h), v before it is clamped.
+        curvature, square_width: as in :func:`loss`. tol, max_steps, model_solves: of the solver.
     """
-    real = x.dtype.type
+    members, h, n = passthrough.shape
+    real = head_weight.dtype.type
     zero = real(0.0)
-    for e in range(heads.shape[0]):
-        width = len(x)
-        now, other = 0, 1
+    widest = len(obs)
+    for layer in range(len(weights)):
+        widest = max(widest, weights[layer].shape[1])
+    u = np.empty((2, widest), head_weight.dtype)
+    x = np.empty(len(obs), head_weight.dtype)
+    for i in range(len(obs)):
+        x[i] = obs[i]
+        if normalised:
+            raised = real(obs[i] - obs.dtype.type(mean[i])) * real(1.0 / np.sqrt(variance[i] + EPSILON))
+            x[i] = min(max(raised, real(-CLIP)), real(CLIP)) if raised == raised else raised
+    heads = np.empty((members, 1, head_weight.shape[1]), head_weight.dtype)
+    for e in range(members):
+        width, now, other = len(obs), 0, 1
         u[now, :width] = x
         for layer in range(len(weights)):
             w = weights[layer][e]
             out = w.shape[0]
-            mean = zero
+            middle = spread = zero
             for j in range(out):
                 total = biases[layer][e, 0, j]
                 for i in range(width):
                     total += w[j, i] * u[now, i]
                 u[other, j] = total
-                mean += total
-            mean /= real(out)
-            variance = zero
+                middle += total
+            middle /= real(out)
             for j in range(out):
-                variance += (u[other, j] - mean) * (u[other, j] - mean)
-            factor = real(1.0) / np.sqrt(variance / real(out) + real(_EPS))
+                spread += (u[other, j] - middle) * (u[other, j] - middle)
+            factor = real(1.0) / np.sqrt(spread / real(out) + real(_EPS))
             for j in range(out):
-                raised = (u[other, j] - mean) * factor + shifts[layer][e, 0, j]
+                raised = (u[other, j] - middle) * factor + shifts[layer][e, 0, j]
                 u[other, j] = zero if raised < zero else raised
             now, other, width = other, now, out
         for j in range(heads.shape[2]):
@@ -316,6 +345,26 @@ def encode_row(
             for i in range(width):
                 total += head_weight[e, j, i] * u[now, i]
             heads[e, 0, j] = total
+    tail = np.empty((members, 1, heads.shape[2] - n - h), heads.dtype)
+    v, directions = np.empty((members, h), heads.dtype), np.empty((members, n, h), heads.dtype)
+    for e in range(members):
+        for j in range(tail.shape[2]):
+            a = heads[e, 0, n + h + j]
+            tail[e, 0, j] = a if a > real(20.0) else np.log1p(np.exp(a))  # as in torch's softplus
+        for j in range(h):
+            v[e, j] = zero if raw_v[e, 0, j] < zero else raw_v[e, 0, j]
+            for i in range(n):
+                directions[e, i, j] = passthrough[e, j, i]
+    gates, offsets = np.empty((members, 1, n), heads.dtype), np.empty((members, 1, h), heads.dtype)
+    out_weights, linear = np.empty((members, 1, h), heads.dtype), np.empty((1, n), heads.dtype)
+    constant, quadratic = np.empty(1, heads.dtype), np.empty((1, n), heads.dtype)
+    bind(heads, tail, v, curvature, gates, offsets, out_weights, linear, constant, quadratic)
+    energies = Energies(directions, gates, offsets, out_weights, linear, constant, quadratic, square_width)
+    bounds, reals = np.ones((1, n), heads.dtype), np.empty((3, 1), heads.dtype)
+    integers, value = np.empty((2, 1), np.int64), np.empty((1, n), heads.dtype)
+    found = Found(value, reals[0], reals[1], reals[2], integers[0], integers[1])
+    newton(energies, -bounds, bounds, 0.0 * bounds, STAGES, tol, 0.0, max_steps, model_solves, found)
+    return value[0], integers[1, 0]
 
 
 @jit

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics
 from icnn_rl.agents.icnn_q.critics import Critics, StackedCritics
@@ -172,3 +174,30 @@ def test_nan_is_never_made_a_number() -> None:
 def test_other_networks_go_through_the_graph(form: dict[str, Any]) -> None:
     assert not CompiledCritics.fits(make_net(1, torch.float32, **form))
     assert CompiledCritics.fits(make_net(1, torch.float32))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("average", [True, False])
+def test_one_observation_takes_a_shorter_way_to_the_same_action(
+    normalize: bool, deterministic: bool, dtype: Any, average: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kwargs = {"context": (16, 8), "hidden": (8,), "normalize_observations": normalize, "average_weights": average}
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", learning_starts=20, batch_size=16, seed=0, policy_kwargs=kwargs).learn(80)
+    observations = np.random.default_rng(0).normal(size=(20, 3)).astype(dtype)
+    short = [agent.predict(obs, deterministic=deterministic)[0] for obs in observations]
+    assert agent.critic.act_on(observations[0]) is not None
+    assert agent.predict(observations[:1])[0].shape == (1, 1)
+    monkeypatch.setattr(type(agent.critic), "act_on", lambda self, obs: None)
+    long = [agent.predict(obs, deterministic=deterministic)[0] for obs in observations]
+    assert [action.dtype for action in short] == [action.dtype for action in long]
+    np.testing.assert_allclose(short, long, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("obs", [np.array([1.0, np.nan, 0.0]), np.array([1e39, 0.0, 0.0]), np.zeros(4), "text"])
+def test_what_is_no_observation_is_told_the_long_way(obs: Any) -> None:
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", policy_kwargs={"context": (16, 8), "hidden": (8,)})
+    assert agent.critic.act_on(obs) is None
+    with pytest.raises((ValueError, TypeError)):
+        agent.predict(obs)
