@@ -11,7 +11,7 @@ from icnn_rl.constraints import ActionProjection, OptNetHead, l1_ball
 from icnn_rl.nn import ICNN, PICNN, ConvPICNN
 from icnn_rl.qp import QPLayer
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle, Solver, solve
-from icnn_rl.solvers.lazy_rows import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
 from icnn_rl.solvers.problem import Domain, Problem
 
 N = 4
@@ -63,7 +63,7 @@ def test_derivatives_of_no_rows(name: str) -> None:
     problem = Problem(energy, Box(-1.0, 1.0), y)  # type: ignore[arg-type]
     for found in (
         solve(problem, ProjectedNewton(), y, averages=True),
-        solve_bounds_first(problem, ProjectedNewton(), y),
+        solve_with_lazy_rows(problem, ProjectedNewton(), y),
     ):
         assert found.value.shape == (0, N)
 

@@ -36,19 +36,19 @@ def leaves(tree: Any) -> list[Tensor]:
     return found
 
 
-def rebuild(tree: T, tensors: Iterator[Tensor]) -> T:
+def unflatten(tree: T, tensors: Iterator[Tensor]) -> T:
     """The tree with its tensors taken from ``tensors``, in the order of :func:`leaves`."""
     return map_tensors(lambda _: next(tensors), tree)
 
 
-def where(rows: Tensor, new: T, old: T) -> T:
+def where_rows(rows: Tensor, new: T, old: T) -> T:
     """Tensor by tensor, the rows marked in ``rows`` (B,) from ``new``."""
     merged = []
     for a, b in zip(leaves(new), leaves(old), strict=True):
         merged.append(torch.where(rows if a.dim() == 1 else rows.unsqueeze(-1), a, b))
-    return rebuild(new, iter(merged))
+    return unflatten(new, iter(merged))
 
 
-def pick(index: Tensor, tree: T) -> T:
+def select_rows(index: Tensor, tree: T) -> T:
     """Some rows of a batch. Tensors of size 1 in their first dimension are shared by all rows and stay."""
     return map_tensors(lambda t: t if t.shape[0] == 1 else t[index], tree)
