@@ -6,7 +6,7 @@ operation would be most of the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +14,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from icnn_rl.constraints import ActionConstraint, EmptySetError
-from icnn_rl.constraints.base import Fallback, Observation, backup, check_not_empty, intersect, warn_empty
+from icnn_rl.constraints.base import ActionConstraint, check_constraint, check_not_empty
+from icnn_rl.constraints.fallback import Backup, Fallback
+from icnn_rl.constraints.observations import Observation, kept
+from icnn_rl.constraints.spaces import two_observations
 from icnn_rl.qp.kernel import dispatch
-from icnn_rl.sets import ConvexSet
+from icnn_rl.sets import ConvexSet, intersect
 from icnn_rl.solution import Status
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -67,15 +69,14 @@ class Projector:
     :class:`icnn_rl.envs.ProjectAction` for the arguments."""
 
     def __init__(self, constraint: ActionConstraint, space: spaces.Space[Any], fallback: Fallback, tol: float) -> None:
-        if not isinstance(constraint, ActionConstraint):
-            raise ValueError(f"constraint: expected an ActionConstraint, got {type(constraint).__name__}.")
+        check_constraint(constraint)
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
             raise ValueError(f"env: expected actions in a Box of one dimension and floats, got {space}.")
         if isinstance(tol, bool) or not isinstance(tol, int | float) or not 0.0 < tol < np.inf:
             raise ValueError(f"tol: expected a number > 0, got {tol!r}.")
         self.constraint, self.space, self.tol = constraint, space, float(tol)
         self.n, self.dtype = space.shape[0], np.dtype(space.dtype)
-        self.fallback = self._checked(fallback)
+        self._backup = Backup(fallback, self.n)
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         # the largest float32 is a usual way to write "no bound"
         self.low, self.high = np.where(low < -_VERY_FAR, -np.inf, low), np.where(high > _VERY_FAR, np.inf, high)
@@ -87,24 +88,13 @@ class Projector:
         self._huge = min(_HUGE, 0.5 * float(np.finfo(self.dtype).max))
         self._reads = True  # unless try_on finds nothing that it could
         self._constant: _Sets | None = None
-        self._warned = False  # of an empty set, once
         #: What stands for the last action before the first.
         self.rest: Array = np.clip(np.zeros(self.n), space.low, space.high).astype(self.dtype)
 
-    def _checked(self, fallback: Fallback) -> Fallback:
-        if isinstance(fallback, str):
-            if fallback not in ("least_violation", "error"):
-                raise ValueError(
-                    "fallback: expected 'least_violation', 'error', an action or a function of the observation, got "
-                    f"{fallback!r}."
-                )
-            return fallback
-        if callable(fallback):
-            return fallback
-        action = np.asarray(fallback, dtype=np.float64)
-        if action.shape != (self.n,) or not np.isfinite(action).all():
-            raise ValueError(f"fallback: expected {self.n} finite numbers, one for each action, got {fallback!r}.")
-        return action
+    @property
+    def fallback(self) -> Fallback:
+        """As it came, of an action a tuple."""
+        return self._backup.fallback
 
     @torch.no_grad()
     def __call__(self, obs: Observation, given: Array) -> Executed:
@@ -148,9 +138,11 @@ class Projector:
             ValueError: the constraint does not fit the observations or the actions, or is empty.
         """
         if isinstance(space, spaces.Dict):
-            obs: Any = {key: _zeros(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
+            obs: Any = {
+                key: two_observations(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)
+            }
         elif isinstance(space, spaces.Box):
-            obs = _zeros(space)
+            obs = two_observations(space)
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             obs = None
         elif self.constraint.depends_on_state or callable(self.fallback):
@@ -194,18 +186,9 @@ class Projector:
 
     def _instead(self, sets: _Sets, obs: Observation, point: Array, empty: Array) -> Array:
         """Actions for states in which none satisfies the constraint."""
-        if not self._warned and not (isinstance(self.fallback, str) and self.fallback == "error"):
-            self._warned = True
-            warn_empty(_named(obs, empty))
-        if isinstance(self.fallback, str):
-            if self.fallback == "least_violation":
-                return sets.least_violating(point)
-            raise EmptySetError(
-                f"constraint: no action within the action space satisfies it in {_named(obs, empty)}. Relax "
-                "the constraint, or choose a fallback: 'least_violation' or a backup action."
-            )
-        given = self.fallback(obs) if callable(self.fallback) else self.fallback
-        return backup(given, obs, ConvexSet(), torch.from_numpy(point), torch.from_numpy(empty)).numpy()
+        rows = torch.from_numpy(empty)
+        given = self._backup(obs, sets, torch.from_numpy(point), rows, describe=lambda rows: _named(obs, rows.numpy()))
+        return given.numpy()
 
     def _cast(self, value: Array) -> Array:
         clipped: Array = np.minimum(np.maximum(value.astype(self.dtype), self.space.low), self.space.high)
@@ -293,9 +276,9 @@ class _Polytopes:
         point, depth = self.both().interior(torch.from_numpy(like))
         return point.numpy(), depth.numpy()
 
-    def least_violating(self, like: Array) -> Array:
+    def least_violating(self, like: Tensor) -> Tensor:
         """See :meth:`ConvexSet.least_violating`."""
-        return self.both().least_violating(torch.from_numpy(like)).numpy()
+        return self.both().least_violating(like)
 
     def both(self) -> ConvexSet:
         """As a ConvexSet."""
@@ -353,9 +336,9 @@ class _Others:
         point, depth = self._both.interior(torch.from_numpy(like))
         return point.expand(like.shape).numpy(), depth.expand(self._batch).numpy()
 
-    def least_violating(self, like: Array) -> Array:
+    def least_violating(self, like: Tensor) -> Tensor:
         """See :meth:`ConvexSet.least_violating`."""
-        return self._both.least_violating(torch.from_numpy(like)).numpy()
+        return self._both.least_violating(like)
 
 
 _Sets = _Polytopes | _Others
@@ -383,39 +366,6 @@ def _nearest_of_ellipsoid(M: Array, centre: Array, size: Array, a: Array) -> Arr
         lam = np.maximum(lam + excess / np.maximum(steepness, floor), 0.0)
     point: Array = centre + np.matmul(V, (y / (1.0 + lam[:, None] * e))[..., None])[..., 0]
     return point
-
-
-class Parts(Mapping[str, Tensor]):
-    """The parts of a Dict observation as float64 tensors, made when they are asked for."""
-
-    def __init__(self, parts: Mapping[str, Any], batched: bool) -> None:
-        arrays = {key: np.array(part) for key, part in parts.items() if not isinstance(part, Mapping | tuple)}
-        self._parts = {key: array for key, array in arrays.items() if array.dtype.kind in "fiub"}  # numbers
-        self._batched = batched
-
-    def __getitem__(self, key: str) -> Tensor:
-        part = torch.from_numpy(self._parts[key].astype(np.float64))
-        return part if self._batched else part.unsqueeze(0)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-
-def kept(obs: Any, *, batched: bool) -> Observation:
-    """A copy of an observation, or of a batch of them, as a constraint reads it: float64, batch first."""
-    if isinstance(obs, Mapping):
-        return Parts(obs, batched)
-    tensor = torch.from_numpy(np.array(obs, dtype=np.float64))
-    return tensor if batched else tensor.unsqueeze(0)
-
-
-def _zeros(space: spaces.Box) -> Array:
-    """Two observations."""
-    zeros: Array = np.clip(np.zeros((2, *space.shape)), space.low, space.high)
-    return zeros
 
 
 def checked_actions(action: Any, shape: tuple[int, ...]) -> Array:

@@ -19,10 +19,10 @@ from icnn_rl.agents.arguments import checks_names
 from icnn_rl.agents.constrained.both_halves import check_halves
 from icnn_rl.agents.constrained.observations import algorithm_under_construction, check_observations
 from icnn_rl.checks import check_choice, check_positive_int, check_range
-from icnn_rl.constraints import ActionConstraint, ActionProjection, OptNetHead
-from icnn_rl.constraints.base import Fallback
+from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback, OptNetHead
+from icnn_rl.constraints.base import check_constraint
 
-__all__ = ["ConstrainedPolicy", "Head", "Settings", "action_box", "apply_head", "feature_width"]
+__all__ = ["ConstrainedPolicy", "Head", "Settings", "apply_head", "feature_width"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ class Settings:
     trust_actions: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.constraint, ActionConstraint):
-            raise ValueError(
-                f"constraint: expected an ActionConstraint of icnn_rl.constraints, got "
-                f"{type(self.constraint).__name__}."
-            )
+        check_constraint(self.constraint)
         check_choice("head", self.head, ("projection", "optnet"))
         check_range("projection_penalty", self.projection_penalty, 0.0, float("inf"))
         if self.optnet_kwargs and self.head != "optnet":
@@ -88,8 +84,8 @@ class ConstrainedPolicy(BasePolicy):
         projection_penalty: lambda >= 0: adds lambda mean_b ||raw_b - a_b||^2 to the loss whose gradient passes through
             the action, by adding its gradient in the backward pass: the number that is logged as the loss is without
             it. In scaled units for SAC and TD3, in the environment's for PPO.
-        fallback: for states whose set is empty, see :class:`icnn_rl.qp.ActionProjection`.
-        optnet_kwargs: of :class:`icnn_rl.qp.OptNetHead`: ``quadratic``, ``n_ineq``, ``n_eq``, ``eps``.
+        fallback: for states whose set is empty, see :class:`icnn_rl.constraints.ActionProjection`.
+        optnet_kwargs: of :class:`icnn_rl.constraints.OptNetHead`: ``quadratic``, ``n_ineq``, ``n_eq``, ``eps``.
         obs_size: length of the observation vector that the constraint was written for; another one is refused.
         trust_obs: take the observations for the constraint's, whatever wrappers there are.
         trust_actions: take the actions for the constraint's, whatever wrappers there are, and ask for no second half.
@@ -180,8 +176,3 @@ def feature_width(actor: TD3Actor | SACActor) -> int:
     """Size of what the actor's last layer reads."""
     width: int = actor.net_arch[-1] if actor.net_arch else actor.features_dim
     return width
-
-
-def action_box(space: spaces.Space[Any]) -> spaces.Box:
-    assert isinstance(space, spaces.Box)
-    return space

@@ -16,8 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from icnn_rl.agents.normalization import preprocess
-from icnn_rl.constraints import ActionConstraint, ActionProjection
-from icnn_rl.constraints.base import Fallback
+from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
 from icnn_rl.sets import Box, ConvexSet

@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.qp import peers  # noqa: E402
-from icnn_rl.constraints.base import box, power_limit  # noqa: E402
+from icnn_rl.constraints import box, power_limit  # noqa: E402
 from icnn_rl.sets.convex_set import ConvexSet  # noqa: E402
 from icnn_rl.testing import cone_references as cones  # noqa: E402
 

@@ -2,5 +2,17 @@
 
 from icnn_rl.sets.convex_set import ConvexSet, Ellipsoid, Interior, Minimum
 from icnn_rl.sets.domains import Ball, Box, Polytope, Simplex, Unconstrained
+from icnn_rl.sets.intersection import intersect
 
-__all__ = ["Ball", "Box", "ConvexSet", "Ellipsoid", "Interior", "Minimum", "Polytope", "Simplex", "Unconstrained"]
+__all__ = [
+    "Ball",
+    "Box",
+    "ConvexSet",
+    "Ellipsoid",
+    "Interior",
+    "Minimum",
+    "Polytope",
+    "Simplex",
+    "Unconstrained",
+    "intersect",
+]

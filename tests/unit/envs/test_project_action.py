@@ -186,7 +186,7 @@ def test_huge_float64_actions_are_projected():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match=r"constraint: expected an ActionConstraint, got list"):
+    with pytest.raises(ValueError, match=r"constraint: expected an ActionConstraint of icnn_rl.constraints, got list"):
         ProjectAction(Walk(), [1.0])
     with pytest.raises(ValueError, match=r"tol: expected a number > 0, got 0"):
         ProjectAction(Walk(), SUMS, tol=0)
