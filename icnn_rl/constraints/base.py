@@ -25,7 +25,7 @@ from icnn_rl.constraints.fallback import NEARLY, Fallback, backup, check_fallbac
 from icnn_rl.constraints.observations import Observation, any_part, whole
 from icnn_rl.eager import eager
 from icnn_rl.sets import ConvexSet, Interior, intersect
-from icnn_rl.sets.convex_set import largest
+from icnn_rl.sets.rows import largest
 from icnn_rl.solution import Status
 
 __all__ = ["ActionConstraint", "Projection", "check_constraint", "check_not_empty"]

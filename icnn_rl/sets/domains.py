@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_range
-from icnn_rl.sets.convex_set import ConvexSet, Ellipsoid
+from icnn_rl.sets.convex_set import ConvexSet
+from icnn_rl.sets.ellipsoid import Ellipsoid
 
 __all__ = ["Ball", "Box", "Polytope", "Simplex", "Unconstrained"]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from icnn_rl.sets.convex_set import ConvexSet, join, vector_of
+from icnn_rl.sets.convex_set import ConvexSet
+from icnn_rl.sets.rows import join, vector_of
 
 __all__ = ["intersect"]
 

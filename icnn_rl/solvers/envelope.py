@@ -38,7 +38,7 @@ def _moved(problem: Problem, solver: Solver, solution: Solution, domain: Domain,
     y = solution.value.detach()
     if problem.region is not None:
         tensors: list[Tensor] = []
-        as_set(domain, y)._map(lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
+        as_set(domain, y).mapped(lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
         # where f and C both move y, what f does is along C, where g is 0
         return live.value - live.value.detach() if any(t.requires_grad for t in tensors) else None
     lower, upper = domain.bounds(y)  # type: ignore[union-attr]  # without a region it is a box

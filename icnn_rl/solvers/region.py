@@ -15,8 +15,8 @@ from torch import Tensor
 from icnn_rl.qp.api import solve_qp
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.sets import ConvexSet, Ellipsoid, Minimum
-from icnn_rl.sets.convex_set import join, vector_of
 from icnn_rl.sets.domains import certificate
+from icnn_rl.sets.rows import join, vector_of
 from icnn_rl.solution import Status
 from icnn_rl.solvers.box_qp import box_qp, times
 
@@ -75,7 +75,7 @@ class Region:
     def of(region: ConvexSet, y: Tensor) -> Region:
         """For points like ``y`` (..., n)."""
         like = y.detach().double()
-        detached: ConvexSet = region._map(lambda t: t.detach().double())
+        detached: ConvexSet = region.mapped(lambda t: t.detach().double())
         return Region(detached, *_implied_bounds(detached, like))
 
     @property
