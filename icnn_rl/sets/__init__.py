@@ -1,7 +1,7 @@
 """Convex sets, one for each problem of a batch: nearest and interior points, quadratics minimised over them."""
 
 from icnn_rl.sets.convex_set import ConvexSet
-from icnn_rl.sets.domains import Ball, Box, Polytope, Simplex, Unconstrained
+from icnn_rl.sets.domains import Ball, Box, Domain, Polytope, Simplex, Unconstrained
 from icnn_rl.sets.ellipsoid import Ellipsoid
 from icnn_rl.sets.interior import Interior
 from icnn_rl.sets.intersection import intersect
@@ -11,6 +11,7 @@ __all__ = [
     "Ball",
     "Box",
     "ConvexSet",
+    "Domain",
     "Ellipsoid",
     "Interior",
     "Minimum",

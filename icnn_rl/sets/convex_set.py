@@ -28,6 +28,7 @@ from icnn_rl.qp.problem import Diagonal
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.sets.ellipsoid import Ellipsoid, times, unit
+from icnn_rl.sets.fit import fit_set
 from icnn_rl.sets.interior import Interior, interior_point, least_violating_point
 from icnn_rl.sets.minimum import Minimum, Units
 from icnn_rl.sets.over_ellipsoid import minimise_over_ellipsoid
@@ -163,6 +164,14 @@ class ConvexSet:
         nearly as it can; a set that is not empty gives one of its points.
         """
         return least_violating_point(self, proposal)
+
+    def as_set(self, y: Tensor) -> ConvexSet:
+        """Itself, as a :class:`icnn_rl.sets.Domain` for points like ``y`` (..., n).
+
+        Raises:
+            ValueError: it does not fit ``y``.
+        """
+        return fit_set("ConvexSet", self, y)
 
     def affine(self, scale: Tensor, offset: Tensor) -> ConvexSet:
         """The x for which scale * x + offset, elementwise, is in the set: change of units. scale (n,) > 0, offset (n,).

@@ -10,7 +10,7 @@ import torch
 
 from icnn_rl import Box, Status, Unconstrained, minimize
 from icnn_rl.nn import ICNN
-from icnn_rl.sets.domains import certificate
+from icnn_rl.sets.certificate import certificate
 from icnn_rl.solvers import ProjectedGradient, ProjectedNewton
 from icnn_rl.testing import minimisation_references as references
 from icnn_rl.testing.minimisation import draw
