@@ -15,17 +15,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from icnn_rl.constraints import ActionConstraint, Fallback
 from icnn_rl.constraints.control_barrier import warn_of_step
 from icnn_rl.constraints.spaces import CHANGED_UNITS, as_box
-from icnn_rl.envs.projector import (
-    Array,
-    Executed,
-    Projector,
-    checked_actions,
-    ending_with,
-    last_action_key,
-    with_last_action,
-)
+from icnn_rl.envs.action_sets import Array
+from icnn_rl.envs.last_action import ending_with, last_action_key, with_last_action
+from icnn_rl.envs.projector import Executed, Projector, checked_actions
 
-__all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
+__all__ = ["ProjectAction", "VecProjectAction", "WithConstraint", "constrained"]
 
 #: Attributes that VecProjectAction does not leave to the environments.
 _OWN = ("constraint", "enforced_constraint", "size_with_last_action")
@@ -163,6 +157,15 @@ class WithConstraint(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, constraint=constraint)
         gym.Wrapper.__init__(self, env)
         self.constraint = constraint
+
+
+def constrained(
+    env: gym.Env[Any, Any], constraint: ActionConstraint, *, project: bool = True, **settings: Any
+) -> gym.Env[Any, Any]:
+    """The environment in a :class:`ProjectAction`, or as it is with the constraint as an attribute."""
+    if project:
+        return ProjectAction(env, constraint, **settings)
+    return WithConstraint(env, constraint)
 
 
 class VecProjectAction(VecEnvWrapper):
