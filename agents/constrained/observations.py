@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecEnv, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
@@ -16,7 +14,7 @@ from icnn_rl.constraints import ActionConstraint
 from icnn_rl.constraints.observations import Parts
 from icnn_rl.constraints.spaces import CHANGED_UNITS, two_observations
 
-__all__ = ["algorithm_under_construction", "check_observations"]
+__all__ = ["check_observations"]
 
 #: Attribute of the wrappers that append the last action: the size of their observations; 0: they do not.
 _SIZE = "size_with_last_action"
@@ -31,11 +29,8 @@ def check_observations(
     trust_obs: bool = False,
     env: VecEnv | None = None,
 ) -> None:
-    """Whether the constraint can read these observations: by their shape, by a trial, and, where the policy is being
-    built by an SB3 algorithm, by the wrappers of its environment.
-
-    SB3's VecNormalize leaves the observation space as it was (but for images), so that a policy cannot tell from its
-    arguments.
+    """Whether the constraint can read these observations: by their shape, by a trial, and by the wrappers of ``env``,
+    where there is one: SB3's VecNormalize leaves the observation space as it was (but for images).
 
     Raises:
         ValueError: the observations are, or may be, in other units than the constraint's.
@@ -125,16 +120,3 @@ def _parts_read(
     parts = Parts(observation_space.spaces, lambda part: torch.from_numpy(two_observations(part)))
     constraint.at(parts, n)
     return {*parts.read}
-
-
-def algorithm_under_construction() -> BaseAlgorithm | None:
-    """The SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to a policy, and
-    without its environment normalised observations would silently be read in wrong units."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "_setup_model":
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, BaseAlgorithm):
-                return owner
-        frame = frame.f_back
-    return None

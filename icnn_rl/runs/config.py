@@ -32,6 +32,7 @@ from icnn_rl.agents import (
     ConstrainedSACPolicy,
     ConstrainedTD3Policy,
     ExecutedActionReplayBuffer,
+    check_agent,
 )
 from icnn_rl.agents.icnn_q.policy import LEFT_TO_PICNN
 from icnn_rl.nn import PICNN
@@ -428,11 +429,13 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
     if (size := buffer_size(config)) is not None:
         settings["buffer_size"] = size
     try:
-        return algorithm(
+        agent = algorithm(
             policy, env, seed=config.seed, device=config.device, tensorboard_log=tensorboard_log, **settings
         )
+        check_agent(agent)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"agent {config.agent!r} on {config.env}: {error}") from error
+    return agent
 
 
 def buffer_size(config: Config) -> int | None:
