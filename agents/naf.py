@@ -84,7 +84,7 @@ class NAFNetwork(nn.Module):
         widths = (x_features, *context)
         self.trunk = Layers[EnsembleLinear](EnsembleLinear(a, b, ensemble) for a, b in itertools.pairwise(widths))
         self.norms = Layers[EnsembleNorm](EnsembleNorm(width, ensemble) for width in context) if context_norm else None
-        self.context_activation = context_activation
+        self.context_activation, self.ensemble = context_activation, ensemble
         n = y_features
         self.sizes = [1, n, n, n * (n - 1) // 2]  # V, mu, log-diagonal and lower part of L
         self.heads = EnsembleLinear(widths[-1], sum(self.sizes), ensemble)

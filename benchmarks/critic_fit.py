@@ -41,8 +41,8 @@ class Concave(nn.Module):
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         return -self.net.bind(obs)(actions)
 
-    def project_(self) -> None:
-        self.net.project_()
+    def clamp_weights_(self) -> None:
+        self.net.clamp_weights_()
 
 
 class Unrestricted(nn.Module):
@@ -59,7 +59,7 @@ class Unrestricted(nn.Module):
         value: Tensor = self.net(torch.cat((obs, actions), -1)).squeeze(-1)
         return value
 
-    def project_(self) -> None:
+    def clamp_weights_(self) -> None:
         """Nothing to keep."""
 
 
@@ -94,7 +94,7 @@ def fit(net: Concave | Unrestricted, data: Samples, updates: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        net.project_()
+        net.clamp_weights_()
         fall.step()
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import event
+from numba.core.caching import FunctionCache
 
 #: What the user is told that is being compiled: by module, and by function where it comes later than the rest.
 _WHAT = {
-    "icnn_rl.nn._context_kernel": "the context layers",
+    "icnn_rl.agents.icnn_q.kernel": "the agent's update",
     "icnn_rl.qp.kernel.dense": "the dense QP solver",
     "icnn_rl.qp.kernel.dense.inverse": "the gradients of the dense QP solver",
     "icnn_rl.qp.kernel.stagewise": "the QP solver for problems in stages",
     "icnn_rl.qp.kernel.tiny": "the QP solver for tiny problems",
     "icnn_rl.solvers.newton.kernel": "Newton's method for convex networks",
 }
+
+
+_OURS = __name__.partition(".")[0] + "."
 
 
 class _Announcer(event.Listener):
@@ -40,13 +48,32 @@ class _Announcer(event.Listener):
 event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
 
 
+class _Cache(FunctionCache):
+    """Numba's cache notices when a function's own file has changed, this one also when what it takes from others has:
+    their numbers and their functions are part of its machine code."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        own = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
+        return (*own, imported_by(self._py_func.__globals__))
+
+
+def imported_by(names: Mapping[str, Any]) -> str:
+    """A digest of the numbers among the ``names`` of a module, and of the files of ours that its functions are from."""
+    numbers = sorted((name, repr(value)) for name, value in names.items() if isinstance(value, int | float))
+    ours = {module for value in names.values() if (module := str(getattr(value, "__module__", ""))).startswith(_OURS)}
+    files = sorted(str(sys.modules[module].__file__) for module in ours)
+    digest = hashlib.sha256(repr(numbers).encode())
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
 def kept(function: Any, **settings: Any) -> Any:
     """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
-    settings = {"nogil": True, "error_model": "numpy", **settings}
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:
-        return numba.njit(**settings)(function)
+    compiled = numba.njit(**{"nogil": True, "error_model": "numpy", **settings})(function)
+    with contextlib.suppress(RuntimeError):  # there is no such folder
+        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]
+    return compiled
 
 
 def inner(function: Any, **settings: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,51 +13,40 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
-    PyTorchObs,
     ReplayBufferSamples,
     Schedule,
     TensorDict,
 )
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.constrained.both_halves import check_halves
 from icnn_rl.agents.constrained.observations import check_observations
+from icnn_rl.agents.icnn_q.batch import Batch
 from icnn_rl.agents.icnn_q.critic import ConcaveCritic, Greedy
-from icnn_rl.agents.icnn_q.losses import (
-    GRADIENT_KEY,
-    LOSS_KEYS,
-    TARGET_KEYS,
-    TD_RATE,
-    bellman_loss,
-    bellman_target,
-    jitter,
-    loss_numbers,
-    on_bound,
-    smooth,
-)
+from icnn_rl.agents.icnn_q.critics import LoneCritics
+from icnn_rl.agents.icnn_q.exploration import Exploration, GaussianNoise, read_exploration
+from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Learner, is_fused_adam, process_generator
 from icnn_rl.agents.icnn_q.noise import check_noise, noise_for
 from icnn_rl.agents.icnn_q.policy import ICNNQCnnPolicy, ICNNQMultiInputPolicy, ICNNQPolicy, finite_obs
 from icnn_rl.agents.normalization import update_moments
 from icnn_rl.checks import check_positive_int, check_range
-from icnn_rl.solution import Status
 
-__all__ = ["ICNNQ"]
-
-_MAX_WARM_UP = 10_000
-
+__all__ = ["ICNNQ", "warm_up"]
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
+
+
+def warm_up(timesteps: int) -> int:
+    """Steps of random actions that a run of ``timesteps`` begins with: a tenth, at most 10 000."""
+    return min(timesteps // 10, 10_000)
 
 
 def _of_the_policy(agent_class: type) -> dict[str, str]:
@@ -92,8 +81,10 @@ class ICNNQ(OffPolicyAlgorithm):
         learning_starts: environment steps of uniformly random actions before the first update; None: a tenth of the
             first ``learn``, at most 10 000.
         policy_delay: updates of the critics for each move of the target networks (there is no actor to delay).
-        exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
-            ``action_noise`` is not given.
+        exploration: what is tried in place of the greedy action while learning: an
+            :class:`icnn_rl.agents.icnn_q.exploration.Exploration`, or plain data, {"kind": "held", "std": 0.2, "steps":
+            4}. None: Gaussian noise. SB3's ``action_noise`` takes its place where it is given.
+        exploration_noise: standard deviation of that Gaussian noise, on scaled actions.
         target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
         target_members: the target takes the least of that many members, drawn anew for each update; None: of all. The
             least of more members lies further below their mean, and an update hands this on to the next.
@@ -152,6 +143,7 @@ class ICNNQ(OffPolicyAlgorithm):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         policy_delay: int = 1,
+        exploration: Exploration | Mapping[str, Any] | None = None,
         exploration_noise: float = 0.2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
@@ -199,6 +191,7 @@ class ICNNQ(OffPolicyAlgorithm):
         check_range("gamma", gamma, 0.0, 1.0)
         check_range("tau", tau, 0.0, 1.0)
         self.policy_delay = check_positive_int("policy_delay", policy_delay)
+        self.exploration = read_exploration(exploration)
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
@@ -206,8 +199,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self.action_smoothing = check_range("action_smoothing", action_smoothing, 0.0, float("inf"))
         self.reward_scale = check_range("reward_scale", reward_scale, 0.0, float("inf"), open_low=True)
         self.target_gap = check_range("target_gap", target_gap, 0.0, float("inf"))
-        #: Running mean of the squared TD error, of one member.
-        self._td_square = 0.0
+        self._td_square = 0.0  # as it was saved: see td_square
         if _init_setup_model:
             self._setup_model()
 
@@ -225,11 +217,6 @@ class ICNNQ(OffPolicyAlgorithm):
         self._check_policy()
         self._check_observations(self.env)
         self._check_members()
-        self._own_noise: ActionNoise | None = None
-        if self.action_noise is None and self.exploration_noise > 0:
-            shape = self._action_shape
-            self._own_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
-            self.action_noise = self._own_noise
         self._check_noise()
         self._create_aliases()
 
@@ -282,95 +269,50 @@ class ICNNQ(OffPolicyAlgorithm):
     def _create_aliases(self) -> None:
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self.actor, self.actor_target = self.critic, self.critic_target  # SB3 and its callbacks read these names
-        self._parameters = list(self.critic.parameters()), list(self.critic_target.parameters())
-        self._running = (
-            get_parameters_by_name(self.critic, ["running_"]),
-            get_parameters_by_name(self.critic_target, ["running_"]),
-        )
+        self._learner: Learner[LoneCritics] | None = None
 
     # learning
 
+    @property
+    def learner(self) -> Learner[LoneCritics]:
+        """What updates the critics: see :class:`icnn_rl.agents.icnn_q.learner.Learner`."""
+        if self._learner is None:
+            optimizer = self.critic.optimizer
+            # the host may ask about every loss where asking costs nothing, and has to where Adam would not stand still
+            every = 1 if self.device.type == "cpu" or not is_fused_adam(optimizer) else CHECK_EVERY
+            self._learner = Learner(
+                LoneCritics(self.critic),
+                LoneCritics(self.critic_target),
+                [optimizer],
+                self.policy.solver,
+                [process_generator(self.device)],
+                td_square=[self._td_square],
+                check_every=every,
+            )
+        learner = self._learner
+        learner.settings.read([self])
+        learner.policy_delay, learner.target_members = self.policy_delay, self.target_members
+        learner.solver, learner.updates = self.policy.solver, self._n_updates
+        return learner
+
+    @property
+    def td_square(self) -> float:
+        """Running mean of the squared TD error, of one member, in units of 1 / reward_scale."""
+        return self._td_square if self._learner is None else float(self._learner.td_square[0])
+
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """``gradient_steps`` updates of the critics, each on a fresh batch from the replay buffer."""
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.critic.optimizer)
+        learner = self.learner
         for _ in range(gradient_steps):
             data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            target, usable = self._target(data)
-            actions = jitter(data.actions, self.action_smoothing)
-            energies = self.critic.bind(data.observations).member_values(actions)
-            loss = bellman_loss(energies, target, usable)
-            numbers = loss_numbers(loss, energies, target, usable).tolist()
-            loss_value = numbers[0]
-            self.critic.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            length = self._check_sound(loss_value, usable)
-            self.critic.optimizer.step()
-            self.critic.project_()
-            self._n_updates += 1
-            self._td_square += TD_RATE * (loss_value / len(energies) - self._td_square)
-            if self._n_updates % self.policy_delay == 0:
-                self._update_target()
-            for name, number in zip((*LOSS_KEYS, GRADIENT_KEY), (*numbers, length), strict=True):
-                self.logger.record_mean(name, number)
+            learner.update(_batch(data))
+            self._n_updates = learner.updates
+        if gradient_steps > 0:
+            for name, mean in zip(NUMBERS, learner.take_means(gradient_steps)[0].tolist(), strict=True):
+                self.logger.record_mean(name, mean)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("solver/act_failed", self.policy.act_failed)
-
-    def _check_sound(self, loss: float, usable: Tensor) -> float:
-        """Before a step: the gradient's length. A loss can be finite where its gradient is not: rows without a target
-        are left out of it."""
-        gradients = [part.grad for part in self._parameters[0] if part.grad is not None]
-        length = torch.nn.utils.get_total_norm(gradients).item()
-        if np.isfinite(loss) and np.isfinite(length):
-            return length
-        what = "the gradient of the critic loss is not finite" if np.isfinite(loss) else f"critic loss is {loss}"
-        if not bool(usable.any()):
-            what = "no transition of the batch has a target, the search for the next action failed in all of them,"
-        raise FloatingPointError(
-            f"{what} at update {self._n_updates}: the weights are those of the last sound update. Lower learning_rate "
-            "or reward_scale."
-        )
-
-    def _target(self, data: ReplayBufferSamples) -> tuple[Tensor, Tensor]:
-        """What Q(s, a) is to become, in units of 1 / reward_scale, and which rows have it: (B,), (B,)."""
-        next_value, usable = self._next_value(data.next_observations)
-        discounts = getattr(data, "discounts", None)  # n-step buffers give one a row
-        discount = self.gamma if discounts is None else discounts.squeeze(-1)
-        return bellman_target(
-            self.reward_scale * data.rewards.squeeze(-1), data.dones.squeeze(-1) > 0, discount, next_value, usable
-        )
-
-    def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor]:
-        """min_e Q'_e(s', a') over all or the drawn members, and which rows have one: (B,), (B,)."""
-        with torch.inference_mode():
-            energy = self.critic_target.bind(next_obs)
-            allowed = self.critic_target.action_set(next_obs)
-            solution = self.critic_target.maximise(energy, self.policy.solver, next_obs, allowed, self._target_atol())
-            action = smooth(solution.value, self.target_policy_noise, self.target_noise_clip)
-            if self.target_policy_noise > 0:
-                action = self.critic_target.nearest(next_obs, action, allowed)
-            # where no action is allowed the fallback is taken, as the environment's wrapper does
-            empty = solution.status == Status.PRIMAL_INFEASIBLE
-            values = energy.member_values(action)
-            if self.target_members is not None:
-                values = values[torch.randperm(len(values), device=values.device)[: self.target_members]]
-            value, usable = -values.amax(0), ~solution.failed | empty
-            gap = torch.where(empty, torch.nan, solution.gap)
-            parts = (solution.num_steps, gap, solution.success, ~usable, empty, on_bound(solution.value))
-            numbers = torch.stack([part.float() for part in parts])
-            for name, mean in zip(TARGET_KEYS, numbers.nanmean(-1).tolist(), strict=True):
-                self.logger.record_mean(name, mean)
-        return value.clone(), usable.clone()  # inference tensors may not enter the loss
-
-    def _target_atol(self) -> float:
-        """The gap in the target's argmax that is small beside the TD error."""
-        return self.target_gap * math.sqrt(self._td_square)
-
-    def _update_target(self) -> None:
-        with torch.no_grad():
-            average = get_ema_multi_avg_fn(1.0 - self.tau)  # type: ignore[no-untyped-call]  # one fused pass
-            average(self._parameters[1], self._parameters[0], None)
-        polyak_update(*self._running, 1.0)
 
     @classmethod
     def load(
@@ -433,11 +375,34 @@ class ICNNQ(OffPolicyAlgorithm):
         value, gap = found.value.cpu() / self.reward_scale, found.gap.cpu() / self.reward_scale
         return Greedy(torch.as_tensor(action), value, gap, found.status.cpu())
 
+    def explore(self, scaled: np.ndarray, obs: Any, random: Any = np.random) -> np.ndarray:
+        """Scaled actions (B, ...) to try in place of these, for observations (B, ...)."""
+        exploration = self.exploration
+        if self.action_noise is not None or (exploration is None and self.exploration_noise == 0):
+            return scaled
+        if exploration is None:
+            exploration = GaussianNoise(self.exploration_noise)
+        rows = scaled.reshape(len(scaled), -1)
+
+        def curvature() -> np.ndarray:
+            tensor, _ = self.policy.obs_to_tensor(obs)
+            with torch.inference_mode():
+                bound: Any = self.critic.bind(tensor)
+                _, _, hessian = bound.value_grad_hessian(torch.as_tensor(rows, device=self.device))
+            matrices: np.ndarray = hessian.cpu().numpy()
+            return matrices
+
+        tried = exploration(rows, curvature, random).reshape(scaled.shape)
+        return np.clip(tried, -1.0, 1.0).astype(scaled.dtype)
+
     # SB3's seams
 
     def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """SB3's action with its noise, or a random one, moved to the nearest that the constraint allows."""
+        """The action with noise, or a random one, moved to the nearest that the constraint allows."""
         action, scaled = super()._sample_action(*args, **kwargs)
+        if np.isfinite(action).all():
+            scaled = self.explore(scaled, self._last_obs)
+            action = self.policy.unscale_action(scaled)
         if not np.isfinite(action).all():  # of finite observations
             raise FloatingPointError(
                 f"the critic's value of an action is not finite after update {self._n_updates}: its weights have "
@@ -472,7 +437,7 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learning_starts is None:
-            self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
+            self.learning_starts = warm_up(total_timesteps)  # type: ignore[unreachable]
         self._check_noise()  # it may have been set since
         self.action_noise = noise_for(self.n_envs, self.action_noise)
         prepared = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -512,19 +477,19 @@ class ICNNQ(OffPolicyAlgorithm):
         given = copy.deepcopy(load_path_or_dict) if isinstance(load_path_or_dict, dict) else load_path_or_dict
         super().set_parameters(given, exact_match, device)
 
+    def save(self, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
+        """As SB3's."""
+        self._td_square = self.td_square
+        super().save(path, *args, **kwargs)
+
     def _excluded_save_params(self) -> list[str]:
-        # our own noise is made anew: for the exploration_noise and the number of environments of the agent then
-        noise = getattr(self.action_noise, "base_noise", self.action_noise)
         return [
             *super()._excluded_save_params(),
-            *(["action_noise"] if noise is self._own_noise else []),
-            "_own_noise",
             "critic",
             "critic_target",
             "actor",
             "actor_target",
-            "_parameters",
-            "_running",
+            "_learner",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -550,3 +515,11 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
             f"action space: expected low < high in every coordinate, in float32, got {space}. Remove fixed coordinates "
             "from the action."
         )
+
+
+def _batch(data: ReplayBufferSamples) -> Batch:
+    """SB3's sample as the learner takes it; n-step buffers give a discount a row."""
+    discounts = getattr(data, "discounts", None)
+    rows = (data.actions, data.rewards.squeeze(-1), data.dones.squeeze(-1))
+    rest = (*rows, None if discounts is None else discounts.squeeze(-1))
+    return Batch(data.observations, data.next_observations, *(None if r is None else r.unsqueeze(0) for r in rest))  # type: ignore[arg-type]

@@ -15,14 +15,16 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
 from icnn_rl.agents.normalization import preprocess
 from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
+from icnn_rl.nn.linear import plain
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
-from icnn_rl.solvers.lazy_rows import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 
@@ -127,6 +129,11 @@ class ConcaveCritic(BasePolicy):
         """f(s, .) for a batch of observations: everything that depends on the state is evaluated here, once."""
         return self.bind_features(self.extract_features(obs, self.features_extractor))
 
+    @property
+    def members(self) -> int:
+        """E."""
+        return int(getattr(self.net, "ensemble", None) or 1)
+
     def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
         """Q_e(s, a) of every member, each (B, 1), for actions scaled to [-1, 1]."""
         return tuple(-f.unsqueeze(-1) for f in self.bind(obs).member_values(actions))
@@ -146,14 +153,14 @@ class ConcaveCritic(BasePolicy):
         solver: Solver,
         obs: PyTorchObs,
         allowed: Box | ConvexSet | None = None,
-        atol: float = 0.0,
+        atol: float | Tensor = 0.0,
     ) -> Solution:
         """argmax_a of mean_e Q_e over the scaled actions that may be taken; where there are none, the fallback.
         ``allowed``: :meth:`action_set`, where the caller has it. ``atol``: a certified gap that is small enough, in
         units of Q, whatever the solver's own tolerance."""
         start = energy.start()
         allowed = self.action_set(obs) if allowed is None else allowed
-        solution = solve_bounds_first(Problem(energy, allowed, start), solver, start, atol=atol)
+        solution = solve_with_lazy_rows(Problem(energy, allowed, start), solver, start, atol=atol)
         if self.limits is None or not bool((empty := solution.status == Status.PRIMAL_INFEASIBLE).any()):
             return solution
         instead = torch.where(empty.unsqueeze(-1), self.nearest(obs, solution.value, allowed), solution.value)
@@ -177,8 +184,12 @@ class ConcaveCritic(BasePolicy):
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver, obs)
-            if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
-                return solution
+        return self._count(solution)
+
+    def _count(self, solution: Solution) -> Solution:
+        """Failures are counted, and what is not known is NaN."""
+        if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
+            return solution
         self.act_failed += int(solution.failed.sum())
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
@@ -198,7 +209,7 @@ class ConcaveCritic(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._solve(observation).value.clone()  # inference tensors may not leave
 
-    def project_(self) -> None:
+    def clamp_weights_(self) -> None:
         """Whatever keeps the critic concave in the action after an optimiser step."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -222,13 +233,33 @@ class ICNNCritic(ConcaveCritic):
     def __init__(self, *args: Any, picnn_kwargs: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.picnn_kwargs = picnn_kwargs
+        self._compiled: CompiledCritics | None = None
+        self._compiled_for: tuple[torch.device, torch.dtype] | None = None
         self.net = PICNN(self.features_dim, self.action_dim, **picnn_kwargs)
 
     def bind_features(self, features: Tensor) -> BoundCritic:
         return self.net.bind(features, reduction="mean")
 
-    def project_(self) -> None:
-        self.net.project_()
+    @property
+    def compiled(self) -> CompiledCritics | None:
+        """The same critic in compiled code, where there is one for it."""
+        weight = self.net.heads.weight
+        kind = weight.device, weight.dtype
+        if self._compiled_for != kind:
+            self._compiled = CompiledCritics(self.net, 1) if CompiledCritics.fits(self.net) else None
+            self._compiled_for = kind
+        return self._compiled
+
+    @eager("The greedy action")
+    def _solve(self, obs: PyTorchObs) -> Solution:
+        if self.limits is None and is_compiled(self.solver) and plain() and (compiled := self.compiled) is not None:
+            with torch.no_grad():
+                solution = compiled.act(self.extract_features(obs, self.features_extractor), self.solver)
+            return self._count(solution)
+        return super()._solve(obs)
+
+    def clamp_weights_(self) -> None:
+        self.net.clamp_weights_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "picnn_kwargs": self.picnn_kwargs}

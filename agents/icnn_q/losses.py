@@ -12,10 +12,8 @@ __all__ = [
     "TD_RATE",
     "bellman_loss",
     "bellman_target",
-    "jitter",
     "loss_numbers",
     "on_bound",
-    "smooth",
 ]
 
 #: Weight of the newest update in the running mean of the squared TD error.
@@ -49,9 +47,10 @@ def bellman_target(
 
 
 def bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
-    """sum_e mean_b ( -f_e(s_b, a_b) - target_b )^2 over the usable rows: (E, B), (B,), (B,) -> (). NaN if none is."""
-    error = torch.where(usable, energies + target, 0.0)
-    return (error * error).sum() / usable.sum()
+    """sum_e mean_b ( -f_e(s_b, a_b) - target_b )^2 over the usable rows: (..., E, B), (..., B), (..., B) -> (...). NaN
+    where none is."""
+    error = torch.where(usable.unsqueeze(-2), energies + target.unsqueeze(-2), 0.0)
+    return (error * error).sum((-2, -1)) / usable.sum(-1)
 
 
 def loss_numbers(loss: Tensor, energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
@@ -66,15 +65,3 @@ def loss_numbers(loss: Tensor, energies: Tensor, target: Tensor, usable: Tensor)
 def on_bound(actions: Tensor) -> Tensor:
     """The share of coordinates of scaled actions that lie on a bound of the box: (..., n) -> (...)."""
     return (actions.abs() >= 1.0).float().mean(-1)
-
-
-def smooth(action: Tensor, noise: float, clip: float) -> Tensor:
-    """Target policy smoothing (TD3, equation 14): clipped Gaussian noise, then back into [-1, 1]."""
-    if noise == 0:
-        return action
-    return (action + (noise * torch.randn_like(action)).clamp(-clip, clip)).clamp(-1.0, 1.0)
-
-
-def jitter(action: Tensor, noise: float) -> Tensor:
-    """Gaussian noise on stored actions. It may leave the box: the critic is defined beyond it."""
-    return action if noise == 0 else action + noise * torch.randn_like(action)

@@ -9,40 +9,20 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from icnn_rl.agents.icnn_q.algorithm import ICNNQ
-from icnn_rl.agents.icnn_q.critic import ACTION_BOX, ICNNCritic
-from icnn_rl.agents.icnn_q.losses import (
-    GRADIENT_KEY,
-    LOSS_KEYS,
-    TARGET_KEYS,
-    TD_RATE,
-    bellman_target,
-    loss_numbers,
-    on_bound,
-)
+from icnn_rl.agents.icnn_q.critic import ICNNCritic
+from icnn_rl.agents.icnn_q.critics import StackedCritics
+from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Learner
 from icnn_rl.agents.icnn_q.policy import finite_obs
 from icnn_rl.agents.icnn_q.stack_checks import check_stackable
 from icnn_rl.agents.icnn_q.stacked_data import StackedReplay, Streams, to_device
-from icnn_rl.agents.normalization import NormalizedExtractor, normalize
+from icnn_rl.agents.normalization import NormalizedExtractor
 from icnn_rl.nn import PICNN
-from icnn_rl.nn.groups import GroupMeans
-from icnn_rl.solution import Solution
-from icnn_rl.solvers import Problem, solve
-from icnn_rl.solvers.newton.fixed_steps import solve_fixed
-from icnn_rl.solvers.newton.smoothed_start import approach
-from icnn_rl.solvers.shortcuts import no_questions
 
 __all__ = ["StackedICNNQ"]
-
-#: Updates between two looks at whether every loss is finite, where no episode ends.
-_CHECK_EVERY = 100
-
-#: What is logged, in the order of its sums.
-_KEYS = (*LOSS_KEYS, GRADIENT_KEY, *TARGET_KEYS)
 
 Row = TypeVar("Row")
 
@@ -103,12 +83,14 @@ class StackedICNNQ(Generic[Row]):
         if cuda_graph and self.device.type != "cuda":
             raise ValueError(f"cuda_graph: needs agents on a CUDA device, got {self.device}. Leave it out.")
         self._fixed = self.device.type == "cuda" if fixed_steps is None else fixed_steps or cuda_graph
-        self._solver, self._act_solver = first.policy.solver, first.policy.act_solver
+        self._act_solver = first.policy.act_solver
         buffers = [agent.replay_buffer for agent in self.agents]
         self.replay = StackedReplay(buffers, self.device)  # type: ignore[arg-type]  # checked above
         self._left = False
-        self._stack_networks()
-        self._prepare_update()
+        self._index = torch.zeros(len(self), first.batch_size, dtype=torch.int64, device=self.device)
+        self._actions = torch.zeros(len(self), first.batch_size, first.critic.action_dim, device=self.device)
+        self.learner: Learner[StackedCritics] = self._make_learner(self._fixed)
+        self._logged = [self.learner.updates] * len(self)
         self._capture = _CapturedUpdate(self._update) if cuda_graph else None
 
     def __len__(self) -> int:
@@ -121,53 +103,28 @@ class StackedICNNQ(Generic[Row]):
 
     # setting up
 
-    def _stack_networks(self) -> None:
+    def _make_learner(self, fixed_steps: bool) -> Learner[StackedCritics]:
         """One network of S E members each for critics and targets; the agents' weights become rows of its tensors."""
-        self.net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
-        self.target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
-        self._members = self.net.ensemble // len(self) if self.net.ensemble else 1
-        self._normalizers = [
-            agent.critic.features_extractor
-            for agent in self.agents
-            if isinstance(agent.critic.features_extractor, NormalizedExtractor)
-        ]
-        if self._normalizers:
-            self._mean = _joined(self._normalizers, "mean")
-            self._variance = _joined(self._normalizers, "variance")
-        self._weights, self._target_weights = list(self.net.parameters()), list(self.target.parameters())
-
-    def _prepare_update(self) -> None:
-        """Everything that an update reads beside weights and transitions, at fixed addresses."""
-        count, batch, n = len(self), self.agents[0].batch_size, self.agents[0].critic.action_dim
-
-        def column(name: str) -> Tensor:
-            return torch.tensor([getattr(agent, name) for agent in self.agents], dtype=torch.float32)
-
-        self._gamma = column("gamma").unsqueeze(-1).to(self.device)
-        self._tau = column("tau").to(self.device)
-        self._rate = torch.zeros_like(self._tau)
-        self._smoothing = column("target_policy_noise")[:, None, None].to(self.device)
-        self._jitter = column("action_smoothing")[:, None, None].to(self.device)
-        self._reward_scale = column("reward_scale").unsqueeze(-1).to(self.device)
-        self._clip = column("target_noise_clip")[:, None, None].to(self.device)
-        self._gap = column("target_gap").unsqueeze(-1).to(self.device)
-        self._td_square = column("_td_square").to(self.device)
-        self._index = torch.zeros(count, batch, dtype=torch.int64, device=self.device)
-        self._noise = torch.zeros(count, batch, n, device=self.device)
-        self._jitter_noise = torch.zeros_like(self._noise)
-        wanted = self.agents[0].target_members
-        self._drawn = None if wanted is None else torch.zeros(count, wanted, dtype=torch.int64, device=self.device)
-        self._sound = torch.ones(count, dtype=torch.bool, device=self.device)
-        self._sound_updates = torch.zeros(count, dtype=torch.int64, device=self.device)
-        self._skip = torch.zeros(count, device=self.device)
-        self._sums = torch.zeros(count, len(_KEYS), device=self.device)
-        self._logged = [self.agents[0]._n_updates] * count
-        self._first_update = self.agents[0]._n_updates
-        # a box with no question left to ask: its bounds are looked at here, once
-        start = torch.zeros(count, 1, n, device=self.device)
-        self._problem = Problem(lambda y: y.sum(-1), ACTION_BOX, start)
-        for agent, skip in zip(self.agents, self._skip, strict=True):
-            agent.critic.optimizer.found_inf = skip  # type: ignore[attr-defined]  # Adam's own: 1 leaves all as it is
+        net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
+        target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
+        extractors = [agent.critic.features_extractor for agent in self.agents]
+        known: tuple[Tensor, ...] = ()
+        if isinstance(extractors[0], NormalizedExtractor):
+            known = tuple(_joined(extractors, name) for name in ("mean", "variance"))  # type: ignore[arg-type]
+        first = self.agents[0]
+        return Learner(
+            StackedCritics(net, len(self), *known),
+            StackedCritics(target, len(self), *known),
+            [agent.critic.optimizer for agent in self.agents],
+            first.policy.solver,
+            [streams.torch for streams in self._streams],
+            target_members=first.target_members,
+            policy_delay=first.policy_delay,
+            updates=first._n_updates,
+            td_square=[agent.td_square for agent in self.agents],
+            check_every=CHECK_EVERY,
+            fixed_steps=fixed_steps,
+        )
 
     # learning
 
@@ -255,21 +212,14 @@ class StackedICNNQ(Generic[Row]):
             wanted = policy.unscale_action(self._greedy().reshape(-1, *shape))
         scaled = policy.scale_action(wanted)
         for own, agent, streams in zip(scaled, self.agents, self._streams, strict=True):
-            noise = agent.action_noise
-            if isinstance(noise, NormalActionNoise):
-                drawn = streams.numpy.normal(noise._mu, noise._sigma).astype(noise._dtype)
-                own[...] = np.clip(own + drawn, -1, 1)
+            own[...] = agent.explore(own[None], agent._last_obs, streams.numpy)[0]
         return policy.unscale_action(scaled), scaled
 
     def _greedy(self) -> np.ndarray:
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
-        with torch.inference_mode():
-            x = to_device(torch.from_numpy(obs), self.device).unsqueeze(1)
-            energy = GroupMeans(self.net.bind(self._features(x)), len(self))
-            # the environments wait for the actions: asking whether there is anything left to do costs nothing more
-            solution = self._maximise(energy, self._act_solver, fixed_steps=False)
-            both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
+        solution = self.learner.critics.act(to_device(torch.from_numpy(obs), self.device), self._act_solver)
+        both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
         for agent, failed in zip(self.agents, both[:, -1], strict=True):
             agent.critic.act_failed += int(failed)
         return both[:, :-1]
@@ -280,6 +230,7 @@ class StackedICNNQ(Generic[Row]):
             agent._update_learning_rate(agent.critic.optimizer)
             if self._capture is not None:
                 self._capture.fix_learning_rate(i, agent.critic.optimizer)
+        self.learner.settings.read(self.agents)
         for _ in range(gradient_steps):
             self._draw()
             if self._capture is None:
@@ -288,116 +239,31 @@ class StackedICNNQ(Generic[Row]):
                 self._capture()
             for agent in self.agents:
                 agent._n_updates += 1
-            if self.agents[0]._n_updates % _CHECK_EVERY == 0:
-                self._check_sound()
+            self.learner.count()
 
     def _draw(self) -> None:
         """The update's random numbers, each from its learner's own streams, in the order of a lone learner."""
-        batch, first = self._index.shape[1], self.agents[0]
+        batch = self._index.shape[1]
         index = np.stack([streams.numpy.randint(0, len(self.replay), size=batch) for streams in self._streams])
         self._index.copy_(to_device(torch.from_numpy(index), self.device))
-        for i, (agent, streams) in enumerate(zip(self.agents, self._streams, strict=True)):
-            if agent.target_policy_noise > 0:
-                self._noise[i].normal_(generator=streams.torch)
-            if self._drawn is not None:
-                order = torch.randperm(self._members, generator=streams.torch, device=self.device)
-                self._drawn[i] = order[: self._drawn.shape[1]]
-            if agent.action_smoothing > 0:
-                self._jitter_noise[i].normal_(generator=streams.torch)
-        moves = (first._n_updates + 1) % first.policy_delay == 0
-        torch.mul(self._tau, float(moves), out=self._rate)
+        self.learner.draw(self._actions)
 
     def _update(self) -> None:
         """One update of every learner. Nothing here waits for the device where the solver's steps are fixed."""
-        data = self.replay.gather(self._index)
-        next_value, usable, numbers = self._next_value(data.next_obs)
-        rewards = self._reward_scale * data.rewards
-        target, usable = bellman_target(rewards, data.ended > 0, self._gamma, next_value, usable)
-        actions = data.actions + self._jitter * self._jitter_noise
-        energies = GroupMeans(self.net.bind(self._features(data.obs)), len(self)).member_values(actions)
-        losses = stacked_bellman_loss(energies, target, usable)
-        # laid out as the weights are: fused Adam reads memory in order
-        gradients = [part.contiguous() for part in torch.autograd.grad(losses.sum(), self._weights)]
-        lengths = self._lengths(gradients)
-        self._sound.logical_and_(losses.detach().isfinite() & lengths.isfinite())
-        self._skip.copy_(~self._sound)
-        for i, agent in enumerate(self.agents):
-            for parameter, gradient in zip(agent.critic.net.parameters(), gradients, strict=True):
-                parameter.grad = self._own(gradient, i)
-            agent.critic.optimizer.step()
-        with torch.no_grad():
-            self.net.project_()
-            rate = (self._rate * self._sound).repeat_interleave(self._members)[:, None, None]
-            for slow, fast in zip(self._target_weights, self._weights, strict=True):
-                slow.lerp_(fast, rate)
-            told = loss_numbers(losses, energies, target, usable).mT
-            self._sums.add_(torch.cat((told, lengths.unsqueeze(-1), numbers), -1))
-            newest = torch.where(self._sound, losses.detach() / self._members, self._td_square)
-            self._td_square.lerp_(newest, TD_RATE)
-            self._sound_updates.add_(self._sound)
-
-    @torch.no_grad()
-    def _next_value(self, next_obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """min_e Q'_e(s', a') over all or the drawn members (S, B), which rows have one (S, B), and the solver's
-        numbers, means over B (S, 6)."""
-        energy = GroupMeans(self.target.bind(self._features(next_obs)), len(self))
-        atol = self._gap * self._td_square.sqrt().unsqueeze(-1)
-        solution = self._maximise(energy, self._solver, fixed_steps=self._fixed, atol=atol)
-        noise = (self._smoothing * self._noise).clamp(-self._clip, self._clip)
-        action = (solution.value + noise).clamp(-1.0, 1.0)
-        usable = ~solution.failed
-        empty = torch.zeros_like(solution.gap)
-        parts = (solution.num_steps, solution.gap, solution.success, ~usable, empty, on_bound(solution.value))
-        numbers = torch.stack([part.float() for part in parts], -1)
-        values = energy.member_values(action)
-        if self._drawn is not None:
-            values = values.gather(1, self._drawn.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
-        return -values.amax(1), usable, numbers.nanmean(1)
-
-    def _maximise(self, energy: GroupMeans, solver: Any, fixed_steps: bool, atol: float | Tensor = 0.0) -> Solution:
-        """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
-        problem, start = self._problem.of(energy), energy.start()
-        if not fixed_steps:
-            return solve(problem, solver, approach(problem, start), atol=atol)
-        with no_questions():
-            return solve_fixed(problem, solver, approach(problem, start), atol=atol)
-
-    def _features(self, obs: Tensor) -> Tensor:
-        """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
-        x = normalize(obs, self._mean, self._variance) if self._normalizers else obs.float()
-        return x.unsqueeze(1).expand(-1, self._members, -1, -1).flatten(0, 1)
-
-    def _lengths(self, gradients: list[Tensor]) -> Tensor:
-        """Of each learner's gradient, (S,)."""
-        parts = [torch.linalg.vector_norm(part.reshape(len(self), -1), dim=-1) for part in gradients]
-        lengths: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-        return lengths
-
-    def _own(self, stacked: Tensor, i: int) -> Tensor:
-        """One learner's rows of a tensor (S E, ...)."""
-        return stacked[i * self._members : (i + 1) * self._members]
+        self.learner.step(self.replay.gather(self._index))
 
     # reading off
 
-    def _check_sound(self) -> None:
-        sound, done = self._sound.tolist(), self._sound_updates.tolist()
-        broken = [f"agent {i} at update {self._first_update + done[i]}" for i, fine in enumerate(sound) if not fine]
-        if broken:
-            raise FloatingPointError(
-                f"critic loss or its gradient is not finite: {', '.join(broken)}. The weights are those of the last "
-                "sound update. Lower learning_rate or reward_scale."
-            )
-
     def _log(self, i: int) -> None:
         """Means over the updates since the last time, into the learner's logger."""
-        self._check_sound()
+        self.learner.check()
         agent = self.agents[i]
         updates, self._logged[i] = agent._n_updates - self._logged[i], agent._n_updates
         if updates == 0:
             return
-        means = (self._sums[i] / updates).tolist()
-        self._sums[i].zero_()
-        for name, mean in zip(_KEYS, means, strict=True):
+        means = (self.learner.sums[i] / updates).tolist()
+        self.learner.sums[i].zero_()
+        for name, mean in zip(NUMBERS, means, strict=True):
             agent.logger.record(name, mean)
         agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
         agent.logger.record("solver/act_failed", agent.policy.act_failed)
@@ -427,7 +293,7 @@ class StackedICNNQ(Generic[Row]):
         """What the learner keeps beside its weights, and the stack has kept for it."""
         agent = self.agents[i]
         self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
-        agent._td_square = float(self._td_square[i])
+        agent._td_square, agent._learner = float(self.learner.td_square[i]), None
 
     def unstack(self) -> list[ICNNQ]:
         """The learners as ordinary agents with weights of their own and filled replay buffers. They have left the stack
@@ -448,12 +314,6 @@ class StackedICNNQ(Generic[Row]):
             for group in optimizer.param_groups:
                 group["lr"], group["capturable"] = float(group["lr"]), False
         return self.agents
-
-
-def stacked_bellman_loss(energies: Tensor, target: Tensor, usable: Tensor) -> Tensor:
-    """Every learner's :func:`icnn_rl.agents.icnn_q.algorithm.bellman_loss`: (S, E, B), (S, B), (S, B) -> (S,)."""
-    error = torch.where(usable.unsqueeze(1), energies + target.unsqueeze(1), 0.0)
-    return (error * error).sum((1, 2)) / usable.sum(-1)
 
 
 def _stacked(critics: list[ICNNCritic]) -> PICNN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
-__all__ = ["Batch", "StackedReplay", "Streams"]
+from icnn_rl.agents.icnn_q.batch import Batch
+
+__all__ = ["StackedReplay", "Streams"]
 
 
 class Streams:
@@ -60,17 +62,6 @@ class Streams:
         finally:
             self._take()
             others._put()
-
-
-class Batch(NamedTuple):
-    """Transitions of S seeds, B each, float32 but for the observations, which are as the buffer keeps them. ``ended``
-    is 1 where the episode ended, and not by a time limit."""
-
-    obs: Tensor  # (S, B, o)
-    next_obs: Tensor  # (S, B, o)
-    actions: Tensor  # (S, B, n), scaled to [-1, 1]
-    rewards: Tensor  # (S, B)
-    ended: Tensor  # (S, B)
 
 
 class StackedReplay:

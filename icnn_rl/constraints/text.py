@@ -12,7 +12,6 @@ control_barrier:barrier=my_robot:table,alpha=[2,2] & my_robot:reach
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -21,6 +20,7 @@ from typing import Any
 
 from icnn_rl.constraints.base import ActionConstraint
 from icnn_rl.constraints.registry import Kind, find_constraint, known_constraints
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["parse_constraint"]
 
@@ -116,7 +116,7 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
     kind = find_constraint(name) if isinstance(name, str) else None
     if kind is None:
         known = known_constraints()
-        raise ValueError(f"constraint: unknown name {name!r}.{_nearest(name, known)} Known: {', '.join(known)}.")
+        raise ValueError(f"constraint: unknown name {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     parameters = kind.parameters
     if not isinstance(arguments, Mapping):
         needed = [key for key in parameters if parameters[key].default is inspect.Parameter.empty]
@@ -126,7 +126,7 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
     for key in arguments:
         if key not in (*parameters, "reading"):
             raise ValueError(
-                f"{name}: unknown key {key!r}.{_nearest(key, parameters)} Known: {', '.join(parameters)}, reading."
+                f"{name}: unknown key {key!r}.{did_you_mean(key, parameters)} Known: {', '.join(parameters)}, reading."
             )
     values = {key: _read(name, kind, key, value) for key, value in arguments.items() if key != "reading"}
     try:
@@ -166,8 +166,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and (_NUMBER.fullmatch(value) or value.lstrip("+-").lower() in ("inf", ".inf")):
         return float(value.replace(".inf", "inf"))
     return value
-
-
-def _nearest(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

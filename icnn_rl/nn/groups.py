@@ -32,7 +32,7 @@ class GroupMeans:
                 f"members: expected a multiple of {groups} with reduction 'none', got {total} with "
                 f"{members.reduction!r}."
             )
-        self.members, self.groups = members, groups
+        self.members, self.groups, self.size = members, groups, total // groups
 
     @property
     def smooth(self) -> bool:
@@ -76,8 +76,7 @@ class GroupMeans:
 
     def _spread(self, y: Tensor) -> Tensor:
         """Every group's rows to each of its members: (S, B, n) -> (S E, B, n)."""
-        members = self.members.linear.shape[0] // self.groups
-        return y.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
+        return y.unsqueeze(1).expand(-1, self.size, -1, -1).flatten(0, 1)
 
     def _mean(self, parts: Tensor) -> Tensor:
         """(S E, ...) -> (S, ...)."""

@@ -199,8 +199,8 @@ class NonNegativeLinear(nn.Module):
         bias: whether to add b, free in sign.
         positivity: how W stays non-negative whatever an optimiser does to the parameter V.
             ``"clamp"``: W = max(V, 0). An entry below 0 still gets the gradient that would raise it, so that it can
-                return: steps as the projected gradient's, in the paper's way. Call :meth:`project_` after every step
-                and they are just that; without, momentum may carry V below 0 for a while.
+                return. With :meth:`clamp_weights_` after every step this is the paper's projected gradient method;
+                without, momentum may carry V below 0 for a while.
             ``"softplus"``: W = softplus(V), always positive. ``"relu"``: W = max(V, 0); an entry at or below zero gets
                 no gradient.
         activation: the activation whose outputs come in, for the initialisation that keeps the signal's scale.
@@ -259,7 +259,7 @@ class NonNegativeLinear(nn.Module):
         return affine(x, self.weight_nonneg, self.bias)
 
     @torch.no_grad()
-    def project_(self) -> None:
+    def clamp_weights_(self) -> None:
         """Clamp the parameter to >= 0, which changes no weight that forward uses. Does nothing unless positivity is
         "clamp"; a NaN stays a NaN."""
         if self.positivity == "clamp":
@@ -281,11 +281,11 @@ class ConvexNetwork(nn.Module):
 
     nonneg: Layers[NonNegativeLinear]
 
-    def project_(self) -> None:
+    def clamp_weights_(self) -> None:
         """Clamp the parameters of W^(z) to >= 0 after an optimiser step, see :class:`NonNegativeLinear`: convex it is
         without. A no-op unless positivity is "clamp"."""
         for layer in self.nonneg:
-            layer.project_()
+            layer.clamp_weights_()
 
     def is_convex(self) -> bool:
         """Whether every weight that carries convexity is >= 0: false where one is NaN."""

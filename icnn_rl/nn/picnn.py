@@ -19,9 +19,8 @@ from icnn_rl.checks import (
     check_widths,
 )
 from icnn_rl.eager import full_precision
-from icnn_rl.nn._fused import context_layer
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
-from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy, present
+from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
 from icnn_rl.nn.initialisation import non_negative_moments
 from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear, check_batch
 
@@ -181,19 +180,18 @@ class PICNN(ConvexNetwork):
             else:
                 part.zero_()
 
+    @property
+    def rectified(self) -> bool:
+        """Whether the context's activation is the ReLU."""
+        return self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
+
     @full_precision
     def encode(self, x: Tensor) -> Tensor:
         """The context u (E, B, width) of x (B, x_features) or (E, B, x_features)."""
-        rectified = self.context_activation is F.relu or isinstance(self.context_activation, nn.ReLU)
         u = x
         for i, layer in enumerate(self.context):
-            if self.norms is not None and rectified:
-                u = context_layer(u, layer.weight, present(layer.bias), self.norms[i].bias)
-                continue
             u = layer(u)
-            if self.norms is not None:
-                u = self.norms[i](u)
-            u = self.context_activation(u)
+            u = self.context_activation(u if self.norms is None else self.norms[i](u))
         return u
 
     @full_precision

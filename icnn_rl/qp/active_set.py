@@ -21,9 +21,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import BACK_OFF, LEAST, SIGN, TINY, UNMET
 from icnn_rl.qp.linear.base import Factor, Inner, Point, System
-from icnn_rl.qp.problem import TINY, Problem
-from icnn_rl.qp.tensor_tree import leaves, pick, where
+from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.pytree import leaves, select_rows, where_rows
 
 #: Interior-point steps, then active-set steps at most; for the rows that are left, the next pair. Sets of bounds settle
 #: from a coarser guess than sets of general rows: fewer steps before the first attempt, and one more next to equations.
@@ -35,16 +36,8 @@ STAGE_PHASES = ((7, 3), (3, 3), (3, 3), (3, 3), (4, 4), (8, 5))
 #: Pairs before a row is left to the interior-point method. The compiled kernel, whose steps cost next to nothing, takes
 #: them all.
 _QUICK = 3
-#: The least s and z to start from, relative to their mean.
-_LEAST = 0.3
-#: How far to go towards the boundary of s, z >= 0.
-_BACK_OFF = 0.99
-#: Below this, relative, a violation or a negative multiplier is rounding.
-_SIGN = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: The proximal term's pull, relative to the other forces, at which a point has arrived.
 _HELD = 1e-10
-#: Active rows further than this, relative, from equality after one solve do not fit together.
-_UNMET = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 T = TypeVar("T")
 
@@ -59,7 +52,7 @@ class Result:
     steps: Tensor
 
 
-def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tuple[Result, Inner]:
+def find_active_sets(system: Inner, max_steps: int, active: Tensor | None = None) -> tuple[Result, Inner]:
     """Find every row's active set.
 
     Args:
@@ -87,12 +80,12 @@ def iterate(system: Inner, max_steps: int, active: Tensor | None = None) -> tupl
             active = torch.zeros_like(system.problem.d, dtype=torch.bool)
         for attempt in range(exact):
             work.factor(active)
-            before, trial = trial, project(work.system, trial, active)
+            before, trial = trial, solve_on_set(work.system, trial, active)
             wrong, settled = wrong_side(work.system, before, trial, active)
             last = work.steps >= max_steps or (attempt == exact - 1 and phase == len(phases) - 1)
             if last and point is not None:
                 # the interior point is what is known of rows whose set never settled
-                trial = where(settled, trial, point)
+                trial = where_rows(settled, trial, point)
             if _on_gpu(trial) and attempt < exact - 1 and not last:
                 active = active ^ wrong  # asking how many rows are left would make the host wait
                 continue
@@ -146,8 +139,8 @@ class _Work:
             return None
         index = (~settled).nonzero().squeeze(-1)
         self._index = index if self._index is None else self._index[index]
-        self.system = pick(index, self.system)
-        return lambda tree: pick(index, tree)
+        self.system = select_rows(index, self.system)
+        return lambda tree: select_rows(index, tree)
 
     def _record(self, part: tuple[Result, Factor]) -> None:
         if self._index is None or self._found is None:
@@ -180,7 +173,7 @@ def start_point(system: Inner) -> Point:
     size = t.square().mean(-1, keepdim=True).sqrt()
     # in the unit of t: what C x = 0 is a rounded version of, and 1 where that is 0 as well
     rounding = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (problem.row_norms() / root).amax(-1, keepdim=True)
-    least = _LEAST * torch.maximum(size, 1e-3 * rounding)
+    least = LEAST * torch.maximum(size, 1e-3 * rounding)
     least = torch.where(least > 0, least, 1.0)
     z = torch.maximum(-t, least) / root
     if problem.present is not None:
@@ -214,7 +207,7 @@ def interior_point_steps(system: Inner, point: Point, steps: int) -> tuple[Point
         dx, dnu, dz = system.solve(rx, ra, rc + shift)
         qdx, adx = system.spent(rx, ra, dx, dnu)
         ds = _masked(-torch.addcmul(s + shift, e, dz), present)
-        step = _BACK_OFF * _step_length(s, ds, z, dz)
+        step = BACK_OFF * _step_length(s, ds, z, dz)
         x, nu, z, s = (torch.addcmul(t, step, dt) for t, dt in ((x, dx), (nu, dnu), (z, dz), (s, ds)))
         rx, ra = torch.addcmul(rx, step, qdx, value=-1.0), torch.addcmul(ra, step, adx, value=-1.0)
         rc = torch.addcmul(rc, step, torch.addcmul(rc + shift, e, dz), value=-1.0)
@@ -236,7 +229,7 @@ def on_set(problem: Problem, point: Point, active: Tensor) -> tuple[Tensor, Tens
     return problem.snap(point.x, active), torch.where(active, point.z, 0.0)
 
 
-def project(system: System, point: Point, active: Tensor) -> Point:
+def solve_on_set(system: System, point: Point, active: Tensor) -> Point:
     """One solve of the equations of the active set, C_i x = d_i and z_i = 0 elsewhere, as a correction of ``point``."""
     problem = system.problem
     x, z = on_set(problem, point, active)
@@ -253,7 +246,7 @@ def wrong_side(system: Inner, before: Point, point: Point, active: Tensor) -> tu
     the point back. ``before`` is where the point was reached from: where the solution is 0 only the way there tells
     what is rounding.
     """
-    problem, rounding = system.problem, _SIGN[point.x.dtype]
+    problem, rounding = system.problem, SIGN[point.x.dtype]
     norms = problem.row_norms()
     pull = point.z * norms
     largest = pull.abs().amax(-1, keepdim=True) if pull.shape[-1] else pull.sum(-1, keepdim=True)
@@ -261,7 +254,7 @@ def wrong_side(system: Inner, before: Point, point: Point, active: Tensor) -> tu
     length = problem.d.abs() + norms * size
     wrong = torch.where(active, pull < -rounding * largest, point.s < -rounding * length)
     wrong = wrong if problem.present is None else wrong & (problem.present > 0)
-    unmet = active & (point.s.abs() > _UNMET[point.x.dtype] * length)
+    unmet = active & (point.s.abs() > UNMET[point.x.dtype] * length)
     settled = ~(wrong | unmet).any(-1)
     held = system.held(before.x, point.x)
     if held is not None:

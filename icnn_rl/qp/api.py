@@ -14,18 +14,19 @@ from icnn_rl.qp.elastic import Elastic, check_prices, with_slacks
 from icnn_rl.qp.external import External
 from icnn_rl.qp.functorch import as_one_operation
 from icnn_rl.qp.gradients import differentiable, needs_graph
+from icnn_rl.qp.inputs import Arguments
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Diagonal, Problem
-from icnn_rl.qp.report import report
+from icnn_rl.qp.pytree import map_tensors
+from icnn_rl.qp.report import Report, Sides
 from icnn_rl.qp.rounding import reconciled
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 from icnn_rl.qp.sparse import Sparse
-from icnn_rl.qp.tensor_tree import map_tensors
 from icnn_rl.qp.value import optimal_value
 from icnn_rl.solution import SolveError
 
-__all__ = ["solve_known", "solve_qp"]
+__all__ = ["solve_qp", "solve_with_precision"]
 
 _DEFAULT = PrimalDual()
 
@@ -96,63 +97,60 @@ def solve_qp(
     References:
         B. Amos, J. Z. Kolter, OptNet: Differentiable optimization as a layer in neural networks, ICML 2017.
     """
-    return solve_known(None, Q, p, G, h, A, b, lb, ub, h_low, elastic, solver, warm_start, blocks, throw=throw)
+    given = Arguments(Q, p, G, h, A, b, lb, ub, h_low)
+    return solve_with_precision(
+        given, None, elastic=elastic, solver=solver, warm_start=warm_start, blocks=blocks, throw=throw
+    )
 
 
-def solve_known(
+def solve_with_precision(
+    given: Arguments,
     known: torch.dtype | None,
-    Q: Tensor | Sparse | Diagonal | float,
-    p: Tensor,
-    G: Tensor | Sparse | None,
-    h: Tensor | None,
-    A: Tensor | Sparse | None,
-    b: Tensor | None,
-    lb: Tensor | float | None,
-    ub: Tensor | float | None,
-    h_low: Tensor | None,
-    elastic: Tensor | float | Elastic | None,
-    solver: PrimalDual | External | None,
-    warm_start: ActiveSet | None,
-    blocks: Sequence[int] | None = None,
     *,
-    throw: bool,
+    elastic: Tensor | float | Elastic | None = None,
+    solver: PrimalDual | External | None = None,
+    warm_start: ActiveSet | None = None,
+    blocks: Sequence[int] | None = None,
+    throw: bool = True,
 ) -> QPSolution:
     """:func:`solve_qp` for numbers that were ``known`` in this dtype, whichever they come in: it decides on tolerances,
     and it is that of the answer. None: it is the one that they come in."""
     solver = _DEFAULT if solver is None else solver
-    inputs.check(Q, p, G, h, A, b, lb, ub, h_low, solver)
-    data = p.dtype if known is None else known
-    prices = None if elastic is None else check_prices(elastic, p, G, A)
+    inputs.check(given, solver)
+    data = given.p.dtype if known is None else known
+    prices = None if elastic is None else check_prices(elastic, given.p, given.G, given.A)
     costs = {} if prices is None else {"elastic.ineq": prices.ineq, "elastic.eq": prices.eq}
-    shape = inputs.batch_shape(p=p, Q=Q, G=G, h=h, A=A, b=b, lb=lb, ub=ub, h_low=h_low, **costs)
-    live, form = inputs.build(Q, p, G, h, A, b, lb, ub, h_low, shape, blocks)
+    shape = inputs.batch_shape(given, **costs)
+    live, form = inputs.build(given, shape, blocks)
     if prices is not None:
         live, form = with_slacks(live, form, prices, shape)
     guess = None if warm_start is None else inputs.stack_active(warm_start, live, form, shape)
 
-    def solve(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
+    def solve_or_raise(problem: Problem, guess: Tensor | None, mapped: tuple[int, ...] = ()) -> Solved:
         if problem.Q.dim() == 3 and not torch.equal(problem.Q, problem.Q.mT):
             problem = dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
         if data == torch.float32:
             problem = reconciled(problem)
-        solved = driver.solve(problem, solver, data, guess)
+        solved = driver.solve_batch(problem, solver, data, guess)
         if throw and not solved.success:
             outcome = solved.outcome
             driver.check_convex(problem, outcome)
             point, fun = (outcome.x, outcome.nu, outcome.z), problem.objective(outcome.x)
             whole = torch.Size((*mapped, *shape))
-            failed = report(form, problem, outcome, point, fun, whole, data, traced=False)
-            raise SolveError(failed, inputs.nonfinite(problem, form))
+            failed = Report(form, Sides.of(problem), outcome, point, fun, whole, data, traced=False)
+            raise SolveError(failed.solution(), inputs.nonfinite(problem, form))
         return solved
 
     traced = needs_graph(live)
     if transformed():
-        solved = as_one_operation(lambda problem, guess, mapped: solve(problem, guess, mapped).spread(), live, guess)
+        solved = as_one_operation(
+            lambda problem, guess, mapped: solve_or_raise(problem, guess, mapped).spread(), live, guess
+        )
     elif traced:
         with torch.no_grad():
-            solved = solve(map_tensors(Tensor.detach, live), guess)
+            solved = solve_or_raise(map_tensors(Tensor.detach, live), guess)
     else:
-        solved = solve(live, guess)
+        solved = solve_or_raise(live, guess)
     outcome, good = solved.outcome, None
     point = outcome.x, outcome.nu, outcome.z
     if traced:
@@ -160,4 +158,4 @@ def solve_known(
         fun = optimal_value(live, point, outcome.x, good)
     else:
         fun = live.objective(outcome.x)
-    return report(form, live, outcome, point, fun, shape, data, traced=traced)
+    return Report(form, Sides.of(live), outcome, point, fun, shape, data, traced).solution()

@@ -14,16 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import CERTIFIED, FLOOR, NOISE, ROUNDING, SHORT, TINY
 from icnn_rl.qp.linear.dense import all_rows, quadratic_rows, scaled, stack
-from icnn_rl.qp.problem import TINY, Problem, Products, largest, matvec, norms_of, rmatvec, typical
+from icnn_rl.qp.problem import Problem, Products, largest, matvec, norms_of, rmatvec, typical
 from icnn_rl.qp.sparse import SparseRows, stack_sparse
 from icnn_rl.qp.stages import find_stages
-
-#: Errors are relative to at least this share of the problem's own units; rounding, relative.
-_FLOOR, _ROUNDING = 1e-6, 1e-16
-#: Of certificates: the share of the largest multiplier that is noise, the largest relative error, and the length, where
-#: 1 is possible, below which a projection counts as 0.
-_NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
 
 #: Solves a problem with equalities and Q = I: x and nu.
 Minimise = Callable[[Problem], tuple[Tensor, Tensor]]
@@ -54,11 +49,11 @@ class Yardstick:
         shortest = _shortest(problem, torch.cat((problem.b / a_norms, right / c_norms), -1).abs())
         columns = _columns(problem)
         a_rows, c_rows = (
-            _FLOOR * torch.where(norms > 0, shortest * norms, typical(part) if bool((norms == 0).any()) else 0.0)
+            FLOOR * torch.where(norms > 0, shortest * norms, typical(part) if bool((norms == 0).any()) else 0.0)
             for norms, part in ((a_norms, problem.b), (c_norms, right))
         )
-        force, scaled = _FLOOR * largest(problem.p), _FLOOR * largest(columns * problem.p)
-        return Yardstick(columns, force, scaled, _FLOOR * shortest.squeeze(-1), a_rows, c_rows)
+        force, scaled = FLOOR * largest(problem.p), FLOOR * largest(columns * problem.p)
+        return Yardstick(columns, force, scaled, FLOOR * shortest.squeeze(-1), a_rows, c_rows)
 
 
 def _columns(problem: Problem) -> Tensor:
@@ -82,7 +77,7 @@ def _shortest(problem: Problem, lengths: Tensor) -> Tensor:
     lengths = torch.cat((lengths, free), -1)
     lengths = torch.where((lengths > 0) & torch.isfinite(lengths), lengths, 0.0)
     # what is rounding next to the others is 0
-    lengths = torch.where(lengths > _ROUNDING * typical(lengths), lengths, torch.inf)
+    lengths = torch.where(lengths > ROUNDING * typical(lengths), lengths, torch.inf)
     shortest = lengths.amin(-1, keepdim=True)
     return torch.where(torch.isfinite(shortest), shortest, 1.0)
 
@@ -206,12 +201,12 @@ def farkas(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor, Tensor
     y, x = _onto_cone(-right / size, rows.mT, signed, minimise)
     # what is rounding next to the largest must go: a proof has no tolerance in units
     y = torch.where((signed > 0) & (y < 0), 0.0, y) * exists
-    y = torch.where(y.abs() > _NOISE * torch.linalg.vector_norm(y, dim=-1, keepdim=True), y, 0.0)
+    y = torch.where(y.abs() > NOISE * torch.linalg.vector_norm(y, dim=-1, keepdim=True), y, 0.0)
     y = _absorbed(problem, y, rmatvec(rows, y), exists)
     off, slope = rmatvec(rows, y), rmatvec(rows.abs(), y.abs())
     value, weight = (right * y).sum(-1), (right * y).abs().sum(-1)
-    long = torch.linalg.vector_norm(y, dim=-1) > _SHORT
-    proven = long & (off.abs() <= _CERTIFIED * slope).all(-1) & (value < -_SHORT * weight)
+    long = torch.linalg.vector_norm(y, dim=-1) > SHORT
+    proven = long & (off.abs() <= CERTIFIED * slope).all(-1) & (value < -SHORT * weight)
     y = y * scale
     return -size * x, y[:, :q], y[:, q:], proven
 
@@ -233,7 +228,7 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
     The projection r has p^T r = -|r|^2, so r = 0 says that there is no such direction.
     """
     tiny = TINY[problem.p.dtype]
-    flat = _flat(problem)
+    flat = _equations_of_ray(problem)
     size = torch.linalg.vector_norm(problem.p, dim=-1, keepdim=True).clamp(min=tiny)
     cone = problem.changed(
         Q=torch.ones_like(problem.p[:1]),
@@ -244,14 +239,14 @@ def ray(problem: Problem, minimise: Minimise) -> tuple[Tensor, Tensor]:
         d=torch.zeros_like(problem.d),
     )
     r, _ = minimise(cone)
-    falls = (problem.p * r).sum(-1) < -_SHORT * (problem.p * r).abs().sum(-1)
+    falls = (problem.p * r).sum(-1) < -SHORT * (problem.p * r).abs().sum(-1)
     length = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
-    stays = (matvec(flat, r).abs() <= _CERTIFIED * norms_of(flat) * length).all(-1)
-    inside = (problem.Cx(r) * _ones_if_none(problem) <= _CERTIFIED * problem.row_norms() * length).all(-1)
-    return r, falls & stays & inside & (length.squeeze(-1) > _SHORT)
+    stays = (matvec(flat, r).abs() <= CERTIFIED * norms_of(flat) * length).all(-1)
+    inside = (problem.Cx(r) * _ones_if_none(problem) <= CERTIFIED * problem.row_norms() * length).all(-1)
+    return r, falls & stays & inside & (length.squeeze(-1) > SHORT)
 
 
-def _flat(problem: Problem) -> Tensor | SparseRows:
+def _equations_of_ray(problem: Problem) -> Tensor | SparseRows:
     """[A; Q], Q with its largest entry 1; sparse where the problem has stages."""
     top = problem.largest_diagonal().unsqueeze(-1)
     q = scaled(quadratic_rows(problem), torch.where(top > 0, top, 1.0).reciprocal().expand(-1, problem.n))

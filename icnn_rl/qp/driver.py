@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp import certificates, emptiness, interior_point
-from icnn_rl.qp.active_set import iterate, on_set
+from icnn_rl.qp.active_set import find_active_sets, on_set
 from icnn_rl.qp.certificates import Residuals, Yardstick, residuals
+from icnn_rl.qp.constants import CORRECTIONS, NEGATIVE, SINGULAR, TINY
 from icnn_rl.qp.external import External, likely_active
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.linear.base import Point, Reduction, System
@@ -25,22 +26,19 @@ from icnn_rl.qp.linear.scale import Scale
 from icnn_rl.qp.linear.select import choose, of_cone
 from icnn_rl.qp.linear.stagewise import least_pivots
 from icnn_rl.qp.outcome import Outcome, Solved
-from icnn_rl.qp.problem import TINY, Problem
+from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.pytree import leaves, map_tensors, select_rows, where_rows
 from icnn_rl.qp.settings import PrimalDual
-from icnn_rl.qp.tensor_tree import leaves, map_tensors, pick, where
 from icnn_rl.solution import Status
 
-__all__ = ["NonConvexError", "check_convex", "solve"]
+__all__ = ["NonConvexError", "check_convex", "solve_batch"]
 
-#: Corrections of a point by its residual at most; a residual of so many eps needs none.
-_CORRECTIONS, _EXACT = 8, 100.0
+#: A residual of so many eps needs no correction.
+_EXACT = 100.0
 #: How many times as many for rows that were not solved at once, and how close to the tolerance they are tried on.
 _PATIENCE, _CLOSE = 8, 10.0
-#: A smallest pivot or eigenvalue below this, relative, is none; below minus this it is a negative one.
-_SINGULAR = 1e-9
 #: What is added to a sparse Q, relative, before it is factored.
 _SHIFT = 1e-10
-_NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Active-set steps at most from the answer of another solver.
 _POLISH = 4
 
@@ -62,8 +60,8 @@ def _upwards(number: float) -> float:
     return 1.1 * number
 
 
-def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None) -> Solved:
-    """Solve all rows. Tiny problems are solved by the compiled kernel; what it leaves, and all others, by torch.
+def solve_batch(problem: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None) -> Solved:
+    """Solve all rows: by the compiled kernels where the problem fits, and what these leave by torch.
 
     Args:
         problem: the rows; any number may be infinite or NaN.
@@ -74,26 +72,26 @@ def solve(problem: Problem, solver: PrimalDual | External, data: torch.dtype, gu
     solver = solver.for_data(data)
     quick = None
     if isinstance(solver, PrimalDual) and dispatch.fits(problem, solver, data):
-        quick = dispatch.solve(problem, solver, guess)
+        quick = dispatch.run_kernels(problem, solver, guess)
     if quick is None:
-        return Solved.of(*_solve_rows(problem, solver, data, guess))
+        return Solved.of(*_solve_by_torch(problem, solver, data, guess))
     outcome, system, left = quick
     if left is None:
         return Solved(outcome, system, True)
     assert isinstance(solver, PrimalDual)  # or there would be no quick answer
     outcome, empty, left = emptiness.settle(problem, outcome, left)
     if len(empty):  # whose factors are none
-        trivial = dispatch.solve(_neutral(pick(empty, problem)), solver, None)
+        trivial = dispatch.run_kernels(_neutral(select_rows(empty, problem)), solver, None)
         assert trivial is not None
         system = Mixed(problem, system, empty, trivial[1])
     outcome, left = _confirmed(problem, outcome, left, solver)
     if not len(left):
         return Solved(outcome, system, False)
     guess = None if guess is None else guess[left]
-    others, second = _solve_rows(pick(left, problem), solver, data, guess)
+    others, second = _solve_by_torch(select_rows(left, problem), solver, data, guess)
     if len(left) == len(outcome.x):
         return Solved.of(others, second)
-    mixed = Mixed(_sound(problem, left, second.problem), system, left, second)
+    mixed = Mixed(_with_finite_matrices(problem, left, second.problem), system, left, second)
     return Solved.of(outcome.put(left, others), mixed)
 
 
@@ -101,7 +99,7 @@ def check_convex(problem: Problem, outcome: Outcome) -> None:
     """Raise a NonConvexError for the first row that was set aside as not convex."""
     rows = (outcome.status == Status.NON_CONVEX).nonzero()
     if rows.numel():
-        q = pick(rows[0], problem).dense().Q[0]
+        q = select_rows(rows[0], problem).dense().Q[0]
         eigenvalues = q if q.dim() == 1 else torch.linalg.eigvalsh(q)
         raise NonConvexError(int(rows[0]), float(eigenvalues.min()), float(eigenvalues.abs().max()))
 
@@ -118,8 +116,8 @@ def _confirmed(problem: Problem, outcome: Outcome, left: Tensor, solver: PrimalD
     if not bool(claimed.any()):
         return outcome, left
     told = left[claimed]
-    part = pick(told, problem).without_infinite().with_norms()
-    asked = pick(told, outcome)
+    part = select_rows(told, problem).without_infinite().with_norms()
+    asked = select_rows(told, outcome)
     asked = dataclasses.replace(asked, status=torch.full_like(told, int(Status.NUMERICAL)))
     found = _diagnose(part, asked, solver, bool(unbounded.any()))
     found = dataclasses.replace(found, s=problem.d[told] - part.Cx(found.x))
@@ -130,7 +128,7 @@ def _confirmed(problem: Problem, outcome: Outcome, left: Tensor, solver: PrimalD
     return outcome.put(told, found, sure), left[~rest]
 
 
-def _sound(problem: Problem, left: Tensor, finite: Problem) -> Problem:
+def _with_finite_matrices(problem: Problem, left: Tensor, finite: Problem) -> Problem:
     """The problem with the matrices of the rows at ``left`` taken from ``finite``: a NaN in one of them, times the
     gradient 0 of a failed row, would be a NaN in what all rows share."""
     g = problem.G
@@ -144,10 +142,10 @@ def _with_rows(whole: Tensor, index: Tensor, part: Tensor) -> Tensor:
     return whole if whole.shape[0] == 1 else whole.index_copy(0, index, part.expand(len(index), *part.shape[1:]))
 
 
-def _solve_rows(
+def _solve_by_torch(
     given: Problem, solver: PrimalDual | External, data: torch.dtype, guess: Tensor | None
 ) -> tuple[Outcome, System]:
-    """:func:`_solve_finite` for the rows that can be solved; copies of one of them stand in for the others."""
+    """:func:`_attempt_and_diagnose` for the rows that can be solved; copies of one of them stand in for the others."""
     problem, impossible = given.without_infinite(), (given.d == -torch.inf).any(-1)
     bad = torch.zeros_like(impossible)
     for tensor in leaves(problem):
@@ -167,7 +165,7 @@ def _solve_rows(
         curved = _factor_q(problem, data, assume=assume)
     some = bool(excluded.any())
     guess = None if some and bool(excluded.all()) else guess
-    outcome, system = _solve_finite(problem, curved, solver, data, guess)
+    outcome, system = _attempt_and_diagnose(problem, curved, solver, data, guess)
     outcome = _set_aside(finite, outcome, bad, impossible, saddle) if some else outcome
     if some or problem.present is not None:
         outcome = dataclasses.replace(outcome, s=given.d - given.Cx(outcome.x))
@@ -184,7 +182,7 @@ def _with_stand_ins(problem: Problem, excluded: Tensor) -> Problem:
     if bool(excluded.all()):
         return _neutral(problem)
     rows = torch.arange(excluded.shape[0], device=excluded.device)
-    return pick(rows.where(~excluded, (~excluded).nonzero()[0]), problem)
+    return select_rows(rows.where(~excluded, (~excluded).nonzero()[0]), problem)
 
 
 def _set_aside(problem: Problem, outcome: Outcome, bad: Tensor, impossible: Tensor, saddle: Tensor | None) -> Outcome:
@@ -199,7 +197,7 @@ def _set_aside(problem: Problem, outcome: Outcome, bad: Tensor, impossible: Tens
     fit = map_tensors(lambda t: torch.where(excluded, off, t), outcome.residuals)
     if saddle is not None:
         status = torch.where(saddle, int(Status.NON_CONVEX), status)
-        fit = where(saddle, residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z)), fit)
+        fit = where_rows(saddle, residuals(problem, Yardstick.of(problem), x, nu, z, problem.products(x, nu, z)), fit)
     return dataclasses.replace(
         outcome,
         x=x,
@@ -223,7 +221,7 @@ def _neutral(problem: Problem) -> Problem:
     return dataclasses.replace(zeros, Q=ones)
 
 
-def _solve_finite(
+def _attempt_and_diagnose(
     problem: Problem, curved: _Curved, solver: PrimalDual | External, data: torch.dtype, active: Tensor | None
 ) -> tuple[Outcome, System]:
     """The outcome, and the system factored on the active sets; every number in ``problem`` must be finite."""
@@ -239,17 +237,17 @@ def _solve_finite(
     failed = outcome.unsolved()
     if failed is None:
         return outcome, first
-    part, measure = pick(failed, problem), pick(failed, yardstick)
+    part, measure = select_rows(failed, problem), select_rows(failed, yardstick)
     spent = outcome.steps[failed]
     left = ours.max_steps - int(spent.max())
     system: Reduction | Mixed = first
     if given is not None:
         assert active is not None
-        again, careful = _attempt(Scale.of(part), measure, ours, active[failed], pick(failed, given), _PATIENCE)
+        again, careful = _attempt(Scale.of(part), measure, ours, active[failed], select_rows(failed, given), _PATIENCE)
     elif left > _POLISH:
         again, careful = _robust(part, measure, ours, left)
     else:
-        again, careful = pick(failed, outcome), None
+        again, careful = select_rows(failed, outcome), None
         again = dataclasses.replace(again, status=torch.full_like(again.status, int(Status.MAX_STEPS)))
     if careful is not None:
         again = dataclasses.replace(again, steps=again.steps + spent)
@@ -258,8 +256,8 @@ def _solve_finite(
     outcome = outcome.put(failed, again, better)
     failed = outcome.unsolved()
     if failed is not None:
-        part, measure = pick(failed, problem), pick(failed, yardstick)
-        found = _diagnose(part, pick(failed, outcome), ours, semidefinite)
+        part, measure = select_rows(failed, problem), select_rows(failed, yardstick)
+        found = _diagnose(part, select_rows(failed, outcome), ours, semidefinite)
         outcome = outcome.put(failed, _kept_finite(part, measure, found) if given is None else found)
     return outcome, system
 
@@ -273,14 +271,14 @@ def _kept_finite(problem: Problem, yardstick: Yardstick, outcome: Outcome) -> Ou
         return outcome
     x, nu, z = (torch.where(off.unsqueeze(-1), 0.0, part) for part in point)
     at = problem.products(x, nu, z)
-    fit = where(lost, residuals(problem, yardstick, x, nu, z, at), outcome.residuals)
+    fit = where_rows(lost, residuals(problem, yardstick, x, nu, z, at), outcome.residuals)
     return dataclasses.replace(outcome, x=x, nu=nu, z=z, s=problem.d - at.cx, residuals=fit)
 
 
 def _robust(problem: Problem, yardstick: Yardstick, solver: PrimalDual, steps: int) -> tuple[Outcome, Reduction]:
     """The second line: the homogeneous method in equilibrated data, made exact where the active set is regular."""
     scaled = Scale.of(problem)
-    ended = interior_point.solve(scaled, steps - _POLISH)
+    ended = interior_point.follow_central_path(scaled, steps - _POLISH)
     outcome, system = _attempt(scaled, yardstick, solver, ended.active, ended.point, patience=_PATIENCE)
     out_of_steps = (outcome.status != Status.SUCCESS) & (ended.steps >= steps - _POLISH)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), outcome.status)
@@ -299,7 +297,7 @@ def _attempt(
     ``active`` what it says is active there."""
     steps = solver.max_steps if given is None else _POLISH
     guess = None if active is None else system.guess(active)
-    result, factored = iterate(system.inner, steps, guess)
+    result, factored = find_active_sets(system.inner, steps, guess)
     system, active = system.with_inner(factored), system.outer(result.active)
     point = system.lift(result.point)
     point, fit = _correct(system, yardstick, point, active, solver.tolerance, patience)
@@ -308,7 +306,7 @@ def _attempt(
         at = system.problem.products(there.x, there.nu, there.z)
         own = residuals(system.problem, yardstick, there.x, there.nu, there.z, at)
         kept = ~(own.largest >= fit.largest)
-        point, fit = where(kept, there, point), where(kept, own, fit)
+        point, fit = where_rows(kept, there, point), where_rows(kept, own, fit)
     out_of_steps = ~result.settled & (result.steps >= solver.max_steps)
     status = torch.where(out_of_steps, int(Status.MAX_STEPS), int(Status.NUMERICAL))
     status = torch.where(fit.largest <= solver.tolerance, int(Status.SUCCESS), status)
@@ -327,7 +325,7 @@ def _correct(
     best, fit = point, None
     enough = _EXACT * torch.finfo(point.x.dtype).eps
     x, z = point.x, point.z
-    for _ in range(_CORRECTIONS * patience):
+    for _ in range(CORRECTIONS * patience):
         nu, z = point.nu, z.clamp(min=0.0)
         at = problem.products(x, nu, z)
         now = residuals(problem, yardstick, x, nu, z, at)
@@ -340,7 +338,7 @@ def _correct(
             # what is so close is rounding, which the next correction draws anew
             close = (now.largest > tol) & (now.largest < _CLOSE * tol)
             progress = progress or (patience > 1 and bool(close.any()))
-            best, fit = where(better, trial, best), where(better, now, fit)
+            best, fit = where_rows(better, trial, best), where_rows(better, now, fit)
         if not progress or bool((fit.largest <= enough).all()):
             break
         dx, dnu, dz = system.solve(*at.left(problem.p, problem.b, problem.d))
@@ -382,7 +380,7 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> _Curved:
         chol, info = torch.linalg.cholesky_ex(q)
         largest = q.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
         least = torch.where(info == 0, chol.diagonal(dim1=-2, dim2=-1).square().amin(-1), -torch.inf)
-    near = ~(least > _SINGULAR * largest)
+    near = ~(least > SINGULAR * largest)
     if not bool(near.any()):
         return _Curved(problem, chol, False, None)
     if problem.coupling is not None:
@@ -393,10 +391,10 @@ def _factor_q(problem: Problem, data: torch.dtype, *, assume: bool) -> _Curved:
     lowest, size = eigenvalues.amin(-1), eigenvalues.abs().amax(-1)
     saddle = torch.zeros_like(near)
     if not assume:
-        saddle[near] = lowest < -_NEGATIVE[data] * size
+        saddle[near] = lowest < -NEGATIVE[data] * size
     # what is rounding in float64 is left: a lift would give a minimum to an objective that falls for ever
     lift = torch.zeros_like(largest)
-    lift[near] = torch.where(lowest < -_NEGATIVE[torch.float64] * size, -lowest, 0.0)
+    lift[near] = torch.where(lowest < -NEGATIVE[torch.float64] * size, -lowest, 0.0)
     if bool((lift > 0).any()):
         row, q = lift.unsqueeze(-1), problem.Q
         q = q + (row if q.dim() == 2 else torch.diag_embed(row.expand(-1, problem.n)))
@@ -413,7 +411,7 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
         return found.x, found.nu
 
     def by_kernel(cone: Problem) -> tuple[Tensor, Tensor]:
-        quick = dispatch.solve(cone, solver, None) if dispatch.fits(cone, solver, cone.p.dtype) else None
+        quick = dispatch.run_kernels(cone, solver, None) if dispatch.fits(cone, solver, cone.p.dtype) else None
         return by_torch(cone) if quick is None else (quick[0].x, quick[0].nu)
 
     if not dispatch.fits(problem, solver, problem.p.dtype):
@@ -422,7 +420,7 @@ def _diagnose(problem: Problem, outcome: Outcome, solver: PrimalDual, semidefini
     left = (found.status == outcome.status).nonzero().squeeze(-1)
     if not len(left):
         return found
-    return found.put(left, _with_proofs(pick(left, problem), pick(left, outcome), semidefinite, by_torch))
+    return found.put(left, _with_proofs(select_rows(left, problem), select_rows(left, outcome), semidefinite, by_torch))
 
 
 def _with_proofs(problem: Problem, outcome: Outcome, semidefinite: bool, minimise: certificates.Minimise) -> Outcome:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from icnn_rl.eager import transformed
-from icnn_rl.qp.inputs import Form, check_like, flat, is_number
+from icnn_rl.qp.inputs import Form, as_batch, check_like, is_number
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import Sparse, SparseRows
 from icnn_rl.qp.stages import last_stages
@@ -86,7 +86,7 @@ def with_slacks(problem: Problem, form: Form, prices: Elastic, shape: torch.Size
     def costs(price: Tensor | float, rows: int) -> Tensor:
         if not isinstance(price, Tensor) or price.dim() == 0:
             return torch.as_tensor(price, dtype=problem.p.dtype, device=problem.p.device).expand(batch, rows)
-        price = flat(price.expand(*price.shape[:-1], rows), 1, shape)
+        price = as_batch(price.expand(*price.shape[:-1], rows), 1, shape)
         return price if price.shape[0] == batch else price.expand(batch, -1)
 
     linear = [problem.p]

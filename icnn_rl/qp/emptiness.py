@@ -25,8 +25,8 @@ from torch import Tensor
 from icnn_rl.qp.kernel import dispatch
 from icnn_rl.qp.outcome import Outcome
 from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.pytree import map_tensors, select_rows
 from icnn_rl.qp.sparse import SparseRows
-from icnn_rl.qp.tensor_tree import map_tensors, pick
 from icnn_rl.solution import Status
 
 __all__ = ["settle"]
@@ -46,13 +46,13 @@ def settle(problem: Problem, outcome: Outcome, left: Tensor) -> tuple[Outcome, T
     none = left[:0]
     if not (problem.lower and problem.upper) or problem.A is not None or isinstance(problem.G, SparseRows):
         return outcome, none, left
-    part = pick(left, problem)
+    part = select_rows(left, problem)
     points, multipliers, proven = _proofs(*_arrays(part))
     if not proven.any():
         return outcome, none, left
     rows = torch.from_numpy(np.flatnonzero(proven))
     x, z = torch.from_numpy(points[proven]), torch.from_numpy(multipliers[proven])
-    before, at = pick(left[rows], outcome), pick(rows, part)
+    before, at = select_rows(left[rows], outcome), select_rows(rows, part)
     proof = dataclasses.replace(
         before,
         x=x,

@@ -76,12 +76,12 @@ class External:
         rows = _Rows(problem, library, sparse=self.name not in library.dense_solvers)
         found = np.empty((problem.p.shape[0], n + q + problem.d.shape[-1]))
         for i in range(len(found)):
-            found[i] = rows.unpacked(i, self._solve(library, rows.packed(i)))
+            found[i] = rows.unpacked(i, self._call(library, rows.packed(i)))
         stacked = torch.as_tensor(found).to(problem.p)
         x, nu, z = stacked[:, :n], stacked[:, n : n + q], stacked[:, n + q :]
         return Point(x, nu, z, problem.d - problem.Cx(x))
 
-    def _solve(self, library: Any, row: Any) -> Any:
+    def _call(self, library: Any, row: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they say how the solver ended: the residuals will tell
             try:

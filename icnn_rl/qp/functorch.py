@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.pytree import leaves, unflatten
 from icnn_rl.qp.sparse import SparseRows, split
-from icnn_rl.qp.tensor_tree import leaves, rebuild
 
 __all__ = ["as_one_operation"]
 
@@ -60,7 +60,7 @@ def as_one_operation(
 
     parts = (problem.Q, problem.p, g, a, problem.b, problem.d, off, guess)
     tensors = _Opaque.apply(tensors_of_answer, (), *parts)  # type: ignore[no-untyped-call]
-    return rebuild(answers[0], iter(tensors))
+    return unflatten(answers[0], iter(tensors))
 
 
 class _Opaque(torch.autograd.Function):

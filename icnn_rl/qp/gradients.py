@@ -28,8 +28,8 @@ from icnn_rl.eager import transformed
 from icnn_rl.qp.linear.base import System, Triple
 from icnn_rl.qp.outcome import Solved
 from icnn_rl.qp.problem import Problem
+from icnn_rl.qp.pytree import leaves, unflatten
 from icnn_rl.qp.sparse import SparseRows, split
-from icnn_rl.qp.tensor_tree import leaves, rebuild
 from icnn_rl.solution import Status
 
 #: Corrections of a derivative by its residual.
@@ -125,14 +125,14 @@ class _Solve(torch.autograd.Function):
             dq_off = _minus_outers(0.5 * dx, x, x, 0.5 * dx, coupling, system)
         if g is not None and wanted[7]:
             m = g.shape[-2]
-            dg = _minus_outers(dz[:, :m], x, z[:, :m], dx, g, system)
+            dg = _minus_outers(dz.narrow(-1, 0, m), x, z.narrow(-1, 0, m), dx, g, system)
         if a is not None and wanted[8]:
             da = _minus_outers(dnu, x, nu, dx, a, system)
         return (None, None, None, None, None, dq, dq_off, dg, da, dx, dnu, dz, *(None for _ in tensors))
 
 
 def _system(template: System, tensors: Sequence[Tensor]) -> System:
-    return rebuild(template, iter(tensors)) if tensors else template
+    return unflatten(template, iter(tensors)) if tensors else template
 
 
 def _minus_outers(u: Tensor, v: Tensor, s: Tensor, t: Tensor, like: Tensor | SparseRows, system: System) -> Tensor:

@@ -19,9 +19,34 @@ from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.qp.sparse import Sparse, SparseRows, entries_of, sum_at
 from icnn_rl.qp.stages import check_reach, fill_blocks, find_stages
 
-__all__ = ["Form", "batch_shape", "build", "check", "check_like", "flat", "is_number", "nonfinite", "stack_active"]
+__all__ = [
+    "Arguments",
+    "Form",
+    "as_batch",
+    "batch_shape",
+    "build",
+    "check",
+    "check_like",
+    "is_number",
+    "nonfinite",
+    "stack_active",
+]
 
 _SOLVERS = (PrimalDual, External)
+
+
+class Arguments(NamedTuple):
+    """What :func:`icnn_rl.qp.solve_qp` is told of a problem, under the names that it has there."""
+
+    Q: Tensor | Sparse | Diagonal | float
+    p: Tensor
+    G: Tensor | Sparse | None = None
+    h: Tensor | None = None
+    A: Tensor | Sparse | None = None
+    b: Tensor | None = None
+    lb: Tensor | float | None = None
+    ub: Tensor | float | None = None
+    h_low: Tensor | None = None
 
 
 class Form(NamedTuple):
@@ -50,20 +75,10 @@ class Form(NamedTuple):
         return self.m * self.soft_ineq + 2 * self.q * self.soft_eq
 
 
-def check(
-    Q: object,
-    p: object,
-    G: object,
-    h: object,
-    A: object,
-    b: object,
-    lb: object,
-    ub: object,
-    h_low: object,
-    solver: object,
-) -> None:
+def check(given: Arguments, solver: object) -> None:
     """Kinds, dtypes, devices and core shapes."""
-    p = check_float_tensor("p", p)
+    Q, p, G, h, A, b, lb, ub, h_low = given
+    check_float_tensor("p", p)
     check_like("p", p, p)
     if p.dim() == 0:
         raise ValueError("p: expected shape (..., n), got a number. Give it at least one dimension.")
@@ -168,10 +183,10 @@ def check_like(name: str, value: object, p: Tensor) -> Tensor:
     return tensor
 
 
-def batch_shape(**arguments: Any) -> torch.Size:
+def batch_shape(given: Arguments, **costs: Any) -> torch.Size:
     """The common batch shape."""
     shapes = {}
-    for name, value in arguments.items():
+    for name, value in (*zip(Arguments._fields, given, strict=True), *costs.items()):
         tensor = value.d if isinstance(value, Diagonal) else value
         if isinstance(value, Sparse):
             if value.values.dim() > 1:
@@ -195,7 +210,7 @@ def batch_shape(**arguments: Any) -> torch.Size:
         ) from None
 
 
-def flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
+def as_batch(t: Tensor, core: int, shape: torch.Size) -> Tensor:
     """In float64, with one batch dimension: B, or 1 where all rows share the tensor."""
     t = t if t.dtype == torch.float64 else t.double()
     if t.dim() == core:
@@ -210,23 +225,23 @@ def flat(t: Tensor, core: int, shape: torch.Size) -> Tensor:
 
 def _rows(matrix: Tensor | Sparse, shape: torch.Size) -> SparseRows:
     entries = entries_of(matrix)
-    return SparseRows(entries.row[None], entries.column[None], flat(entries.values, 1, shape), entries.shape)
+    return SparseRows(entries.row[None], entries.column[None], as_batch(entries.values, 1, shape), entries.shape)
 
 
 def _matrix(matrix: Tensor | Sparse, shape: torch.Size) -> Tensor | SparseRows:
     """G or A: sparse rows stay sparse."""
     dense = isinstance(matrix, Tensor) and matrix.layout == torch.strided
-    return flat(matrix, 2, shape) if dense else _rows(matrix, shape)  # type: ignore[arg-type]  # a tensor if dense
+    return as_batch(matrix, 2, shape) if dense else _rows(matrix, shape)  # type: ignore[arg-type]  # a tensor if dense
 
 
 def _quadratic(Q: Tensor | Sparse | Diagonal | float, p: Tensor, shape: torch.Size) -> tuple[Tensor, SparseRows | None]:
     """Q, or its diagonal and its other entries if it is sparse, symmetric."""
     if isinstance(Q, Diagonal):
-        return flat(Q.d, 1, shape), None
+        return as_batch(Q.d, 1, shape), None
     if isinstance(Q, Sparse) or (isinstance(Q, Tensor) and Q.layout != torch.strided):
         return _halves(_rows(Q, shape), p)
     if isinstance(Q, Tensor) and Q.dim() > 0:
-        return flat(Q, 2, shape), None
+        return as_batch(Q, 2, shape), None
     number = Q if isinstance(Q, Tensor) else torch.as_tensor(float(Q), dtype=p.dtype, device=p.device)
     return number.double().expand(1, p.shape[-1]), None
 
@@ -285,27 +300,16 @@ def _in_blocks(blocks: Sequence[int], problem: Problem) -> Problem:
     return dataclasses.replace(problem, Q=diagonal, coupling=coupling, A=a, G=g, stage=stage[None])
 
 
-def build(
-    Q: Tensor | Sparse | Diagonal | float,
-    p: Tensor,
-    G: Tensor | Sparse | None,
-    h: Tensor | None,
-    A: Tensor | Sparse | None,
-    b: Tensor | None,
-    lb: Tensor | float | None,
-    ub: Tensor | float | None,
-    h_low: Tensor | None,
-    shape: torch.Size,
-    blocks: Sequence[int] | None = None,
-) -> tuple[Problem, Form]:
+def build(given: Arguments, shape: torch.Size, blocks: Sequence[int] | None = None) -> tuple[Problem, Form]:
     """The live problem, and where its parts come from; what is infinite in its d is left to :mod:`.driver`."""
+    Q, p, G, h, A, b, lb, ub, h_low = given
     n, batch = p.shape[-1], math.prod(shape)
 
     def vector(t: Tensor | float, size: int) -> Tensor:
         t = t if isinstance(t, Tensor) else torch.as_tensor(float(t), dtype=p.dtype, device=p.device)
         if t.dim() == 0 or t.shape[-1] != size:
             t = t.expand(size) if t.dim() == 0 else t.expand(*t.shape[:-1], size)
-        t = flat(t, 1, shape)
+        t = as_batch(t, 1, shape)
         return t if t.shape[0] == batch else t.expand(batch, -1)
 
     q, coupling = _quadratic(Q, p, shape)

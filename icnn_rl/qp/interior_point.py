@@ -28,16 +28,15 @@ import torch
 from torch import Tensor
 
 from icnn_rl.qp.certificates import normwise
+from icnn_rl.qp.constants import BACK_OFF
 from icnn_rl.qp.equilibration import Scales
 from icnn_rl.qp.linear.base import Inner, Point, Triple
 from icnn_rl.qp.linear.scale import Scale
 from icnn_rl.qp.problem import Problem, largest
-from icnn_rl.qp.tensor_tree import leaves, pick, rebuild, where
+from icnn_rl.qp.pytree import leaves, select_rows, unflatten, where_rows
 
-__all__ = ["Ended", "solve"]
+__all__ = ["Ended", "follow_central_path"]
 
-#: How far to go towards the boundary.
-_BACK_OFF = 0.99
 #: Corrections of a linear solve at most, and the relative residual that needs none.
 _CORRECTIONS, _EXACT = 4, 1e-13
 #: Residuals to aim at: smaller than the tolerance, for the set of active constraints is still to be told apart.
@@ -86,7 +85,7 @@ class _Rows:
         return self.system.problem
 
     def only(self, kept: Tensor) -> _Rows:
-        return pick(kept, self)
+        return select_rows(kept, self)
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,9 @@ class _Known:
     waited: Tensor
 
 
-def solve(system: Scale, max_steps: int) -> Ended:
-    """Iterate until the residuals, in given and in equilibrated data, are at most :data:`_AIM`, nothing improves, or
-    ``max_steps`` factorisations were made.
+def follow_central_path(system: Scale, max_steps: int) -> Ended:
+    """Primal-dual steps until the residuals, in given and in equilibrated data, are at most :data:`_AIM`, nothing
+    improves, or ``max_steps`` factorisations were made.
 
     Args:
         system: equilibrated; its inner system takes equalities and singular matrices.
@@ -125,7 +124,7 @@ def solve(system: Scale, max_steps: int) -> Ended:
             break
         if bool(over.any()):
             kept = (~over).nonzero().squeeze(-1)
-            rows, state, left = rows.only(kept), pick(kept, state), pick(kept, left)
+            rows, state, left = rows.only(kept), select_rows(kept, state), select_rows(kept, left)
         state = _step(rows, state, left)
     return _ended(system, known.state, steps)
 
@@ -154,7 +153,7 @@ def _start(rows: _Rows) -> _State:
     problem, present = rows.problem, rows.present
     d = problem.d * present
     e = torch.ones_like(d)
-    x, nu, z = _solve(rows.system.factored(e), e, (-problem.p, problem.b, d), present)
+    x, nu, z = _solve_refined(rows.system.factored(e), e, (-problem.p, problem.b, d), present)
     one = torch.ones_like(rows.count)
     return _State(x, nu, _shifted(z, present), torch.where(present > 0, _shifted(-z, present), 1.0), one, one)
 
@@ -220,7 +219,7 @@ def _step(rows: _Rows, state: _State, left: _Left) -> _State:
     z_safe = torch.where(present > 0, z, 1.0)
     e, d = s / z_safe, problem.d * present
     system = rows.system.factored(e)
-    vx, vnu, vz = _solve(system, e, (-problem.p, problem.b, d), present)
+    vx, vnu, vz = _solve_refined(system, e, (-problem.p, problem.b, d), present)
     away = vx - x / tau
     slope = kappa / tau + _dot(vz * e, vz) + _dot(problem.Qx(away), away)
     pull = 2.0 * left.qx / tau + problem.p
@@ -228,7 +227,7 @@ def _step(rows: _Rows, state: _State, left: _Left) -> _State:
     def direction(share: Tensor | float, target: Tensor, target_tau: Tensor) -> _State:
         """Take ``share`` of the residuals off, bring s z to s z + target and tau kappa to the like."""
         right = share * left.rx, share * left.ra, (share * left.rc - target / z_safe) * present
-        ux, unu, uz = _solve(system, e, right, present)
+        ux, unu, uz = _solve_refined(system, e, right, present)
         known = _dot(pull, ux) + _dot(problem.b, unu) + _dot(d, uz)
         dtau = (known + target_tau / tau - share * left.rt) / slope
         dx, dnu, dz = ux + dtau * vx, unu + dtau * vnu, uz + dtau * vz
@@ -241,9 +240,9 @@ def _step(rows: _Rows, state: _State, left: _Left) -> _State:
     step = direction(
         1.0 - sigma, (aim - s * z - guess.s * guess.z) * present, aim - tau * kappa - guess.tau * guess.kappa
     )
-    length = _BACK_OFF * _length(state, step, present)
+    length = BACK_OFF * _length(state, step, present)
     moved = (torch.addcmul(a, length, b) for a, b in zip(leaves(state), leaves(step), strict=True))
-    return rebuild(state, moved)
+    return unflatten(state, moved)
 
 
 def _length(state: _State, step: _State, present: Tensor) -> Tensor:
@@ -254,7 +253,7 @@ def _length(state: _State, step: _State, present: Tensor) -> Tensor:
     return (-fastest).clamp(min=1.0).reciprocal()
 
 
-def _solve(system: Inner, e: Tensor, right: Triple, present: Tensor) -> Triple:
+def _solve_refined(system: Inner, e: Tensor, right: Triple, present: Tensor) -> Triple:
     """The solution of the equations with E = diag(e), without the regularisation of the factor; the best of a few
     corrections a row."""
     problem, (rx, ra, rc) = system.problem, right
@@ -267,7 +266,7 @@ def _solve(system: Inner, e: Tensor, right: Triple, present: Tensor) -> Triple:
         off = rx - at.gradient(zero), ra - at.ax, (rc - at.cx + e * point.z) * present
         error = largest(*off)
         better = error < least  # false next to a NaN
-        best, least = where(better, point, best), torch.where(better, error, least)
+        best, least = where_rows(better, point, best), torch.where(better, error, least)
         if correction == _CORRECTIONS or bool(((least <= enough) | ~better).all()):
             break
         dx, dnu, dz = system.solve(*off)
@@ -289,8 +288,8 @@ def _noted(known: _Known, index: Tensor, state: _State, residual: Tensor, mu: Te
     best, least = known.residual[index], known.mu[index]
     better = residual < best
     progress = (residual < 0.9 * best) | (mu < 0.5 * least)
-    kept = where(better, state, pick(index, known.state))
-    state = rebuild(kept, (a.index_copy(0, index, b) for a, b in zip(leaves(known.state), leaves(kept), strict=True)))
+    kept = where_rows(better, state, select_rows(index, known.state))
+    state = unflatten(kept, (a.index_copy(0, index, b) for a, b in zip(leaves(known.state), leaves(kept), strict=True)))
     waited = torch.where(progress, 0.0, known.waited[index] + 1.0)
     return _Known(
         state,

@@ -19,12 +19,13 @@ from icnn_rl.checks import (
     check_same_kind,
 )
 from icnn_rl.eager import eager
-from icnn_rl.qp.api import solve_known
+from icnn_rl.qp.api import solve_with_precision
 from icnn_rl.qp.external import External
+from icnn_rl.qp.inputs import Arguments
 from icnn_rl.qp.problem import Diagonal
+from icnn_rl.qp.pytree import leaves, map_tensors
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.solution import ActiveSet, QPSolution
-from icnn_rl.qp.tensor_tree import leaves, map_tensors
 
 __all__ = ["QPLayer"]
 
@@ -390,8 +391,8 @@ class QPLayer(nn.Module):
             SolveError: some row failed and ``throw`` is set; carries the solution.
         """
         p = self._linear_term(p)
-        given = {"Q": Q, "G": G, "h": h, "A": A, "b": b, "h_low": h_low, "lb": lb, "ub": ub}
-        for name, value in given.items():
+        brought = {"Q": Q, "G": G, "h": h, "A": A, "b": b, "h_low": h_low, "lb": lb, "ub": ub}
+        for name, value in brought.items():
             self._check_given(name, value)
         dtype = torch.float64 if self.solver.dtype == "float64" else p.dtype
 
@@ -399,22 +400,18 @@ class QPLayer(nn.Module):
             return map_tensors(lambda t: t.to(dtype), value)
 
         G, A = cast(self._rows("G", G, self.n_ineq)), cast(self._rows("A", A, self.n_eq))
-        solution = solve_known(
-            p.dtype,
-            self._quadratic(dtype) if Q is None else cast(Q),
-            cast(p),
-            G,
-            cast(self._h(G) if h is None else h),
-            A,
-            cast(self._b(A) if b is None else b),
-            cast(self._bound("lb", dtype) if lb is None else lb),
-            cast(self._bound("ub", dtype) if ub is None else ub),
-            cast(self._h_low(G) if h_low is None else h_low),
-            None,
-            self.solver,
-            warm_start,
-            throw=self.throw,
+        given = Arguments(
+            Q=self._quadratic(dtype) if Q is None else cast(Q),
+            p=cast(p),
+            G=G,
+            h=cast(self._h(G) if h is None else h),
+            A=A,
+            b=cast(self._b(A) if b is None else b),
+            lb=cast(self._bound("lb", dtype) if lb is None else lb),
+            ub=cast(self._bound("ub", dtype) if ub is None else ub),
+            h_low=cast(self._h_low(G) if h_low is None else h_low),
         )
+        solution = solve_with_precision(given, p.dtype, solver=self.solver, warm_start=warm_start, throw=self.throw)
         return (solution.value, solution) if return_solution else solution.value
 
     def _linear_term(self, p: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from icnn_rl.qp.certificates import Residuals
 from icnn_rl.qp.linear.base import System
-from icnn_rl.qp.tensor_tree import leaves, rebuild
+from icnn_rl.qp.pytree import leaves, unflatten
 from icnn_rl.solution import Status
 
 __all__ = ["Outcome", "Solved"]
@@ -42,7 +42,7 @@ class Outcome:
         merged = []
         for a, b in zip(leaves(self), leaves(part), strict=True):
             merged.append(a.index_copy(0, index, b if marked is None else b[marked]))
-        return rebuild(self, iter(merged))
+        return unflatten(self, iter(merged))
 
 
 @dataclass(frozen=True)

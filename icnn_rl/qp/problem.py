@@ -51,10 +51,6 @@ def rmatvec(m: Tensor | SparseRows, y: Tensor) -> Tensor:
     return torch.matmul(y.unsqueeze(-2), m).squeeze(-2)
 
 
-#: The smallest number that is no 0: guards divisions.
-TINY = {torch.float64: 1e-300, torch.float32: 1e-37}
-
-
 def norms_of(m: Tensor | SparseRows) -> Tensor:
     """(1|B, k): Euclidean norms of the rows."""
     return m.norms() if isinstance(m, SparseRows) else torch.linalg.vector_norm(m, dim=-1)
@@ -174,7 +170,7 @@ class Problem:
         bounded = self.lower or self.upper
         if self.G is None:
             return self.Ctz_bounds(z) if bounded else z.new_zeros(z.shape[0], self.n)
-        gz = rmatvec(self.G, z[:, : self.m])
+        gz = rmatvec(self.G, self.blocks(z)[0])
         return gz + self.Ctz_bounds(z) if bounded else gz
 
     def snap(self, x: Tensor, active: Tensor) -> Tensor:
@@ -185,13 +181,16 @@ class Problem:
         return torch.where(at_upper, d_upper, x) if self.upper else x
 
     def blocks(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The parts of a vector over the rows of C: of G, of the lower and of the upper bounds (empty if absent)."""
+        """The parts of a vector over the rows of C: of G, of the lower and of the upper bounds (empty if absent).
+
+        Here and wherever gradients pass no slices are taken: where z[:, :m] is all of z it becomes an operation that
+        ``is_grads_batched=True`` has no rule for.
+        """
         if not (self.lower or self.upper):
-            none = z.detach()[:, :0]
+            none = z.new_empty(z.shape[0], 0)
             return z, none, none
-        m, n = self.m, self.n
-        middle = m + n if self.lower else m
-        return z[:, :m], z[:, m:middle], z[:, middle:]
+        rows, lower, upper = z.split_with_sizes((self.m, self.n * self.lower, self.n * self.upper), -1)
+        return rows, lower, upper
 
     def on_diagonal(self, w: Tensor) -> Tensor | None:
         """Diagonal of sum_i w_i c_i c_i^T over the bounds; None if there are none."""

@@ -5,7 +5,8 @@ A field is made when it is asked for: a single small solve takes less time than 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,51 +17,47 @@ from icnn_rl.qp.outcome import Outcome
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.solution import ActiveSet, QPSolution
 
-__all__ = ["report"]
+__all__ = ["Report", "Sides"]
 
 
-def report(
-    form: Form,
-    problem: Problem,
-    outcome: Outcome,
-    point: Triple,
-    fun: Tensor,
-    shape: torch.Size,
-    dtype: torch.dtype,
-    *,
-    traced: bool,
-) -> QPSolution:
-    """The solution.
+class Sides(NamedTuple):
+    """What C of a problem is made of: numbers of rows of G and of variables, and which bounds there are."""
 
-    Args:
+    m: int
+    n: int
+    lower: bool
+    upper: bool
+
+    @staticmethod
+    def of(problem: Problem) -> Sides:
+        return Sides(problem.m, problem.n, problem.lower, problem.upper)
+
+
+@dataclass(eq=False)
+class Report:
+    """The fields of a solution by their names.
+
+    Attributes:
         form: how the user's blocks lie in the problem's.
-        problem: the problem; only its form counts.
-        outcome: what is known of its rows.
+        sides: how these lie in the rows of C.
+        outcome: what is known of the rows of the batch.
         point, fun: x, nu and z, and the least value, with the graph if there is one.
         shape: the batch shape.
         dtype: of every number.
         traced: whether there is a graph.
     """
-    return QPSolution.on_demand(_Fields(form, problem, outcome, point, fun, shape, dtype, traced))
 
+    form: Form
+    sides: Sides
+    outcome: Outcome
+    point: Triple
+    fun: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+    traced: bool
 
-class _Fields:
-    """The fields of a solution by their names."""
-
-    def __init__(
-        self,
-        form: Form,
-        problem: Problem,
-        outcome: Outcome,
-        point: Triple,
-        fun: Tensor,
-        shape: torch.Size,
-        dtype: torch.dtype,
-        traced: bool,
-    ) -> None:
-        self.form, self.outcome, self.point, self.value_of_fun = form, outcome, point, fun
-        self.sides = problem.m, problem.n, problem.lower, problem.upper
-        self.shape, self.dtype, self.traced = shape, dtype, traced
+    def solution(self) -> QPSolution:
+        return QPSolution.on_demand(self)
 
     def __call__(self, name: str) -> Any:
         # whoever asks may be inside or outside of a no_grad() that the solve was not
@@ -82,7 +79,7 @@ class _Fields:
         return self.point[0][:, : self.form.n] if self.form.extra else self.point[0]
 
     def _fun(self) -> Tensor:
-        return self.value_of_fun
+        return self.fun
 
     def _dual_ineq(self) -> Tensor:
         return self._high(self.point[2])

@@ -99,7 +99,7 @@ def total_variation(y: Tensor, lam: float | Tensor, weights: Tensor | None = Non
         value=_differentiable_value(good.unsqueeze(-1), x, sign, ends, *data).to(y.dtype),
         fun=fun.to(y.dtype),
         gap=torch.where(good, gap, math.inf).to(y.dtype),
-        status=torch.where(_finite(*detached), status, int(Status.NONFINITE_INPUT)),
+        status=torch.where(_finite_rows(*detached), status, int(Status.NONFINITE_INPUT)),
         num_steps=rounds,
         residual=residual.to(y.dtype),
         state=Edges(dual.to(y.dtype), sign.to(y.dtype)),
@@ -138,7 +138,7 @@ def _along_signal(name: str, value: object, size: int, y: Tensor) -> Tensor:
     return tensor.expand(*tensor.shape[:-1], size)
 
 
-def _finite(*data: Tensor) -> Tensor:
+def _finite_rows(*data: Tensor) -> Tensor:
     """(B,) bool, true where a row holds neither NaN nor an infinite number."""
     first, *others = (torch.isfinite(part).all(-1) for part in data)
     for other in others:
@@ -250,7 +250,7 @@ class _Pieces(torch.autograd.Function):
             raise ValueError(f"lam: expected finite numbers >= 0, got {float(lam.min())} to {float(lam.max())}.")
         if bool((weights <= 0).any()):
             raise ValueError(f"weights: expected numbers > 0, got {float(weights.min())}.")
-        bad = ~_finite(y, lam, weights).unsqueeze(-1)
+        bad = ~_finite_rows(y, lam, weights).unsqueeze(-1)
         x, *rest = _cut(y.masked_fill(bad, 0.0), lam.masked_fill(bad, 0.0), weights.masked_fill(bad, 1.0))
         return x.masked_fill(bad, math.nan), *rest
 

@@ -78,7 +78,7 @@ class _Value(torch.autograd.Function):
         if wanted[2]:
             dq_off = pattern_off.outer(0.5 * dp, x)
         if wanted[3]:
-            dg = _outer(-dd[:, : ctx.rows], x, pattern_g, g_shared)
+            dg = _outer(-dd.narrow(-1, 0, ctx.rows), x, pattern_g, g_shared)
         if wanted[4]:
             da = _outer(-db, x, pattern_a, a_shared)
         return None, None, dq, dp, dq_off, dg, da, db, dd, None, None, None

@@ -23,7 +23,7 @@ import functools
 import torch
 from torch import Tensor
 
-from icnn_rl.solvers.shortcuts import same
+from icnn_rl.solvers.shortcuts import known_equal
 
 
 def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tupl
         bound = torch.clamp(moved, low, high)
         held = bound != moved
         before, rhs = rhs, torch.where(held, bound, down)
-        if before is not None and same(rhs, before):
+        if before is not None and known_equal(rhs, before):
             break
         # rows of H for the free coordinates, d_j = bound_j for the others
         d, _ = torch.linalg.solve_ex(torch.where(held.unsqueeze(-1), identity, h), rhs)

@@ -13,12 +13,12 @@ from icnn_rl.solution import Solution
 from icnn_rl.solvers.minimize import solve
 from icnn_rl.solvers.problem import Problem, Solver
 
-__all__ = ["solve_bounds_first"]
+__all__ = ["solve_with_lazy_rows"]
 
 
-@eager("solve_bounds_first")
+@eager("solve_with_lazy_rows")
 @torch.no_grad()
-def solve_bounds_first(problem: Problem, solver: Solver, y0: Tensor, *, atol: float = 0.0) -> Solution:
+def solve_with_lazy_rows(problem: Problem, solver: Solver, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
     """:func:`icnn_rl.solvers.minimize.solve` with ``averages``, for sets with rows.
 
     The minimiser over the bounds alone is the minimiser over the set wherever it meets the rows, and its certificate

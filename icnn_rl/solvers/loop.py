@@ -10,7 +10,7 @@ from torch import Tensor
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers.problem import Progress, Solver
 
-__all__ = ["freeze", "grown", "report", "solved", "sound_start"]
+__all__ = ["finite_start", "freeze", "grown", "report", "solved"]
 
 
 def solved(progress: Progress, tol: float, atol: float | Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def solved(progress: Progress, tol: float, atol: float | Tensor) -> Tensor:
     return (progress.residual <= tol) | (progress.gap <= progress.noise.clamp(min=atol))
 
 
-def sound_start(progress: Progress) -> Tensor:
+def finite_start(progress: Progress) -> Tensor:
     """Rows whose value, gap and scale can be judged."""
     return torch.isfinite(progress.fun) & ~torch.isnan(progress.residual) & torch.isfinite(progress.noise)
 

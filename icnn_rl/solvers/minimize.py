@@ -17,10 +17,10 @@ from icnn_rl.solvers.bundle import BundleEntropy
 from icnn_rl.solvers.derivatives import EnergyFunction
 from icnn_rl.solvers.envelope import minimum
 from icnn_rl.solvers.gradient import ProjectedGradient
-from icnn_rl.solvers.loop import freeze, report, solved, sound_start
+from icnn_rl.solvers.loop import finite_start, freeze, report, solved
 from icnn_rl.solvers.newton import dispatch
 from icnn_rl.solvers.newton.method import ProjectedNewton
-from icnn_rl.solvers.newton.smoothed_start import STAGES, approach
+from icnn_rl.solvers.newton.smoothed_start import STAGES, smoothed_start
 from icnn_rl.solvers.problem import Problem, Progress, Solver
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 from icnn_rl.solvers.unbounded import without_minimum
@@ -174,7 +174,7 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
         state = solver.step(problem, state)
     live = solver.progress(problem, state)
     progress = Progress(*(item.detach() for item in live))
-    sound = sound_start(progress)
+    sound = finite_start(progress)
     steps = torch.full_like(progress.fun, solver.max_steps, dtype=torch.int64)
     return dataclasses.replace(report(solver, state, progress, sound, steps), fun=live.fun)
 
@@ -187,18 +187,18 @@ def solve(
     """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
 
     Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
-    With ``averages`` the search begins from :func:`icnn_rl.solvers.newton.smoothed_start.approach`, not from ``y0``
-    itself. A row is also done, and successful, once its certified gap is at most ``atol``, in f's units.
+    With ``averages`` the search begins from :func:`~icnn_rl.solvers.newton.smoothed_start.smoothed_start`, not from
+    ``y0`` itself. A row is also done, and successful, once its certified gap is at most ``atol``, in f's units.
     """
     one_for_all = not isinstance(atol, Tensor) or atol.numel() == 1
     if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all and dispatch.fits(problem, y0):
         return dispatch.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
     if averages:
-        y0 = approach(problem, y0)
+        y0 = smoothed_start(problem, y0)
     problem, start, excluded = problem.start(y0)
     everything, whole = problem, solver.init(problem, start)
     progress = solver.progress(problem, whole)
-    sound = sound_start(progress)
+    sound = finite_start(progress)
     num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
     state, index = whole, None  # the rows still worked on, and where they belong; None: all of them
     active = sound & ~solved(progress, solver.tol, atol)

@@ -1,7 +1,7 @@
-"""Shortcuts that depend on the numbers: worth their question on the CPU, a wait for the device elsewhere.
+"""Shortcuts that depend on the numbers: cheap to ask for on the CPU, a wait for the device elsewhere.
 
-Inside :func:`no_questions` the shortcuts are not taken: the same operations run whatever the numbers are, and nothing
-leaves the device, so that they can be captured in a CUDA graph.
+Inside :func:`without_shortcuts` none is taken: the same operations run whatever the numbers are, and nothing leaves the
+device, so that they can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _ASKING = ContextVar("asking", default=True)
 
 
 @contextlib.contextmanager
-def no_questions() -> Iterator[None]:
-    """Within: ``some`` answers True and ``same`` answers False, without looking."""
+def without_shortcuts() -> Iterator[None]:
+    """Within, ``maybe_any`` answers True and ``known_equal`` False, without looking."""
     token = _ASKING.set(False)
     try:
         yield
@@ -26,11 +26,11 @@ def no_questions() -> Iterator[None]:
         _ASKING.reset(token)
 
 
-def some(mask: Tensor) -> bool:
+def maybe_any(mask: Tensor) -> bool:
     """Whether some element is true, or may be."""
     return not _ASKING.get() or bool(mask.any())
 
 
-def same(one: Tensor, other: Tensor) -> bool:
+def known_equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are known to be equal."""
     return _ASKING.get() and torch.equal(one, other)

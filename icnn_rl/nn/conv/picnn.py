@@ -95,7 +95,7 @@ class _SignedConv2d(NonNegativeConv2d):
         """The parameter itself."""
         return self.weight
 
-    def project_(self) -> None:
+    def clamp_weights_(self) -> None:
         return
 
 

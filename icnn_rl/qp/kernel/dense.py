@@ -29,22 +29,24 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from icnn_rl.compiling import inner, jit
+from icnn_rl.kernel_algebra import dot
+from icnn_rl.qp.constants import BACK_OFF, CERTIFIED, FLOOR, NEGATIVE, NOISE, ROUNDING, SHORT
 from icnn_rl.qp.kernel.lapack import add_square, forward, outer_square, part, potrf, set_threads
+from icnn_rl.solution import Status
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 #: rho and delta, what multiplies them when a factorisation breaks down, and how often.
-_RHO, _DELTA, _GROWTH, _TRIES = 1e-8, 1e-8, 100.0, 4
+KKT_RHO, KKT_DELTA, _GROWTH, _TRIES = 1e-8, 1e-8, 100.0, 4
 #: The least rho and delta.
 _LIGHTEST = 1e-14
 #: Passes of the equilibration at most; norms from 1/2 to 2 need none.
 _PASSES = 10
 #: Corrections of a linear system by its residual at most, and the residual, relative, that needs none.
-_ROUNDS, _ROUNDING = 4, 1e-13
-#: How far to go towards the boundary.
-_BACK_OFF = 0.99
+_ROUNDS, _ENOUGH = 4, 1e-13
 #: Interior-point steps before the first attempt to finish, and mu from where on the sets need not agree.
 _FIRST, _SMALL = 3, 1e-7
 #: At most: changes of an active set in an attempt and in the one from a guess; corrections on a set, and more of them
@@ -54,14 +56,10 @@ _CHANGES, _WARM_CHANGES, _CORRECTIONS, _POLISH = 3, 4, 8, 4
 _SIGN, _CLEAR = 1e-11, 1e-5
 #: A residual on a settled set that is rounding; the one that interior-point steps aim at; that of a loose tolerance.
 _EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-5
-#: As in certificates.py: the share of the data's sizes that errors are relative to at least, and rounding.
-_FLOOR, _ZERO = 1e-6, 1e-16
 #: Steps without progress after which there is none, and without a better residual where it is within the tolerance.
 _STALL, _IDLE = 6, 3
 #: A negative eigenvalue of Q, relative.
-_NEGATIVE = 1e-12
-#: Of proofs, as in certificates.py: what is noise next to the largest multiplier, the relative error.
-_NOISE, _CERTIFIED, _SHORT = 1e-11, 1e-8, 1e-7
+_NEGATIVE = NEGATIVE[torch.float64]
 #: A proof has to exclude points up to this many times the largest right-hand side.
 _REACH = 1e6
 #: What the first solution leaves of the data where the system may be singular, relative to 1.
@@ -72,8 +70,9 @@ _FAR = 1e3
 _NOTHING = 1e-16
 #: From this size on LAPACK is faster than plain loops.
 _LAPACK = 24
-#: The statuses of :class:`icnn_rl.Status` that a row may get.
-_SUCCESS, _MAX_STEPS, _PRIMAL_INFEASIBLE, _DUAL_INFEASIBLE, _NUMERICAL = 0, 1, 2, 3, 4
+#: The statuses that a row may get, as numba takes them.
+_SUCCESS, _MAX_STEPS, _NUMERICAL = int(Status.SUCCESS), int(Status.MAX_STEPS), int(Status.NUMERICAL)
+_PRIMAL_INFEASIBLE, _DUAL_INFEASIBLE = int(Status.PRIMAL_INFEASIBLE), int(Status.DUAL_INFEASIBLE)
 
 
 class Triple(NamedTuple):
@@ -212,14 +211,6 @@ def _add_transposed(M: Array, y: Array, sign: float, out: Array) -> None:
         y0 = sign * y[i]
         for j in range(n):
             out[j] += M[i, j] * y0
-
-
-@inner
-def _dot(a: Array, b: Array) -> float:
-    total = 0.0
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
 
 
 @inner
@@ -459,9 +450,9 @@ def _set_up(P: Problem, Q: Array, p: Array, b: Array, d: Array, times: float, sc
 def _set_norms(P: Problem, A: Array, G: Array) -> None:
     q, m = A.shape[0], G.shape[0]
     for i in range(q):
-        P.norms[0, i] = P.a_rows[i] * math.sqrt(_dot(A[i], A[i]))
+        P.norms[0, i] = P.a_rows[i] * math.sqrt(dot(A[i], A[i]))
     for i in range(m):
-        P.norms[0, q + i] = P.c_rows[i] * math.sqrt(_dot(G[i], G[i]))
+        P.norms[0, q + i] = P.c_rows[i] * math.sqrt(dot(G[i], G[i]))
 
 
 @inner
@@ -511,14 +502,14 @@ def _set_measures(P: Problem, Q: Array, p: Array, scratch: Array) -> None:
         count += 1
     shortest, least = 1.0 / length, np.inf
     if count > 0:
-        nothing, shortest = _ZERO * _median(scratch[:count]), np.inf
+        nothing, shortest = ROUNDING * _median(scratch[:count]), np.inf
         for i in range(count):
             least = min(least, scratch[i])
             if scratch[i] > nothing:
                 shortest = min(shortest, scratch[i])
-    P.floors[0], P.floors[1], P.floors[2] = _FLOOR * most_p, _FLOOR * scaled_p, _FLOOR * shortest
-    P.floors[3] = _FLOOR * _typical(P.b, P.norms[0, :q], scratch)
-    P.floors[4], P.floors[5] = _FLOOR * _typical(P.d, P.norms[0, q:], scratch), _FLOOR * min(least, shortest)
+    P.floors[0], P.floors[1], P.floors[2] = FLOOR * most_p, FLOOR * scaled_p, FLOOR * shortest
+    P.floors[3] = FLOOR * _typical(P.b, P.norms[0, :q], scratch)
+    P.floors[4], P.floors[5] = FLOOR * _typical(P.d, P.norms[0, q:], scratch), FLOOR * min(least, shortest)
 
 
 # The linear systems
@@ -647,7 +638,7 @@ def _schur(P: Problem, F: Factor, delta: float, lapack: tuple[int, int, int, int
     else:
         for i in range(q):
             for j in range(i + 1):
-                S[i, j] = _dot(V[i], V[j])
+                S[i, j] = dot(V[i], V[j])
     for i in range(q):
         S[i, i] += delta
 
@@ -682,7 +673,7 @@ def _lighten(F: Factor) -> bool:
 
 
 @inner
-def _solve(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
+def _solve_kkt(P: Problem, F: Factor, r: Triple, out: Triple, t: Array) -> None:
     """The regularised system: x, nu, z for the right-hand sides r, which may not be ``out``; t (k,) is scratch."""
     for i in range(len(t)):
         t[i] = F.w[i] * r.z[i]
@@ -747,8 +738,8 @@ def _refined(
 ) -> bool:
     """The unregularised system, to ``target`` or as far as corrections lead; whether there were any. ``at`` has the
     products of ``out``, ``rest`` what it leaves."""
-    _solve(P, F, r, out, t)
-    target = target + _ROUNDING * (1.0 + _size(r))
+    _solve_kkt(P, F, r, out, t)
+    target = target + _ENOUGH * (1.0 + _size(r))
     before = np.inf
     for correction in range(_ROUNDS + 1):
         _products(P, out, at)
@@ -764,7 +755,7 @@ def _refined(
             _lighten(F)
             return True
         before = error
-        _solve(P, F, rest, dv, t)
+        _solve_kkt(P, F, rest, dv, t)
         _add(out, 1.0, dv)
     return True
 
@@ -782,7 +773,7 @@ class Objective(NamedTuple):
 
 @_inline
 def _objective(P: Problem, v: Triple, at: Products) -> Objective:
-    return Objective(_dot(at.qx, v.x), _dot(P.p, v.x), _dot(P.b, v.nu) + _dot(P.d, v.z))
+    return Objective(dot(at.qx, v.x), dot(P.p, v.x), dot(P.b, v.nu) + dot(P.d, v.z))
 
 
 @inner
@@ -832,7 +823,7 @@ def _judge(P: Problem, v: Triple, at: Products, f: Objective, tau: float, fit: A
     fit[2], fit[4] = gap / (1.0 + value), gap
     work = max(work_q, work_p, work_b, work_d) / cost
     fit[3] = max(relative, _over(gap, max(work, force * length * P.floors[2])))
-    apart = _over(apart / cost, max(work, P.floors[0] / _FLOOR * (length * P.floors[2] / _FLOOR)))
+    apart = _over(apart / cost, max(work, P.floors[0] / FLOOR * (length * P.floors[2] / FLOOR)))
     if not abs(total + gap) < np.inf:  # maxima do not see a NaN
         fit[:] = np.inf
     return float(max(fit[0], fit[1], fit[2], fit[3], apart))
@@ -935,7 +926,7 @@ def _polished(
             return float(now)
         before = now
         _left_over(F, r, v, at, rest)
-        _solve(P, F, rest, dv, t)
+        _solve_kkt(P, F, rest, dv, t)
         _add(v, 1.0, dv)
         _on_set(P, F, v)
     return float(before)
@@ -963,11 +954,11 @@ def _finish(
         r.nu[i] = P.b[i]
     for i in range(len(P.d)):
         r.z[i] = P.d[i]
-    exact = 1e-15 * min(1.0, P.floors[5] / _FLOOR)
+    exact = 1e-15 * min(1.0, P.floors[5] / FLOOR)
     for change in range(changes):
         for i in range(len(active)):
             F.e[i] = 0.0
-            F.w[i] = 1.0 / _DELTA if active[i] and P.present[i] > 0.0 else 0.0
+            F.w[i] = 1.0 / KKT_DELTA if active[i] and P.present[i] > 0.0 else 0.0
         if not _factor(P, F, lapack):
             return np.inf, change + 1
         before, wrong = np.inf, False
@@ -981,7 +972,7 @@ def _finish(
             if not abs(error) < np.inf or (correction > 0 and (error <= exact or error > 0.3 * before)):
                 break
             before = error
-            _solve(P, F, rest, dv, t)
+            _solve_kkt(P, F, rest, dv, t)
             _add(v, 1.0, dv)
         if not wrong and error > 1e-13 * (1.0 + _size(v)) and _lighten(F):
             continue
@@ -1013,9 +1004,9 @@ def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Ar
     off = 0.0
     for j in range(len(slope)):
         off = max(off, abs(at.aty[j] + at.ctz[j]))
-    if off > -1e3 * _CERTIFIED * by:
+    if off > -1e3 * CERTIFIED * by:
         return False
-    noise = _NOISE * max(_largest(v.nu), _largest(v.z))
+    noise = NOISE * max(_largest(v.nu), _largest(v.z))
     for i in range(len(y.nu)):
         y.nu[i] = v.nu[i] if abs(v.nu[i]) > noise else 0.0
     for i in range(len(y.z)):
@@ -1040,14 +1031,14 @@ def _farkas(P: Problem, v: Triple, at: Products, by: float, y: Triple, slope: Ar
     _add_c_transposed(P, y.z, at.ctz)
     rest, size = 0.0, 1.0  # in the user's data
     for j in range(n):
-        if abs(at.aty[j] + at.ctz[j]) > _CERTIFIED * slope[j]:
+        if abs(at.aty[j] + at.ctz[j]) > CERTIFIED * slope[j]:
             return False
         rest += abs(at.aty[j] + at.ctz[j]) / P.columns[j]
     for i in range(len(P.b)):
         size = max(size, abs(P.b[i]) * P.units[0] / P.a_rows[i])
     for i in range(len(P.d)):
         size = max(size, abs(P.d[i]) * P.units[0] / P.c_rows[i])
-    return bool(value < -_SHORT * weight and -value * P.units[0] > _REACH * size * rest)
+    return bool(value < -SHORT * weight and -value * P.units[0] > _REACH * size * rest)
 
 
 @inner
@@ -1070,7 +1061,7 @@ def _is_ray(P: Problem, x: Array, at: Products, px: float) -> bool:
             worst = max(worst, at.cx[i] / _user_norm(P.G[i], P.columns))
     for i in range(m, len(P.d)):
         worst = max(worst, at.cx[i] * P.present[i] / P.c_rows[i])
-    return bool(worst <= _CERTIFIED * size and -px > 1e4 * weight * worst and -px > _SHORT * weight * size)
+    return bool(worst <= CERTIFIED * size and -px > 1e4 * weight * worst and -px > SHORT * weight * size)
 
 
 @inner
@@ -1122,14 +1113,14 @@ def _null_proof(P: Problem, F: Factor, w: _Scratch) -> int:
     for _ in range(3):
         _products(P, w.fixed, w.of_fixed)
         _left_over(F, w.right, w.fixed, w.of_fixed, w.rest)
-        _solve(P, F, w.rest, w.dv, w.t)
+        _solve_kkt(P, F, w.rest, w.dv, w.t)
         _add(w.fixed, 1.0, w.dv)
     w.dv.z[:] = 0.0
     _products(P, w.dv, w.of_fixed)
-    if _farkas(P, w.dv, w.of_fixed, _dot(P.b, w.dv.nu), w.best, w.slope):
+    if _farkas(P, w.dv, w.of_fixed, dot(P.b, w.dv.nu), w.best, w.slope):
         w.best.x[:] = 0.0
         return _PRIMAL_INFEASIBLE
-    if _is_ray(P, w.dv.x, w.of_fixed, _dot(P.p, w.dv.x)):
+    if _is_ray(P, w.dv.x, w.of_fixed, dot(P.p, w.dv.x)):
         _copy(w.dv, 1.0, w.best)
         return _DUAL_INFEASIBLE
     return _SUCCESS
@@ -1139,11 +1130,11 @@ def _null_proof(P: Problem, F: Factor, w: _Scratch) -> int:
 def _start(P: Problem, F: Factor, w: _Scratch, lapack: tuple[int, int, int, int]) -> bool:
     """The penalised problem E = 1, s = -z, then s and z made positive."""
     for i in range(len(P.d)):
-        F.e[i], F.w[i] = 1.0, P.present[i] / (1.0 + _DELTA)
+        F.e[i], F.w[i] = 1.0, P.present[i] / (1.0 + KKT_DELTA)
     if not _factor(P, F, lapack):
         return False
     _right_of_data(P, w.r)
-    _solve(P, F, w.r, w.v, w.t)
+    _solve_kkt(P, F, w.r, w.v, w.t)
     for i in range(len(P.d)):
         w.s[i] = -w.v.z[i]
     _push(w.s, P.present)
@@ -1200,8 +1191,8 @@ def _direction(
     if rounds:
         _refined(P, F, right, into, aim, w.of_step, w.rest, w.dv, w.t)
     else:
-        _solve(P, F, right, into, w.t)
-    g = 2.0 * _dot(w.qxi, into.x) + _dot(P.p, into.x) + _dot(P.b, into.nu) + _dot(P.d, into.z)
+        _solve_kkt(P, F, right, into, w.t)
+    g = 2.0 * dot(w.qxi, into.x) + dot(P.p, into.x) + dot(P.b, into.nu) + dot(P.d, into.z)
     dtau = (keep * rt - rk / tau - g) / curvature
     _add(into, dtau, w.fixed)
     for i in range(len(v.z)):
@@ -1296,7 +1287,7 @@ def _interior(
                     _copy(w.trial, 1.0, w.best)
                     _put(w.trial_fit, fit)
                     return _SUCCESS, steps, True
-        if best <= aim and (tol >= _LOOSE or best <= _ROUNDING or not fast) and _without_noise(P, w, best, tol, fit):
+        if best <= aim and (tol >= _LOOSE or best <= _ENOUGH or not fast) and _without_noise(P, w, best, tol, fit):
             return _SUCCESS, steps, False
         if steps >= max_steps or stall >= _STALL or (best <= tol and idle >= _IDLE):
             break
@@ -1319,7 +1310,7 @@ def _interior(
         rt = -(kappa + f.xqx / tau + f.px + f.by)
         for i in range(k):
             F.e[i] = s[i] / v.z[i] if P.present[i] > 0.0 else 0.0
-            F.w[i] = P.present[i] / (F.e[i] + _DELTA)
+            F.w[i] = P.present[i] / (F.e[i] + KKT_DELTA)
         if not _factor(P, F, lapack):
             break
         steps += 1
@@ -1352,7 +1343,7 @@ def _interior(
             w.target[i] = (sigma * mu - s[i] * v.z[i] - w.affine.z[i] * w.ds[i]) * P.present[i]
         rk = sigma * mu - kappa * tau - dtau * dkappa
         dtau, dkappa = _direction(P, F, w, 1.0 - sigma, w.step, True, exact, tau, kappa, rt, rk, curvature)
-        length = _BACK_OFF * _reach(P, w, w.step.z, tau, dtau, kappa, dkappa)
+        length = BACK_OFF * _reach(P, w, w.step.z, tau, dtau, kappa, dkappa)
         _add(v, length, w.step)
         for i in range(k):
             s[i] += length * w.ds[i]
@@ -1527,7 +1518,7 @@ def _restore_threads(threads: int, lapack: tuple[int, int, int, int]) -> None:
 
 
 @jit
-def solve(
+def solve_rows(
     Q: Array,
     p: Array,
     A: Array,
@@ -1587,7 +1578,7 @@ def solve(
         _write_nothing(found, row)
         if not (sound and abs(finite) < np.inf):
             continue
-        F.light[0], F.light[1] = _RHO, _DELTA
+        F.light[0], F.light[1] = KKT_RHO, KKT_DELTA
         _set_up(P, Q_row, p[row], b[row], d[row], 1.0, size)
         status, steps, settled = _NUMERICAL, 0, False
         if len(guess) > 0 or k == 0:
@@ -1610,12 +1601,12 @@ def solve(
             if status != _NUMERICAL or not _FAR < reach < np.inf:
                 break
             times *= _power(reach)  # the solution is far from all that was known of its size
-            F.light[0], F.light[1] = _RHO, _DELTA
+            F.light[0], F.light[1] = KKT_RHO, KKT_DELTA
             _set_up(P, Q_row, p[row], b[row], d[row], times, size)
         if not settled:
             for i in range(k):
                 w.active[i] = w.best.z[i] > w.best_s[i] and P.present[i] > 0.0
-                F.w[i] = P.present[i] / (w.best_s[i] / w.best.z[i] + _DELTA) if w.best.z[i] > 0.0 else 0.0
+                F.w[i] = P.present[i] / (w.best_s[i] / w.best.z[i] + KKT_DELTA) if w.best.z[i] > 0.0 else 0.0
         _write(P, F, w.best, w.active, found, row)
         _write_slack(P, w.best, d[row], w.at.cx, found, row)
         if status == _DUAL_INFEASIBLE:
@@ -1669,17 +1660,17 @@ def inverse(
                 P.Q[j, 0] = force * length * P.columns[j] * P.columns[j] * Q_row[j, 0]
         for i in range(k):
             F.w[i] = scales.w[row, i]
-            e = 1.0 / F.w[i] - _DELTA if F.w[i] > 0.0 else 0.0
-            F.e[i] = e if e > 1e-3 * _DELTA else 0.0
+            e = 1.0 / F.w[i] - KKT_DELTA if F.w[i] > 0.0 else 0.0
+            F.e[i] = e if e > 1e-3 * KKT_DELTA else 0.0
         for j in range(n):
             r.x[j] = force * P.columns[j] * rx[row, j]
         for i in range(q):
             r.nu[i] = P.a_rows[i] * ra[row, i] / length
         for i in range(k):
             r.z[i] = P.c_rows[i] * rc[row, i] / length if F.w[i] > 0.0 else 0.0
-        F.light[0], F.light[1] = _RHO, _DELTA
+        F.light[0], F.light[1] = KKT_RHO, KKT_DELTA
         if _factor(P, F, lapack):
-            _solve(P, F, r, out, t)
+            _solve_kkt(P, F, r, out, t)
             before = _size(r)
             for _ in range(corrections):
                 _products(P, out, at)
@@ -1687,7 +1678,7 @@ def inverse(
                 if not error < 0.5 * before:  # a singular system: what is regularised stays
                     break
                 before = error
-                _solve(P, F, rest, dv, t)
+                _solve_kkt(P, F, rest, dv, t)
                 _add(out, 1.0, dv)
         else:
             out.x[:], out.nu[:], out.z[:] = 0.0, 0.0, 0.0

@@ -26,9 +26,9 @@ from icnn_rl.qp.linear.dense import cholesky, cholesky_solve
 from icnn_rl.qp.linear.mixed import Mixed
 from icnn_rl.qp.outcome import Outcome
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
+from icnn_rl.qp.pytree import select_rows
 from icnn_rl.qp.settings import PrimalDual
 from icnn_rl.qp.sparse import SparseRows
-from icnn_rl.qp.tensor_tree import pick
 from icnn_rl.solution import Status
 
 #: n and k of the largest tiny problems. A block has left the first cache by then, and still takes a fifth of torch's
@@ -41,7 +41,7 @@ _DENSE, _FEW, _WIDE = 600, 4, 64
 #: their size, the number of rows of G and A, is between n / 2 and n.
 _MANY, _MODERATE = 64, 128
 
-#: What a kernel returns, see :func:`solve`.
+#: What a kernel returns, see :func:`run_kernels`.
 Quick = tuple[Outcome, System, Tensor | None]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -93,7 +93,7 @@ class KernelFactor(Refined):
     chol: Tensor
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
-        dx, dz = primal.solve(self.problem, self.w, self.chol, rx, rc)
+        dx, dz = primal.solve_normal_equations(self.problem, self.w, self.chol, rx, rc)
         return dx, ra, dz
 
     def refined(self, rx: Tensor, ra: Tensor, rc: Tensor, corrections: int) -> Triple:
@@ -130,7 +130,7 @@ class DenseFactor(Refined):
         problem, kernel = self.problem, _dense_kernel()[0]
         energy = self._energy()
         w = self.w * self.c_rows.square() / energy
-        rho, bounds = kernel._RHO / (energy * self.columns.square()), problem.on_diagonal(w)
+        rho, bounds = kernel.KKT_RHO / (energy * self.columns.square()), problem.on_diagonal(w)
         h = torch.diag_embed(rho if bounds is None else rho + bounds)  # torch.func maps w, so nothing is added in place
         h = h + (torch.diag_embed(problem.Q) if problem.diagonal else problem.Q)
         if problem.G is not None:
@@ -143,7 +143,7 @@ class DenseFactor(Refined):
         else:
             assert isinstance(problem.A, Tensor)
             half = torch.linalg.solve_triangular(chol.mT, problem.A.mT.expand(len(t), -1, -1), upper=False)
-            schur = half.mT @ half + torch.diag_embed(kernel._DELTA * energy / self.a_rows.square())
+            schur = half.mT @ half + torch.diag_embed(kernel.KKT_DELTA * energy / self.a_rows.square())
             y = torch.linalg.solve_triangular(chol.mT, t.unsqueeze(-1), upper=False).squeeze(-1)
             dnu = cholesky_solve(rmatvec(half, y) - ra, cholesky(schur))
             y = y - matvec(half, dnu)
@@ -154,7 +154,7 @@ class DenseFactor(Refined):
         if not batched(rx):
             return self._inverse(rx, ra, rc, corrections)
         # as in the kernel
-        energy, delta, on = self._energy(), _dense_kernel()[0]._DELTA, self.w > 0
+        energy, delta, on = self._energy(), _dense_kernel()[0].KKT_DELTA, self.w > 0
         e = torch.where(on, 1.0 / torch.where(on, self.w, 1.0) - delta, 0.0)
         e = torch.where(e > 1e-3 * delta, e, 0.0) * energy / self.c_rows.square()
 
@@ -189,7 +189,7 @@ class DenseFactor(Refined):
         return dx, dnu, dz
 
 
-def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
+def run_kernels(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
     """Solve the rows that can be solved here; for problems that fit.
 
     Args:
@@ -202,15 +202,15 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick |
         some row has a negative eigenvalue.
     """
     full = problem.p.shape[0] >= _ROWS
-    quick = _solve_tiny(problem, solver, guess) if _tiny(problem) and (full or not solver.dense) else None
+    quick = _run_tiny(problem, solver, guess) if _tiny(problem) and (full or not solver.dense) else None
     if not solver.dense:
         return quick
     if quick is None:
-        return _solve_dense(problem, solver, guess)
+        return _run_dense(problem, solver, guess)
     outcome, system, left = quick
     if left is None:
         return quick
-    second = _solve_dense(pick(left, problem), solver, None)
+    second = _run_dense(select_rows(left, problem), solver, None)
     if second is None:
         return quick
     others, factor, rest = second
@@ -219,7 +219,7 @@ def solve(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick |
     return outcome.put(left, others), Mixed(problem, system, left, factor), None if rest is None else left[rest]
 
 
-def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
+def _run_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
     batch, n, k, equations = problem.p.shape[0], problem.n, problem.d.shape[-1], problem.b.shape[-1]
     kernel, addresses = _dense_kernel()
     found = kernel.Found(
@@ -241,7 +241,7 @@ def _solve_dense(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> 
         ),
     )
     q, a, g = _dense_matrices(problem)
-    left = kernel.solve(
+    left = kernel.solve_rows(
         q,
         _array(problem.p),
         a,
@@ -273,12 +273,12 @@ def _dense_matrices(problem: Problem) -> tuple[Array, Array, Array]:
     return _array(q), none if problem.A is None else _array(problem.A), none if problem.G is None else _array(problem.G)
 
 
-def _solve_tiny(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
+def _run_tiny(problem: Problem, solver: PrimalDual, guess: Tensor | None) -> Quick | None:
     """None if Q of some row is not positive definite."""
     batch, n, k = problem.p.shape[0], problem.n, problem.d.shape[-1]
     kernel, (q, g) = _kernel(), _matrices(problem)
     found = _nothing_found(batch, n, k)
-    left = kernel.solve(
+    left = kernel.solve_blocks(
         q,
         _array(problem.p),
         g,
@@ -330,7 +330,7 @@ def minimisers(Q: Array, p: Array, G: Array, h: Array, lb: Array, ub: Array) -> 
     if n > _LARGEST[0] or k > _LARGEST[1] or not available():
         return None
     found, solver = _nothing_found(batch, n, k), PrimalDual()
-    _kernel().solve(
+    _kernel().solve_blocks(
         Q[None],
         p,
         np.ascontiguousarray(G),

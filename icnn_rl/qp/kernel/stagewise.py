@@ -54,13 +54,13 @@ def factor(
         blocks = m[: number * size * size].reshape(number, size, size)
         below = m[number * size * size :].reshape(number, reach, size)
         for t in range(number):
-            _lu(blocks[t], pivots[b, t])
+            _factor_lu(blocks[t], pivots[b, t])
             if t + 1 == number:
                 break
             for i in range(reach):
                 for j in range(size):
                     saved[i, j] = below[t, i, j]
-                _solve(blocks[t], pivots[b, t], below[t, i])
+                _solve_lu(blocks[t], pivots[b, t], below[t, i])
             for i in range(reach):
                 for j in range(reach):
                     total = 0.0
@@ -70,7 +70,7 @@ def factor(
 
 
 @kept
-def solve(factors: Array, pivots: Array, back: Array, y: Array) -> None:
+def substitute(factors: Array, pivots: Array, back: Array, y: Array) -> None:
     """y (B, number, s) becomes the solution."""
     number, reach = back.shape
     size = y.shape[2]
@@ -84,7 +84,7 @@ def solve(factors: Array, pivots: Array, back: Array, y: Array) -> None:
                     for j in range(size):
                         total += below[t, i, j] * y[b, t, j]
                     y[b, t + 1, back[t, i]] -= total
-            _solve(blocks[t], pivots[b, t], y[b, t])
+            _solve_lu(blocks[t], pivots[b, t], y[b, t])
         for t in range(number - 2, -1, -1):
             for i in range(reach):
                 other = y[b, t + 1, back[t, i]]
@@ -92,7 +92,7 @@ def solve(factors: Array, pivots: Array, back: Array, y: Array) -> None:
                     y[b, t, j] -= below[t, i, j] * other
 
 
-def _lu_of(d: Array, pivots: Array) -> None:
+def _factor_lu_in_place(d: Array, pivots: Array) -> None:
     """P D = L U in place, rows exchanged so that |L| <= 1."""
     n = len(d)
     for j in range(n):
@@ -111,7 +111,7 @@ def _lu_of(d: Array, pivots: Array) -> None:
                     d[i, k] -= d[i, j] * d[j, k]
 
 
-def _solve_with(lu: Array, pivots: Array, y: Array) -> None:
+def _solve_lu_in_place(lu: Array, pivots: Array, y: Array) -> None:
     """y becomes D^{-1} y."""
     n = len(lu)
     for i in range(n):
@@ -129,4 +129,4 @@ def _solve_with(lu: Array, pivots: Array, y: Array) -> None:
         y[i] = total / lu[i, i]
 
 
-_lu, _solve = kept(_lu_of), kept(_solve_with)
+_factor_lu, _solve_lu = kept(_factor_lu_in_place), kept(_solve_lu_in_place)

@@ -1,6 +1,6 @@
 """The method of :mod:`icnn_rl.qp.active_set`, compiled: for problems so tiny that calling torch is most of the cost.
 
-A block of :data:`LANES` rows is solved at a time, all of them lane by lane in the same registers (:mod:`._lanes`), and
+A block of :data:`LANES` rows is solved at a time, all of them lane by lane in the same registers (:mod:`.simd`), and
 stays in the first cache: start point, interior-point steps, active-set steps and corrections, as in ``active_set.py``
 and ``driver.py``, with the same constants. Rows whose set has settled keep it while their neighbours move on; what
 has not settled by the end of a phase is sorted into new blocks for the next. Rows that are not solved to the tolerance
@@ -15,20 +15,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from icnn_rl.compiling import kept
-from icnn_rl.qp.kernel.lanes import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
+from icnn_rl.qp.constants import BACK_OFF, CORRECTIONS, DELTA, FLOOR, LEAST, PENALTY, SIGN, SINGULAR, TINY, UNMET
+from icnn_rl.qp.kernel.simd import LANES, count, less, load, magnitude, maximum, splat, sqrt, store, where
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Repeated from linear/, active_set.py, certificates.py and driver.py (a test compares them): numba caches by the date
-# of this file alone.
-_DELTA, _PENALTY = 1e-10, 0.1
-_LEAST, _BACK_OFF, _SIGN, _UNMET, _TINY = 0.3, 0.99, 1e-12, 1e-5, 1e-300
-_FLOOR = 1e-6
+#: Of the numbers that depend on the dtype, those of float64.
+_SIGN, _UNMET, _TINY = (numbers[torch.float64] for numbers in (SIGN, UNMET, TINY))
 #: z of rows that are absent: next to nothing, but large enough to divide by.
 _NOTHING = 1e-100
-_CORRECTIONS, _DEFINITE = 8, 1e-9
 #: A residual that needs no correction; smaller than in driver.py, for here all systems are regularised like Primal's.
 _EXACT = 50.0 * 2.0**-52
 
@@ -147,7 +145,7 @@ def _set_up(b: _Block) -> Any:
     _cholesky(b)
     definite = splat(1.0)
     for j in range(n):
-        definite = definite * less(_DEFINITE * largest, load(b.L, j * n + j) * load(b.L, j * n + j))
+        definite = definite * less(SINGULAR * largest, load(b.L, j * n + j) * load(b.L, j * n + j))
     mean, curvature = splat(0.0), trace / n
     for i in range(k):
         square = splat(0.0)
@@ -170,14 +168,14 @@ def _set_up(b: _Block) -> Any:
         p = maximum(p, magnitude(load(b.p, j)))
     free = p / largest
     short = where(less(0.0, free) * less(free, short), free, short)
-    store(b.scale, 0, _FLOOR * where(less(short, np.inf), short, 1.0))
-    store(b.scale, 1, _FLOOR * p)
+    store(b.scale, 0, FLOOR * where(less(short, np.inf), short, 1.0))
+    store(b.scale, 1, FLOOR * p)
     scaled = splat(0.0)
     for j in range(n):
         column = 1.0 / sqrt(load(b.Q, j * n + j))
         store(b.columns, j, column)
         scaled = maximum(scaled, column * magnitude(load(b.p, j)))
-    store(b.scale, 3, _FLOOR * scaled)
+    store(b.scale, 3, FLOOR * scaled)
     return definite
 
 
@@ -224,7 +222,7 @@ def _cholesky(b: _Block) -> None:
 
 
 @_jit
-def _solve(b: _Block, rc: Array) -> None:
+def _solve_kkt(b: _Block, rc: Array) -> None:
     """dx = H^{-1} (rx + C^T W rc) and dz = W (C dx - rc)."""
     n, k = len(b.p), len(b.d)
     for i in range(k):
@@ -281,27 +279,27 @@ def _start(b: _Block) -> None:
     """``active_set.start_point``."""
     n, k = len(b.p), len(b.d)
     for i in range(k):
-        store(b.w, i, load(b.present, i) * load(b.per_unit, i) * (1.0 / (_PENALTY + _DELTA)))
+        store(b.w, i, load(b.present, i) * load(b.per_unit, i) * (1.0 / (PENALTY + DELTA)))
         store(b.rc, i, load(b.d, i))
     for j in range(n):
         store(b.rx, j, -load(b.p, j))
     _factor(b)
-    _solve(b, b.rc)
+    _solve_kkt(b, b.rc)
     longest = splat(0.0)
     for j in range(n):
         store(b.x, j, load(b.dx, j))
         longest = maximum(longest, magnitude(load(b.dx, j)))
     size, steepest = splat(0.0), splat(0.0)
     for i in range(k):
-        root = sqrt(_PENALTY * load(b.unit, i))
-        per_root = root * load(b.per_unit, i) * (1.0 / _PENALTY)
+        root = sqrt(PENALTY * load(b.unit, i))
+        per_root = root * load(b.per_unit, i) * (1.0 / PENALTY)
         t = (load(b.d, i) - load(b.cdx, i)) * per_root * load(b.present, i)
         store(b.t, i, t)
         store(b.per_s, i, root)
         store(b.per_z, i, per_root)
         size = size + t * t
         steepest = maximum(steepest, load(b.norms, i) * per_root)
-    least = _LEAST * maximum(sqrt(size / k), 1e-3 * longest * steepest)
+    least = LEAST * maximum(sqrt(size / k), 1e-3 * longest * steepest)
     least = where(less(0.0, least), least, 1.0)
     for i in range(k):
         t, root, per_root = load(b.t, i), load(b.per_s, i), load(b.per_z, i)
@@ -321,14 +319,14 @@ def _interior_point_steps(b: _Block, steps: int) -> None:
         mu = splat(0.0)
         for i in range(k):
             z, s = load(b.z, i), load(b.s, i)
-            regular = s + _DELTA * load(b.unit, i) * z
+            regular = s + DELTA * load(b.unit, i) * z
             per_all = 1.0 / (s * z * regular)  # one division for three: they cost more than all else in these loops
             store(b.w, i, load(b.present, i) * z * (s * z) * per_all)
             store(b.per_z, i, s * regular * per_all)
             store(b.per_s, i, z * regular * per_all)
             mu = mu + s * z * load(b.present, i)
         _factor(b)
-        _solve(b, b.rc)
+        _solve_kkt(b, b.rc)
         step = _step_length(b)
         after = splat(0.0)
         for i in range(k):
@@ -340,8 +338,8 @@ def _interior_point_steps(b: _Block, steps: int) -> None:
         for i in range(k):
             off = (load(b.ds, i) * load(b.dz, i) - aim) * load(b.present, i)
             store(b.target, i, load(b.rc, i) + off * load(b.per_z, i))
-        _solve(b, b.target)
-        step = _BACK_OFF * _step_length(b)
+        _solve_kkt(b, b.target)
+        step = BACK_OFF * _step_length(b)
         for j in range(n):
             store(b.x, j, load(b.x, j) + step * load(b.dx, j))
             store(b.rx, j, load(b.rx, j) - step * load(b.rx, j))
@@ -377,13 +375,13 @@ def _on_set(b: _Block, m: int, lower: bool) -> None:
 @_jit
 def _factor_active(b: _Block) -> None:
     for i in range(len(b.d)):
-        store(b.w, i, where(load(b.active, i), load(b.present, i) * load(b.per_unit, i) * (1.0 / _DELTA), 0.0))
+        store(b.w, i, where(load(b.active, i), load(b.present, i) * load(b.per_unit, i) * (1.0 / DELTA), 0.0))
     _factor(b)
 
 
 @_jit
-def _project(b: _Block, m: int, lower: bool) -> None:
-    """``active_set.project``."""
+def _solve_on_set(b: _Block, m: int, lower: bool) -> None:
+    """``active_set.solve_on_set``."""
     n, k = len(b.p), len(b.d)
     before = splat(0.0)
     for j in range(n):
@@ -391,7 +389,7 @@ def _project(b: _Block, m: int, lower: bool) -> None:
     store(b.scale, 2, before)
     _on_set(b, m, lower)
     _left(b)
-    _solve(b, b.rc)
+    _solve_kkt(b, b.rc)
     for j in range(n):
         store(b.x, j, load(b.x, j) + load(b.dx, j))
     for i in range(k):
@@ -474,7 +472,7 @@ def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
     n, k = len(b.p), len(b.d)
     best = splat(np.inf)
     _on_set(b, m, lower)
-    for _ in range(_CORRECTIONS):
+    for _ in range(CORRECTIONS):
         for i in range(k):
             store(b.z, i, maximum(load(b.z, i), 0.0))
         now = _residuals(b, m)
@@ -489,7 +487,7 @@ def _correct(b: _Block, done: Any, m: int, lower: bool) -> Any:
         best = where(better, now, best)
         if count(done * progress * less(_EXACT, best)) == 0:
             break
-        _solve(b, b.rc)
+        _solve_kkt(b, b.rc)
         for j in range(n):
             store(b.x, j, load(b.x, j) + load(b.dx, j))
         for i in range(k):
@@ -549,7 +547,7 @@ def _resume(b: _Block, lane: int, row: int, found: Found) -> None:
 
 
 @_jit
-def solve(
+def solve_blocks(
     Q: Array,
     p: Array,
     G: Array,
@@ -561,7 +559,8 @@ def solve(
     phases: Array,
     found: Found,
 ) -> int:
-    """``active_set.iterate`` and corrections. How many rows stay unsolved; -1 if a Q is not positive definite."""
+    """``active_set.find_active_sets`` and corrections. Returns how many rows stay unsolved, or -1 if some Q is not
+    positive definite."""
     b, m = _new_block(p.shape[1], d.shape[1]), G.shape[1]
     rows, lanes, steps = np.zeros(LANES, np.int64), np.zeros((2, LANES)), np.zeros(LANES, np.int64)
     pending, number, solved = np.arange(p.shape[0]), p.shape[0], 0
@@ -590,7 +589,7 @@ def solve(
                     _keep(b, lane, rows[lane], found)
             for attempt in range(exact):
                 _factor_active(b)
-                _project(b, m, lower)
+                _solve_on_set(b, m, lower)
                 store(lanes, 1, done)
                 done = _change_set(b, done)
                 for lane in range(LANES):
@@ -643,7 +642,7 @@ def inverse(
                 b.d[i, lane], b.z[i, lane], b.w[i, lane] = rc[row, i], 0.0, w[row, i]
         for _ in range(1 + corrections):
             _left(b)
-            _solve(b, b.rc)
+            _solve_kkt(b, b.rc)
             for j in range(n):
                 store(b.x, j, load(b.x, j) + load(b.dx, j))
             for i in range(k):

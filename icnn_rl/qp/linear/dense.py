@@ -10,8 +10,6 @@ from torch import Tensor
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, stack_sparse
 
-#: The e of the penalty problem to start from, in the unit of c^T Q^{-1} c.
-PENALTY = 0.1
 #: What is added to the diagonal of a matrix that breaks down, relative to its mean: at first, from try to try, tries.
 _LIFT, _GROWTH, _LIFTS = 1e-14, 100.0, 4
 #: 1 / e of a row that is out, relative to 1 / delta.
@@ -54,6 +52,24 @@ def cholesky_solve(right: Tensor, chol: Tensor) -> Tensor:
     half = torch.linalg.solve_triangular(chol.mT, right.unsqueeze(-1), upper=False)
     out: Tensor = torch.linalg.solve_triangular(chol, half, upper=True).squeeze(-1)
     return out
+
+
+def weights(problem: Problem, e: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """e + delta and W = 1 / (e + delta) (B, k), 0 where a row is absent."""
+    e = e + delta
+    w = e.reciprocal()
+    return e, w if problem.present is None else w * problem.present
+
+
+def proximal_force(rho: Tensor, before: Tensor, x: Tensor) -> Tensor:
+    """(B,): |rho (x - before)|."""
+    force: Tensor = torch.linalg.vector_norm(rho * (x - before), dim=-1)
+    return force
+
+
+def without_proximal(rx: Tensor, rho: Tensor | None, dx: Tensor) -> Tensor:
+    """rx - rho dx: what (Q + rho) dx = rx leaves to Q dx."""
+    return rx if rho is None else torch.addcmul(rx, rho, dx, value=-1.0)
 
 
 def curvature(problem: Problem) -> Tensor:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import PENALTY
 from icnn_rl.qp.linear.base import Inner, Point, Refined, Triple
-from icnn_rl.qp.linear.dense import OUT, PENALTY, cholesky_solve, curvature, flops, stack, unit
+from icnn_rl.qp.linear.cast import coarse
+from icnn_rl.qp.linear.dense import OUT, cholesky_solve, curvature, flops, stack, unit
 from icnn_rl.qp.linear.primal import Primal
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 
@@ -86,7 +88,7 @@ class Dual(Refined):
         return dataclasses.replace(self, system=inner)
 
     def in_single(self) -> Dual:
-        return self.with_inner(self.system.coarse())
+        return self.with_inner(coarse(self.system))
 
     @property
     def q(self) -> int:
@@ -120,7 +122,8 @@ class Dual(Refined):
         chol = self.system.factor.chol
         y = torch.where(self.system.factor.w > 0, 0.0, cholesky_solve(right.to(chol.dtype), chol).to(right.dtype))
         y = self._of_present(y)
-        return _half_solve_t(self.chol, half - matvec(self.rows, y)), y[:, : self.q], y[:, self.q :]
+        dnu, dz = y.split_with_sizes((self.q, y.shape[-1] - self.q), -1)
+        return _half_solve_t(self.chol, half - matvec(self.rows, y)), dnu, dz
 
 
 def _half_solve(chol: Tensor, x: Tensor) -> Tensor:

@@ -68,7 +68,9 @@ class Eliminate(Around):
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         problem = self.problem
         x_a = matvec(self.pinv, ra)
-        v, _, dz = self.system.solve(rmatvec(self.null, rx - problem.Qx(x_a)), ra[:, :0], rc - problem.Cx(x_a))
+        v, _, dz = self.system.solve(
+            rmatvec(self.null, rx - problem.Qx(x_a)), ra.narrow(-1, 0, 0), rc - problem.Cx(x_a)
+        )
         dx = x_a + matvec(self.null, v)
         return dx, rmatvec(self.pinv, rx - problem.Qx(dx) - problem.Ctz(dz)), dz
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from icnn_rl.qp.linear.base import Refined, System, Triple
 from icnn_rl.qp.problem import Problem
-from icnn_rl.qp.tensor_tree import pick
+from icnn_rl.qp.pytree import select_rows
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Mixed(Refined):
         chosen = torch.zeros(batch, 1, dtype=torch.bool, device=index.device).index_fill(0, index, True)
         place = torch.zeros(batch, dtype=index.dtype, device=index.device)
         place = place.index_copy(0, index, torch.arange(len(index), device=index.device))
-        return Spread(self.problem, self.first.spread(), chosen, pick(place, self.second.spread()))
+        return Spread(self.problem, self.first.spread(), chosen, select_rows(place, self.second.spread()))
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
-from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, cholesky, cholesky_solve, curvature, flops, unit
+from icnn_rl.qp.linear.cast import Cast, coarse
+from icnn_rl.qp.linear.dense import (
+    cholesky,
+    cholesky_solve,
+    curvature,
+    flops,
+    proximal_force,
+    unit,
+    weights,
+    without_proximal,
+)
 from icnn_rl.qp.problem import Problem
 
-#: delta, relative to ``unit``, and where Q may be singular. H holds 1 / delta: the digits of Q that this leaves are
-#: what corrections live on, and delta rho > eps keeps a singular H meaningful.
-_DELTA, _SEMIDEFINITE = 1e-10, 1e-8
+#: delta where Q may be singular, relative to ``unit``. H holds 1 / delta: the digits of Q that this leaves are what
+#: corrections live on, and delta rho > eps keeps a singular H meaningful.
+_SEMIDEFINITE = 1e-8
 #: rho, relative to the curvature of the objective.
 _RHO = 1e-8
 
@@ -47,14 +57,11 @@ class Primal(Innermost):
         size = unit(problem.row_norms(), scale)
         if semidefinite:
             return Primal(problem, _RHO * scale, _SEMIDEFINITE * size, PENALTY * size, proximal=True)
-        return Primal(problem, None, _DELTA * size, PENALTY * size)
+        return Primal(problem, None, DELTA * size, PENALTY * size)
 
     def factored(self, e: Tensor) -> Primal:
         problem = self.problem
-        e = e + self.delta
-        w = e.reciprocal()
-        if problem.present is not None:
-            w = w * problem.present
+        e, w = weights(problem, e, self.delta)
         h = hessian(problem, w, self.rho)
         return self.with_factor(Factor(e, w, cholesky(h)))
 
@@ -63,29 +70,23 @@ class Primal(Innermost):
 
     def solve(self, rx: Tensor, ra: Tensor, rc: Tensor) -> Triple:
         assert self.factor is not None
-        dx, dz = solve(self.problem, self.factor.w, self.factor.chol, rx, rc)
+        dx, dz = solve_normal_equations(self.problem, self.factor.w, self.factor.chol, rx, rc)
         return dx, ra, dz
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
-        return rx if self.rho is None else torch.addcmul(rx, self.rho, dx, value=-1.0), ra
+        return without_proximal(rx, self.rho, dx), ra
 
     def held(self, before: Tensor, x: Tensor) -> Tensor | None:
         if not self.proximal:
             return None
         assert self.rho is not None
-        force: Tensor = torch.linalg.vector_norm(self.rho * (x - before), dim=-1)
-        return force
-
-    def coarse(self) -> Primal:
-        """In float32."""
-        rho = None if self.rho is None else COARSER * self.rho
-        return single(dataclasses.replace(self, rho=rho, delta=COARSER * self.delta))
+        return proximal_force(self.rho, before, x)
 
     def in_single(self) -> Cast:
-        return Cast(self.problem, self.coarse())
+        return Cast(self.problem, coarse(self))
 
 
-def solve(problem: Problem, w: Tensor, chol: Tensor, rx: Tensor, rc: Tensor) -> tuple[Tensor, Tensor]:
+def solve_normal_equations(problem: Problem, w: Tensor, chol: Tensor, rx: Tensor, rc: Tensor) -> tuple[Tensor, Tensor]:
     """dx = H^{-1} (rx + C^T W rc) and dz = W (C dx - rc)."""
     dx = cholesky_solve(rx + problem.Ctz(w * rc), chol)
     return dx, w * (problem.Cx(dx) - rc)

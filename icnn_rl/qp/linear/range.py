@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import OUT, PENALTY, cholesky, cholesky_solve, curvature, flops, stack, unit
+from icnn_rl.qp.linear.dense import OUT, cholesky, cholesky_solve, curvature, flops, stack, unit, weights
 from icnn_rl.qp.problem import Problem, matvec, norms_of, rmatvec
 from icnn_rl.qp.sparse import Pairs, SparseRows
 
@@ -58,9 +59,7 @@ class Range(Innermost):
 
     def factored(self, e: Tensor) -> Range:
         problem, q, m = self.problem, self.q, self.problem.m
-        e = e + self.delta[:, q:]
-        w = e.reciprocal()
-        w = w if problem.present is None else w * problem.present
+        e, w = weights(problem, e, self.delta[:, q:])
         bounds = problem.on_diagonal(w)
         mass = (problem.Q if bounds is None else problem.Q + bounds).expand(w.shape[0], -1).reciprocal()
         if self.pairs is not None:
@@ -84,12 +83,13 @@ class Range(Innermost):
         assert mass is not None
         bounded = problem.lower or problem.upper
         rx = rx + problem.Ctz_bounds(w * rc) if bounded else rx
-        y = cholesky_solve(matvec(self.rows, mass * rx) - torch.cat((ra, rc[:, :m]), -1), self.factor.chol)
-        dx = mass * (rx - rmatvec(self.rows, y))
-        dz = w[:, m:] * (problem.bounds_of(dx) - rc[:, m:])
+        rc_g, rc_bounds = rc.split_with_sizes((m, rc.shape[-1] - m), -1)
+        y = cholesky_solve(matvec(self.rows, mass * rx) - torch.cat((ra, rc_g), -1), self.factor.chol)
+        dx, (dnu, dz_g) = mass * (rx - rmatvec(self.rows, y)), y.split_with_sizes((q, m), -1)
+        dz = w[:, m:] * (problem.bounds_of(dx) - rc_bounds)
         if m:
-            dz = torch.cat((torch.where(w[:, :m] > 0, y[:, q:], 0.0), dz), -1)
-        return dx, y[:, :q], dz
+            dz = torch.cat((torch.where(w[:, :m] > 0, dz_g, 0.0), dz), -1)
+        return dx, dnu, dz
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
         return rx, torch.addcmul(ra, self.delta[:, : self.q], dnu)

@@ -13,14 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
-from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, cholesky, cholesky_lifted, cholesky_solve, curvature, flops, unit
+from icnn_rl.qp.linear.cast import Cast, coarse
+from icnn_rl.qp.linear.dense import (
+    cholesky,
+    cholesky_lifted,
+    cholesky_solve,
+    curvature,
+    flops,
+    proximal_force,
+    unit,
+    weights,
+    without_proximal,
+)
 from icnn_rl.qp.linear.primal import hessian
 from icnn_rl.qp.problem import Problem, matvec, rmatvec
 
-#: delta of the rows of C and of equations, relative to ``unit``; as in .primal and .stagewise.
-_DELTA, _DELTA_EQUATIONS = 1e-10, 1e-11
+#: delta of equations, relative to ``unit``; as in .stagewise.
+_DELTA_EQUATIONS = 1e-11
 #: rho and delta in equilibrated data, where Q may be singular.
 _EQUILIBRATED = 1e-8
 
@@ -49,7 +60,7 @@ class Schur(Innermost):
         scale = curvature(problem)
         size, size_a = (unit(norms, scale) for norms in (problem.row_norms(), problem.equality_norms()))
         batch = max(len(size), len(size_a))
-        delta = torch.cat([part.expand(batch, -1) for part in (_DELTA_EQUATIONS * size_a, _DELTA * size)], -1)
+        delta = torch.cat([part.expand(batch, -1) for part in (_DELTA_EQUATIONS * size_a, DELTA * size)], -1)
         return Schur(problem, None, delta, PENALTY * size)
 
     @staticmethod
@@ -66,9 +77,7 @@ class Schur(Innermost):
 
     def factored(self, e: Tensor) -> Schur:
         problem, q = self.problem, self.q
-        e = e + self.delta[:, q:]
-        w = e.reciprocal()
-        w = w if problem.present is None else w * problem.present
+        e, w = weights(problem, e, self.delta[:, q:])
         h = hessian(problem, w, self.rho)
         chol = cholesky(h) if self.rho is None else cholesky_lifted(h)
         if problem.A is None:
@@ -97,19 +106,13 @@ class Schur(Innermost):
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
-        rx = rx if self.rho is None else torch.addcmul(rx, self.rho, dx, value=-1.0)
+        rx = without_proximal(rx, self.rho, dx)
         return rx, torch.addcmul(ra, self.delta[:, : self.q], dnu)
 
     def held(self, before: Tensor, x: Tensor) -> Tensor | None:
         if self.rho is None:
             return None
-        force: Tensor = torch.linalg.vector_norm(self.rho * (x - before), dim=-1)
-        return force
-
-    def coarse(self) -> Schur:
-        """In float32."""
-        rho = None if self.rho is None else COARSER * self.rho
-        return single(dataclasses.replace(self, rho=rho, delta=COARSER * self.delta))
+        return proximal_force(self.rho, before, x)
 
     def in_single(self) -> Cast:
-        return Cast(self.problem, self.coarse())
+        return Cast(self.problem, coarse(self))

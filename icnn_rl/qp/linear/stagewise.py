@@ -16,16 +16,17 @@ from torch import Tensor
 
 from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
+from icnn_rl.qp.constants import DELTA, PENALTY
 from icnn_rl.qp.linear.base import Factor, Innermost, Triple
 from icnn_rl.qp.linear.cast import COARSER, Cast, single
-from icnn_rl.qp.linear.dense import PENALTY, curvature, unit
+from icnn_rl.qp.linear.dense import curvature, proximal_force, unit, weights, without_proximal
 from icnn_rl.qp.problem import Problem
 from icnn_rl.qp.sparse import SparseRows, sum_at, take
 from icnn_rl.qp.stages import Layout, layout_of
 
-#: delta of the rows of C and where Q may be singular, and of equations, relative to ``unit``; as in .primal, but
-#: equations are not weighed against anything: there delta is only what makes dependent ones harmless.
-_DELTA, _SEMIDEFINITE, _DELTA_EQUATIONS = 1e-10, 1e-8, 1e-11
+#: delta of the rows of C where Q may be singular, as in .primal, and of equations, relative to ``unit``. Equations are
+#: not weighed against anything: their delta only makes dependent ones harmless.
+_SEMIDEFINITE, _DELTA_EQUATIONS = 1e-8, 1e-11
 #: rho and delta in equilibrated data, where the matrices may be singular.
 _EQUILIBRATED = 1e-8
 #: rho, relative to the curvature of the objective.
@@ -89,7 +90,7 @@ class Stagewise(Innermost):
             base=problem.p[:1],
             weight=_products(problem.G, layout),
             rho=_RHO * scale if semidefinite else None,
-            delta=(_SEMIDEFINITE if semidefinite else _DELTA) * size,
+            delta=(_SEMIDEFINITE if semidefinite else DELTA) * size,
             delta_equations=_DELTA_EQUATIONS * size_a,
             start=PENALTY * size,
             proximal=semidefinite,
@@ -127,10 +128,7 @@ class Stagewise(Innermost):
 
     def factored(self, e: Tensor) -> Stagewise:
         problem, layout = self.problem, self.layout
-        e = e + self.delta
-        w = e.reciprocal()
-        if problem.present is not None:
-            w = w * problem.present
+        e, w = weights(problem, e, self.delta)
         bounds = problem.on_diagonal(w)
         bounds = w[:, :0] if bounds is None else bounds
         kernel = _kernel() if _compiles(w) else None
@@ -186,7 +184,7 @@ class Stagewise(Innermost):
         right = torch.cat((rx + problem.Ctz(w * rc), ra), -1)
         y = self._solved(sum_at(layout.member, right, layout.number * layout.size))
         found = take(y, layout.member)
-        dx, dnu = found[:, : problem.n], found[:, problem.n :]
+        dx, dnu = found.split_with_sizes((problem.n, found.shape[-1] - problem.n), -1)
         return dx, dnu, w * (problem.Cx(dx) - rc)
 
     def _solved(self, y: Tensor) -> Tensor:
@@ -197,7 +195,7 @@ class Stagewise(Innermost):
         kernel = _kernel() if _compiles(y) and not y.requires_grad else None
         if kernel is not None:
             stages = y.reshape(-1, layout.number, layout.size)
-            kernel.solve(_array(chol), _array(pivots), _array(layout.back[0]), stages.numpy())
+            kernel.substitute(_array(chol), _array(pivots), _array(layout.back[0]), stages.numpy())
             return stages.flatten(1)
         blocks, below = _blocks(chol, layout)
         links = torch.matmul(_spread(layout, y.dtype), below)
@@ -212,15 +210,14 @@ class Stagewise(Innermost):
         return torch.stack(backward[::-1], 1).flatten(1)
 
     def spent(self, rx: Tensor, ra: Tensor, dx: Tensor, dnu: Tensor) -> tuple[Tensor, Tensor]:
-        rx = rx if self.rho is None else torch.addcmul(rx, self.rho, dx, value=-1.0)
+        rx = without_proximal(rx, self.rho, dx)
         return rx, torch.addcmul(ra, self.delta_equations, dnu)
 
     def held(self, before: Tensor, x: Tensor) -> Tensor | None:
         if not self.proximal:
             return None
         assert self.rho is not None
-        force: Tensor = torch.linalg.vector_norm(self.rho * (x - before), dim=-1)
-        return force
+        return proximal_force(self.rho, before, x)
 
     def in_single(self) -> Cast:
         coarse = dataclasses.replace(

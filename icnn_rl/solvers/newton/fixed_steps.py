@@ -7,17 +7,17 @@ from torch import Tensor
 
 from icnn_rl.eager import eager
 from icnn_rl.solution import Solution
-from icnn_rl.solvers.loop import freeze, report, solved, sound_start
+from icnn_rl.solvers.loop import finite_start, freeze, report, solved
 from icnn_rl.solvers.newton.method import ProjectedNewton
 from icnn_rl.solvers.problem import Problem
-from icnn_rl.solvers.shortcuts import no_questions
+from icnn_rl.solvers.shortcuts import without_shortcuts
 
-__all__ = ["solve_fixed"]
+__all__ = ["solve_fixed_steps"]
 
 
-@eager("solve_fixed")
+@eager("solve_fixed_steps")
 @torch.no_grad()
-def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
+def solve_fixed_steps(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
     """As :func:`icnn_rl.solvers.solve` on a finite box, with all ``max_steps`` steps done for every row.
 
     Rows that are done are frozen by a mask instead of ending the loop or leaving the batch: each goes the way it would
@@ -28,10 +28,10 @@ def solve_fixed(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: 
     """
     if problem.region is not None or not problem.finite:
         raise ValueError("problem: a fixed number of steps is for boxes with finite bounds; use solve() for others.")
-    with no_questions():
+    with without_shortcuts():
         state = solver.init(problem, problem.project(y0))
         progress = solver.progress(problem, state)
-        sound = sound_start(progress)
+        sound = finite_start(progress)
         num_steps = torch.zeros_like(progress.fun, dtype=torch.int64)
         active = sound & ~solved(progress, solver.tol, atol)
         for _ in range(solver.max_steps):

@@ -1,8 +1,8 @@
 """Projected Newton and the start before it, compiled, for energies with one layer of squareplus units.
 
-What :mod:`.newton` and :mod:`.approach` do for a batch of tensors is done here row by row, with the same formulas and
-constants: a row's numbers stay in the first cache, and no operation is paid for that is not arithmetic. With all units
-of all members in one row of m,
+What :mod:`.method` and :mod:`.smoothed_start` do for a batch of tensors is done here row by row, with the same formulas
+and constants: a row's numbers stay in the first-level cache, and nothing but arithmetic is paid for. With the units of
+all members in one row of length m,
 
     f(y) = sum_j w_j g( p_j ) + lin . y + c + 1/2 sum_i q_i y_i^2,      p_j = offset_j + sum_i D_ij y_i,
     g(p) = ( p + sqrt(p^2 + s_j) ) / 2,       s_j = width^2 + blur sum_i variance_i D_ij^2.
@@ -18,14 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icnn_rl.compiling import jit
+from icnn_rl.kernel_algebra import dot
+from icnn_rl.solution import Status
+from icnn_rl.solvers.newton.constants import ACCEPT, EASIER, GOOD, HARDER, SHARPER, SHORTEST, START_SOLVES, STIFFER
+from icnn_rl.solvers.problem import NOISE
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Repeated from newton.py, approach.py, base.py and solution.py: numba caches by the date of this file alone.
-_ACCEPT, _GOOD, _HARDER, _EASIER, _SHORTEST, _STIFFER = 1e-4, 0.5, 3.0, 0.1, 0.1, 1.2
-_SHARPER, _APPROACH_SOLVES = 0.1, 2
-_NOISE, _TINY = 4.0, 1e-300
-_SUCCESS, _MAX_STEPS, _NUMERICAL, _NONFINITE = 0, 1, 4, 5
+_TINY = 1e-300
+#: Statuses, as numba takes them.
+_SUCCESS, _MAX_STEPS = int(Status.SUCCESS), int(Status.MAX_STEPS)
+_NUMERICAL, _NONFINITE = int(Status.NUMERICAL), int(Status.NONFINITE_INPUT)
 
 
 class Energies(NamedTuple):
@@ -173,14 +176,6 @@ def _evaluate(r: _Row, at: _Point, constant: float, square_width: float, blur: f
 
 
 @jit
-def _dot(a: Array, b: Array) -> float:
-    total = 0.0
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
-
-
-@jit
 def _clip(x: float, low: float, high: float) -> float:
     return np.minimum(np.maximum(x, low), high)  # type: ignore[no-any-return]  # NaN stays NaN
 
@@ -193,7 +188,7 @@ def _bounds(r: _Row, y: Array) -> None:
 
 @jit
 def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
-    """min g . d + 1/2 d^T H d over low <= d <= high, see ``_box_qp.py``: fills d and rest = -(g + H d)."""
+    """min g . d + 1/2 d^T H d over low <= d <= high, see ``box_qp.py``: fills d and rest = -(g + H d)."""
     n = len(g)
     for i in range(n):
         r.moved[i] = -g[i] / max(H[i, i], _TINY)
@@ -209,12 +204,12 @@ def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
             return
         _solve_held(r, H)
         for i in range(n):
-            r.rest[i] = -g[i] - _dot(H[i], r.d)
+            r.rest[i] = -g[i] - dot(H[i], r.d)
             r.moved[i] = r.d[i] + r.rest[i] / max(H[i, i], _TINY)
     for i in range(n):
         r.d[i] = _clip(r.d[i], r.low[i], r.high[i])
     for i in range(n):
-        r.rest[i] = -g[i] - _dot(H[i], r.d)
+        r.rest[i] = -g[i] - dot(H[i], r.d)
 
 
 @jit
@@ -252,17 +247,17 @@ def _step_into(r: _Row, y: Array, out: Array) -> None:
 
 
 @jit
-def _approach(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
-    """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``approach.py``."""
+def _smoothed_start(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
+    """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``smoothed_start.py``."""
     _spread(r)
     blur = 1.0
     at.y[:] = start
     for _ in range(stages):
         _evaluate(r, at, constant, square_width, blur)
         _bounds(r, at.y)
-        _box_qp(r, at.g, at.H, _APPROACH_SOLVES)
+        _box_qp(r, at.g, at.H, START_SOLVES)
         at.y[:] += r.d
-        blur *= _SHARPER
+        blur *= SHARPER
     for i in range(len(start)):
         if np.isnan(at.y[i]):
             at.y[i] = start[i]
@@ -296,12 +291,12 @@ def newton(
     r, at, trial = _new_row(energies), _new_point(n), _new_point(n)
     for row in range(len(start)):
         c = _read(r, energies, lower, upper, row)
-        _approach(r, at, start[row], c, energies.square_width, stages)
+        _smoothed_start(r, at, start[row], c, energies.square_width, stages)
         r.d[:] = 0.0
         _step_into(r, at.y, at.y)
         f = _evaluate(r, at, c, energies.square_width, 0.0)
         scale = _variation(r, at)
-        noise = (abs(f) + scale) * _NOISE * np.finfo(start.dtype).eps
+        noise = (abs(f) + scale) * NOISE * np.finfo(start.dtype).eps
         gap, damping, stalled, steps = _gap(r, at), 0.0, False, 0
         sound = np.isfinite(f) and not np.isnan(gap / max(scale, _TINY)) and np.isfinite(noise)
         solved = _solved(gap, scale, noise, tol, atol)
@@ -312,8 +307,8 @@ def newton(
             gap_trial = _gap(r, trial)
             actual = f - f_trial + noise
             enough = max(noise, tol * scale)
-            if (actual >= _GOOD * move and move > noise) or (gap_trial <= enough and actual >= 0):
-                accepted, damping = True, _EASIER * damping
+            if (actual >= GOOD * move and move > noise) or (gap_trial <= enough and actual >= 0):
+                accepted, damping = True, EASIER * damping
             else:
                 accepted, damping, stalled = _judge(r, at, trial, f, f_trial, gap, gap_trial, move, noise, damping)
             if accepted:
@@ -376,7 +371,7 @@ def _propose(r: _Row, at: _Point, damping: float, model_solves: int, out: Array)
     _bounds(r, at.y)
     _box_qp(r, at.g, H, model_solves)
     _step_into(r, at.y, out)
-    return float(0.5 * (_dot(r.d, r.rest) - _dot(r.d, at.g)))
+    return float(0.5 * (dot(r.d, r.rest) - dot(r.d, at.g)))
 
 
 @jit
@@ -394,7 +389,7 @@ def _judge(
 ) -> tuple[bool, float, bool]:
     """Whether the step is taken, the next damping, and whether the row gives up; mends H where the step failed."""
     n, d = len(at.g), r.d
-    accept = f - f_trial + noise >= _ACCEPT * predicted
+    accept = f - f_trial + noise >= ACCEPT * predicted
     lost = stalled = False
     if predicted <= noise:
         lost = predicted < _sure_decrease(r, at) - noise
@@ -402,16 +397,16 @@ def _judge(
         # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
         stalled = not lost and gap_trial > 0.5 * gap
     if accept:
-        return True, _EASIER * damping, stalled
-    slope, along = _dot(at.g, d), _form(r.damped, d)
+        return True, EASIER * damping, stalled
+    slope, along = dot(at.g, d), _form(r.damped, d)
     met = -slope / _minimiser_between(trial, d, slope, along, f - f_trial)
-    if not lost and met > _STIFFER * along:
-        factor = (met - along) / _dot(d, d) ** 2
+    if not lost and met > STIFFER * along:
+        factor = (met - along) / dot(d, d) ** 2
         for i in range(n):
             for k in range(n):
                 at.H[i, k] += factor * d[i] * d[k]
         return False, damping, stalled
-    return False, damping + _HARDER * _needed(r, lost, slope), stalled
+    return False, damping + HARDER * _needed(r, lost, slope), stalled
 
 
 @jit
@@ -419,7 +414,7 @@ def _form(H: Array, d: Array) -> float:
     """d^T H d."""
     total = 0.0
     for i in range(len(d)):
-        total += d[i] * _dot(H[i], d)
+        total += d[i] * dot(H[i], d)
     return total
 
 
@@ -437,7 +432,7 @@ def _sure_decrease(r: _Row, at: _Point) -> float:
 @jit
 def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decrease: float) -> float:
     """t in [0.1, 1]: where on the way y + t d, that went too far, f is smallest, judged from both ends."""
-    slope_end, along_end = _dot(trial.g, d), _form(trial.H, d)
+    slope_end, along_end = dot(trial.g, d), _form(trial.H, d)
     a = 0.5 * (along - along_end)
     b = slope - slope_end + along_end
     c = decrease + slope_end - 0.5 * along_end
@@ -445,15 +440,15 @@ def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decr
     t = 1 - slope_end / along_end
     if c > 0:
         t = np.maximum(np.minimum(-slope / along, cross), t)
-    t = _clip(t, _SHORTEST, 1.0)
-    return _SHORTEST if np.isnan(t) else t
+    t = _clip(t, SHORTEST, 1.0)
+    return SHORTEST if np.isnan(t) else t
 
 
 @jit
 def _needed(r: _Row, lost: bool, slope: float) -> float:
-    """The damping that makes up for a step that failed, see newton.py."""
+    """The damping that makes up for a step that failed, see ``method.py``."""
     mean = 0.0
     for i in range(len(r.d)):
         mean += r.damped[i, i] / len(r.d)
-    needed = np.maximum(0.0 if lost else abs(slope) / _dot(r.d, r.d), mean)
+    needed = np.maximum(0.0 if lost else abs(slope) / dot(r.d, r.d), mean)
     return needed if np.isfinite(needed) and needed > 0 else 1.0

@@ -11,17 +11,12 @@ from torch import Tensor
 from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.qp.solution import ActiveSet
 from icnn_rl.solvers.box_qp import box_qp, times
+from icnn_rl.solvers.newton.constants import ACCEPT, EASIER, GOOD, HARDER, SHORTEST, STIFFER
 from icnn_rl.solvers.problem import Problem, Progress
 from icnn_rl.solvers.region import Region
-from icnn_rl.solvers.shortcuts import some
+from icnn_rl.solvers.shortcuts import maybe_any
 
 __all__ = ["ProjectedNewton"]
-
-_ACCEPT = 1e-4  # share of the predicted decrease that a step must deliver
-_GOOD = 0.5  # above this share the model is trusted more
-_HARDER, _EASIER = 3.0, 0.1  # damping after a rejected and after a good step
-_SHORTEST = 0.1  # the model's next step along a failed one is at least this share of it
-_STIFFER = 1.2  # how much more curvature a failed step must have met for the model to be corrected by it
 
 
 class NewtonState(NamedTuple):
@@ -115,7 +110,7 @@ class ProjectedNewton:
         trial = problem.project(y + d)
         f, g, h_new = problem.value_grad_hessian(trial)
         gap = problem.box_gap(trial, g)
-        new = state._replace(y=trial, fun=f, grad=g, hessian=h_new, damping=_EASIER * state.damping, gap=gap)
+        new = state._replace(y=trial, fun=f, grad=g, hessian=h_new, damping=EASIER * state.damping, gap=gap)
         return _take(state, new, _Move(h, d, low, high, predicted, state.fun - f + state.noise))
 
     def _step_on_set(self, problem: Problem, region: Region, state: NewtonState, h: Tensor) -> NewtonState:
@@ -134,7 +129,7 @@ class ProjectedNewton:
             gap, _ = region.gap(g, plan.duals, problem.curvature)
         active = plan.active
         state = state._replace(ineq=active.ineq, at_lower=active.lower, at_upper=active.upper)
-        new = state._replace(y=plan.y, fun=f, grad=g, hessian=h_new, damping=_EASIER * state.damping, gap=gap)
+        new = state._replace(y=plan.y, fun=f, grad=g, hessian=h_new, damping=EASIER * state.damping, gap=gap)
         still = torch.zeros_like(d)  # the model was solved to the end: none of its sets is in doubt
         return _take(state, new, _Move(h, d, still, still, predicted, state.fun - f + state.noise))
 
@@ -164,18 +159,18 @@ class _Move(NamedTuple):
 
 def _take(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     """The new state, at once where every row's step was good."""
-    as_promised = (move.actual >= _GOOD * move.predicted) & (move.predicted > old.noise)
+    as_promised = (move.actual >= GOOD * move.predicted) & (move.predicted > old.noise)
     good = as_promised | (new.gap <= old.enough) & (move.actual >= 0)  # false for NaN
-    return _judge(old, new, move) if some(~good) else new
+    return _judge(old, new, move) if maybe_any(~good) else new
 
 
 def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     """Row by row: take the step, or leave it and mend the model that proposed it, or give up."""
     d, noise = move.d, old.noise
-    accept = move.actual >= _ACCEPT * move.predicted
+    accept = move.actual >= ACCEPT * move.predicted
     negligible = move.predicted <= noise
     lost = stalled = old.stalled  # all false: rows that stalled are not stepped
-    if some(negligible):
+    if maybe_any(negligible):
         lost = negligible & (move.predicted < _sure_decrease(old.grad, move) - noise)
         accept = accept & ~lost
         # below rounding f no longer tells good steps from bad: go on only while the certificate still improves
@@ -183,14 +178,14 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
     slope = (old.grad * d).sum(-1)
     along = (times(move.h, d) * d).sum(-1)
     met = -slope / _minimiser_between(old, new, d, slope, along)
-    corrected = ~accept & ~lost & (met > _STIFFER * along)
+    corrected = ~accept & ~lost & (met > STIFFER * along)
     factor = torch.where(corrected, (met - along) / (d * d).sum(-1).square(), 0.0)
     d = torch.where(corrected.unsqueeze(-1), d, 0.0)
     mended = old.hessian + factor[..., None, None] * (d.unsqueeze(-1) * d.unsqueeze(-2))
     stuck = ~(accept | corrected)
     damping = torch.where(accept, new.damping, old.damping)
-    if some(stuck):
-        damping = torch.where(stuck, old.damping + _HARDER * _needed(lost, slope, move), damping)
+    if maybe_any(stuck):
+        damping = torch.where(stuck, old.damping + HARDER * _needed(lost, slope, move), damping)
     row = accept.unsqueeze(-1)
     return old._replace(
         y=torch.where(row, new.y, old.y),
@@ -225,7 +220,7 @@ def _minimiser_between(old: NewtonState, new: NewtonState, d: Tensor, slope: Ten
     from_end = 1 - slope_end / along_end
     t = torch.maximum(torch.minimum(-slope / along, cross), from_end)
     t = torch.where(c > 0, t, from_end)  # otherwise the end's is the larger at both ends
-    return t.clamp(_SHORTEST, 1.0).nan_to_num(_SHORTEST)
+    return t.clamp(SHORTEST, 1.0).nan_to_num(SHORTEST)
 
 
 def _needed(lost: Tensor, slope: Tensor, move: _Move) -> Tensor:

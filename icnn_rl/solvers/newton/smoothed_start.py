@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from icnn_rl.solvers.box_qp import box_qp
+from icnn_rl.solvers.newton.constants import SHARPER, START_SOLVES
 from icnn_rl.solvers.problem import Problem
 
-__all__ = ["approach"]
+__all__ = ["smoothed_start"]
 
 STAGES = 3
-_SHARPER = 0.1  # share of the variance that one stage leaves to the next
-_MODEL_SOLVES = 2
 
 
 @torch.no_grad()
-def approach(problem: Problem, y: Tensor) -> Tensor:
+def smoothed_start(problem: Problem, y: Tensor) -> Tensor:
     """A better start than ``y``: a Newton step each on f averaged over the domain, over a third and over a tenth of it.
 
     Newton's method loses its steps where f bends sharply beside its path: the Hessian knows of no bend before a step
@@ -37,11 +36,11 @@ def approach(problem: Problem, y: Tensor) -> Tensor:
     near = y
     for stage in range(STAGES):
         if stage > 0:
-            blur = [_SHARPER * spread for spread in blur]
+            blur = [SHARPER * spread for spread in blur]
         g, h = energy.grad_hessian(near, blur)
         if problem.region is not None and stage == STAGES - 1:
-            near = problem.region.model(near, g, h, problem.region.no_rows(near), _MODEL_SOLVES).y
+            near = problem.region.model(near, g, h, problem.region.no_rows(near), START_SOLVES).y
             break
-        d, _ = box_qp(g, h, problem.lower - near, problem.upper - near, _MODEL_SOLVES)
+        d, _ = box_qp(g, h, problem.lower - near, problem.upper - near, START_SOLVES)
         near = near + d
     return torch.where(near.isnan(), y, torch.clamp(near, problem.lower, problem.upper))

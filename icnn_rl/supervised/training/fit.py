@@ -63,8 +63,9 @@ def fit(
 
     Everything random in an epoch, its order and what the model draws, follows from ``seed`` and the number of the
     epoch; torch's global generator is left as it was found. Weights that must not be negative are projected after
-    every update (``project_`` of each ``NonNegativeLinear``). A model with a method ``parameter_groups(lr)`` gives its
-    parts learning rates of their own: it is called with 1, and ``lr`` times what it gives is the rate of an update.
+    every update (``clamp_weights_`` of each ``NonNegativeLinear``). A model with a method ``parameter_groups(lr)``
+    gives its parts learning rates of their own: it is called with 1, and ``lr`` times what it gives is the rate of an
+    update.
 
     Args:
         model: is trained in place, and left in evaluation mode.
@@ -237,7 +238,7 @@ class _Update:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, length)
         self.optimizer.step()
         for module in self.projected:
-            module.project_()
+            module.clamp_weights_()
         return value, norm
 
 

@@ -66,7 +66,7 @@ def test_a_negative_parameter_is_harmless_and_a_missing_one_seen() -> None:
             with torch.no_grad():
                 net.nonneg[layer].weight[0, 0, 0] = value
             assert net.is_convex() == (value == -1.0)
-            net.project_()
+            net.clamp_weights_()
             assert net.is_convex() == (value == -1.0)  # a NaN cannot be projected away
 
 

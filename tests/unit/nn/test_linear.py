@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from icnn_rl.nn import NonNegativeLinear
-from icnn_rl.nn.linear import POSITIVITY, EnsembleLinear, EnsembleNorm
+from icnn_rl.nn.linear import POSITIVITY, EnsembleLinear, EnsembleNorm, affine
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_project_clamps_the_parameter_and_changes_no_weight() -> None:
             layer.weight.copy_(torch.tensor([[-1.0, 0.0, 2.0], [3.0, -0.5, 1.0]]))
         before, used = layer.weight.clone(), layer.weight_nonneg.clone()
         assert layer.is_nonneg()
-        layer.project_()
+        layer.clamp_weights_()
         expected = before.clamp(min=0) if positivity == "clamp" else before
         assert torch.equal(layer.weight, expected)
         assert torch.equal(layer.weight_nonneg, used)
@@ -111,7 +111,7 @@ def test_a_nan_stays_a_nan_and_is_seen(positivity: str) -> None:
     layer = NonNegativeLinear(3, 2, positivity=positivity)
     with torch.no_grad():
         layer.weight[0, 0] = float("nan")
-    layer.project_()
+    layer.clamp_weights_()
     assert layer.weight[0, 0].isnan()
     assert not layer.is_nonneg()
 
@@ -162,3 +162,16 @@ def test_settings_are_shown() -> None:
     assert "positivity='softplus'" in repr(NonNegativeLinear(3, 2, positivity="softplus"))
     assert "ensemble=2" in repr(EnsembleLinear(3, 2, 2))
     assert "width=4" in repr(EnsembleNorm(4, 2))
+
+
+def test_members_share_an_affine_maps_input() -> None:
+    x, weight, bias = (torch.randn(shape).double().requires_grad_() for shape in ((5, 7), (2, 4, 7), (2, 1, 4)))
+    assert torch.autograd.gradcheck(affine, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(affine, (x, weight, bias))
+    torch.testing.assert_close(affine(x, weight, bias), torch.matmul(x, weight.mT) + bias)
+
+
+def test_weight_gradients_need_no_copy() -> None:
+    x, weight, bias = torch.randn(5, 7), torch.randn(2, 4, 7, requires_grad=True), torch.randn(2, 1, 4)
+    (gradient,) = torch.autograd.grad(affine(x, weight, bias).sum(), weight)
+    assert gradient.is_contiguous()

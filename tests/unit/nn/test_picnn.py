@@ -99,7 +99,7 @@ def test_a_negative_parameter_is_harmless_and_a_missing_one_seen() -> None:
             with torch.no_grad():
                 net.nonneg[layer].weight[1, 0, 0] = value
             assert net.is_convex() == (value == -1.0)
-            net.project_()
+            net.clamp_weights_()
             assert net.is_convex() == (value == -1.0)  # a NaN cannot be projected away
 
 
@@ -179,3 +179,12 @@ def test_on_a_gpu() -> None:
 
 def test_settings_are_shown() -> None:
     assert "context=(8,), hidden=(4,)" in repr(PICNN(4, 3, (8,), (4,)))
+
+
+def test_second_derivatives_of_a_network_with_a_normalised_context() -> None:
+    net = PICNN(3, 2, (4,), (4,), context_norm=True, activation="squareplus")
+    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    parameters = list(net.parameters())
+    first = torch.autograd.grad(net(x, y).sum(), parameters, create_graph=True)
+    second = torch.autograd.grad(sum(part.square().sum() for part in first), parameters, allow_unused=True)
+    assert any(part is not None and part.abs().max() > 0 for part in second)

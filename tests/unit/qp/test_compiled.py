@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ from icnn_rl.qp import (
     QPSolution,
     active_set,
     certificates,
+    constants,
     driver,
     problem,
     solve_qp,
 )
 from icnn_rl.qp.kernel import dispatch
-from icnn_rl.qp.linear import dense, primal
+from icnn_rl.qp.linear import primal
 from icnn_rl.testing.qp_families import FAMILIES, INF, Arguments, Family, dense_rows, instance
 
 kernel = pytest.importorskip(
@@ -45,8 +47,8 @@ UNDETERMINED = {
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call of the kernel left to torch; -1: all, for some Q was not definite."""
     calls: list[int] = []
-    solve = kernel.solve
-    monkeypatch.setattr(kernel, "solve", lambda *arguments: calls.append(solve(*arguments)) or calls[-1])
+    solve = kernel.solve_blocks
+    monkeypatch.setattr(kernel, "solve_blocks", lambda *arguments: calls.append(solve(*arguments)) or calls[-1])
     return calls
 
 
@@ -206,13 +208,13 @@ def test_reports_the_residuals_that_torch_finds() -> None:
     torch.testing.assert_close(loose.residual, fit.largest, rtol=1e-6, atol=2e-15)
 
 
-def test_has_the_constants_of_the_torch_path() -> None:
-    assert (kernel._DELTA, kernel._PENALTY) == (primal._DELTA, dense.PENALTY)
-    names = ("_LEAST", "_BACK_OFF")
-    assert [getattr(kernel, name) for name in names] == [getattr(active_set, name) for name in names]
-    assert (active_set._SIGN[DOUBLE], active_set._UNMET[DOUBLE]) == (kernel._SIGN, kernel._UNMET)
-    assert (problem.TINY[DOUBLE], certificates._FLOOR) == (kernel._TINY, kernel._FLOOR)
-    assert (kernel._CORRECTIONS, kernel._DEFINITE) == (driver._CORRECTIONS, driver._SINGULAR)
+def test_shares_its_constants_with_the_torch_path() -> None:
+    users = [active_set, certificates, driver, primal, kernel, importlib.import_module("icnn_rl.qp.kernel.dense")]
+    for name in (name for name in vars(constants) if name.isupper()):
+        holders = [user for user in users if hasattr(user, name)]
+        assert len(holders) > 1, name
+        assert all(getattr(user, name) is getattr(constants, name) for user in holders)
+    assert kernel._SIGN is constants.SIGN[DOUBLE]
 
 
 # derivatives

@@ -62,17 +62,15 @@ DOUBLE = torch.float64
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call of the kernel left; -1: all, for some Q has a negative eigenvalue."""
     calls: list[int] = []
-    solve = kernel.solve
+    solve = kernel.solve_rows
     monkeypatch.setattr(dispatch, "_LARGEST", (0, 0))  # no problem is tiny
-    monkeypatch.setattr(kernel, "solve", lambda *arguments: calls.append(solve(*arguments)) or calls[-1])
+    monkeypatch.setattr(kernel, "solve_rows", lambda *arguments: calls.append(solve(*arguments)) or calls[-1])
     return calls
 
 
 def problem_of(arguments: Arguments) -> Problem:
-    names = ("Q", "p", "G", "h", "A", "b", "lb", "ub")
-    parts = [arguments.get(name) for name in names]
-    shape = inputs.batch_shape(**dict(zip(names, parts, strict=True)))
-    problem = inputs.build(*parts, None, shape)[0].dense()  # type: ignore[arg-type]
+    given = inputs.Arguments(**arguments)
+    problem = inputs.build(given, inputs.batch_shape(given))[0].dense()
     return problem if problem.diagonal else dataclasses.replace(problem, Q=0.5 * (problem.Q + problem.Q.mT))
 
 
@@ -121,7 +119,7 @@ def test_every_family(family: Family) -> None:
 def test_reports_the_residuals_of_certificates(family: Family, tol: float, max_steps: int) -> None:
     """Of solved points and of others, where rounding does not hide a wrong formula."""
     problem = problem_of(instance(family)[0])
-    quick = dispatch._solve_dense(problem, PrimalDual(tol=tol, max_steps=max_steps), None)
+    quick = dispatch._run_dense(problem, PrimalDual(tol=tol, max_steps=max_steps), None)
     assert quick is not None
     outcome = quick[0]
     problem = finite(problem)
@@ -140,7 +138,7 @@ def test_calls_solved_what_certificates_do(shape: tuple[int, int, int]) -> None:
     data = draw(300 + sum(shape), *shape, share=0.0)
     names = ("Q", "p", "G", "h", "A", "b", "lb", "ub")
     problem = problem_of({name: torch.as_tensor(np.array(getattr(data, name))) for name in names})
-    quick = dispatch._solve_dense(problem, PrimalDual(), None)
+    quick = dispatch._run_dense(problem, PrimalDual(), None)
     assert quick is not None
     outcome, problem = quick[0], finite(problem)
     at = problem.products(outcome.x, outcome.nu, outcome.z)
@@ -309,7 +307,7 @@ def test_failed_rows_pass_no_gradient_on(curved: bool) -> None:
 
 def test_scales_are_powers_of_two() -> None:
     """So that scaling rounds nothing."""
-    quick = dispatch._solve_dense(problem_of(general(13, 4)), DENSE, None)
+    quick = dispatch._run_dense(problem_of(general(13, 4)), DENSE, None)
     assert quick is not None
     system = quick[1]
     assert isinstance(system, dispatch.DenseFactor)
@@ -333,7 +331,7 @@ def test_proofs_of_the_kernel_are_asked_for_and_nothing_else(monkeypatch: pytest
 
 def test_a_wrong_claim_of_the_kernel_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = general(15, 3)
-    solve = dispatch.solve
+    solve = dispatch.run_kernels
 
     def wrong(*a: Any) -> Any:
         quick = solve(*a)
@@ -341,5 +339,5 @@ def test_a_wrong_claim_of_the_kernel_is_not_believed(monkeypatch: pytest.MonkeyP
         status = torch.tensor([int(Status.PRIMAL_INFEASIBLE), 0, int(Status.DUAL_INFEASIBLE)])
         return dataclasses.replace(quick[0], status=status), quick[1], torch.tensor([0, 2])
 
-    monkeypatch.setattr(dispatch, "solve", wrong)
+    monkeypatch.setattr(dispatch, "run_kernels", wrong)
     assert_optimal(arguments, solve_qp(**arguments, solver=DENSE))

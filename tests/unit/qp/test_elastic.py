@@ -12,7 +12,7 @@ from torch import Tensor
 from icnn_rl import Status
 from icnn_rl.qp import Diagonal, Elastic, PrimalDual, solve_qp
 from icnn_rl.testing.qp_families import BY_NAME, INFEASIBLE, SOLVABLE, Arguments, Family, instance
-from tests.unit.qp.test_sides import two_sided
+from tests.unit.qp.test_two_sided_rows import two_sided
 
 DOUBLE = torch.float64
 INF = float("inf")

@@ -51,7 +51,7 @@ def test_empty_sets_come_with_a_proof(seed: int) -> None:
 
 @pytest.mark.skipif(not dispatch.available(), reason="without the kernel")
 def test_an_empty_set_takes_no_second_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interior_point, "solve", lambda *_: pytest.fail("the second line was called"))
+    monkeypatch.setattr(interior_point, "follow_central_path", lambda *_: pytest.fail("the second line was called"))
     G, h = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([[-3.0], [1.0]], dtype=torch.float64)
     p = torch.tensor([[-2.0, -1.0], [-2.0, -1.0]], dtype=torch.float64)
     found = solve_qp(1.0, p, G, h, lb=-2.0, ub=2.0, throw=False)

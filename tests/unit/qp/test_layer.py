@@ -106,6 +106,18 @@ def test_each_part_alone_is_learned(part):
     assert all(parameter.grad.abs().max() > 0 for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("rows", [{"n_ineq": 3}, {"n_eq": 2}, {"n_ineq": 3, "n_eq": 1}, {"lb": -1.0}, {}], ids=str)
+def test_many_gradients_in_one_backward_pass(rows):
+    torch.manual_seed(0)
+    layer = QPLayer(4, learn=("Q", "p", "G", "h", "A", "b"), **rows)
+    z, parameters = layer(torch.randn(5, 4)), list(layer.parameters())
+    directions = torch.randn(3, *z.shape)
+    together = torch.autograd.grad(z, parameters, directions, retain_graph=True, is_grads_batched=True)
+    alone = [torch.autograd.grad(z, parameters, direction, retain_graph=True) for direction in directions]
+    for many, one in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(many, torch.stack(one))
+
+
 def test_what_it_starts_from():
     Q = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
     G, A, p = draw(1, 3, 2), draw(2, 1, 2), draw(3, 2)

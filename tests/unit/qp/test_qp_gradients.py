@@ -375,6 +375,20 @@ def test_mapped_gradients_of_rows_solved_with_more_care(compiled: bool) -> None:
             torch.testing.assert_close(torch.func.vmap(torch.func.grad(function))(p[order]), expected[order])
 
 
+@pytest.mark.parametrize("solver", [PrimalDual(), PrimalDual(dense=False), PrimalDual(compiled=False)], ids=str)
+@pytest.mark.parametrize("case", BUILDS)
+def test_many_gradients_in_one_backward_pass(case: str, solver: PrimalDual) -> None:
+    arguments = smooth(case)
+    function, values = function_of(arguments, [name for name in NAMES if name in arguments], solver)
+    found = function(*values)[0]
+    directions = torch.randn(3, *found.shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    together = torch.autograd.grad(found, values, directions, retain_graph=True, is_grads_batched=True)
+    for i, direction in enumerate(directions):
+        alone = torch.autograd.grad(found, values, direction, retain_graph=True)
+        for one, many in zip(alone, together, strict=True):
+            torch.testing.assert_close(many[i], one, rtol=1e-12, atol=1e-12)
+
+
 def test_grad_and_its_gradient() -> None:
     """torch.func.grad and jacrev of it, against double backward."""
     arguments = smooth("everything")

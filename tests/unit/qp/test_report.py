@@ -16,7 +16,7 @@ from icnn_rl import SolveError, Status
 from icnn_rl.qp import ActiveSet, Elastic, QPSolution, solve_qp
 from icnn_rl.solution import Solution
 from tests.unit.qp.test_elastic import mixed
-from tests.unit.qp.test_sides import two_sided
+from tests.unit.qp.test_two_sided_rows import two_sided
 
 DOUBLE = torch.float64
 NAMES = [field.name for field in dataclasses.fields(QPSolution)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from icnn_rl import Status
 from icnn_rl.qp import Diagonal, External, NonConvexError, PrimalDual, solve_qp
 from icnn_rl.qp.rounding import reconciled
-from tests.unit.qp.test_sides import two_sided
+from tests.unit.qp.test_two_sided_rows import two_sided
 
 DOUBLE = torch.float64
 
@@ -115,7 +115,7 @@ def test_a_contradiction_is_moved_no_further_than_needed() -> None:
 
     arguments = transport(8, 4, batch=3)
     arguments["b"][1] = torch.nan
-    problem, _ = inputs.build(**arguments, G=None, h=None, ub=None, h_low=None, shape=torch.Size((3,)))
+    problem, _ = inputs.build(inputs.Arguments(**arguments), torch.Size((3,)))
     moved = reconciled(problem)
     assert moved.b[1].isnan().all()
     a = arguments["A"].double()
@@ -123,7 +123,7 @@ def test_a_contradiction_is_moved_no_further_than_needed() -> None:
     torch.testing.assert_close(moved.b[[0, 2]], nearest[[0, 2]], rtol=0, atol=1e-14)
     # independent equations stay
     independent = {**arguments, "A": arguments["A"][:-1], "b": arguments["b"][:, :-1]}
-    problem, _ = inputs.build(**independent, G=None, h=None, ub=None, h_low=None, shape=torch.Size((3,)))
+    problem, _ = inputs.build(inputs.Arguments(**independent), torch.Size((3,)))
     assert reconciled(problem) is problem
 
 

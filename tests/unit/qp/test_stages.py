@@ -73,7 +73,7 @@ def as_sparse(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def staged(arguments: dict[str, Any], blocks: list[int] | None = None) -> Problem:
-    problem, _ = inputs.build(**arguments, h_low=None, shape=torch.Size([BATCH]), blocks=blocks)
+    problem, _ = inputs.build(inputs.Arguments(**arguments), torch.Size([BATCH]), blocks)
     assert problem.stage is not None
     return problem.with_norms()
 
@@ -343,7 +343,7 @@ def test_a_large_matrix_that_is_written_out_is_told(monkeypatch: pytest.MonkeyPa
     values = torch.ones(n, dtype=DOUBLE)
     row = Sparse(torch.zeros(n, dtype=torch.int64), torch.arange(n), values, (1, n))
     shape = torch.Size([1])
-    problem, _ = inputs.build(Diagonal(values), values[None], row, values[:1], None, None, None, None, None, shape)
+    problem, _ = inputs.build(inputs.Arguments(Diagonal(values), values[None], row, values[:1]), shape)
     monkeypatch.setattr(select, "_LARGE", 0.01)
     with pytest.warns(UserWarning, match="writes sparse matrices out, 0 MB"):
         select._written_out(problem)

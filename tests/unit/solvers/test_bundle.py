@@ -137,7 +137,7 @@ def test_entropy_counts_what_can_move() -> None:
     assert (to_unit(problem, y)[:, 2] == 0.5).all()
 
 
-def _sound(solution: Solution) -> None:
+def _check_bound(solution: Solution) -> None:
     for item in (solution.value, solution.fun, solution.gap, solution.residual, *solution.state):
         assert not item.isnan().any()
     assert not solution.failed.any() or (solution.status != Status.NONFINITE_INPUT).all()
@@ -159,7 +159,7 @@ def test_tiny_and_large_tau(tau: float, dtype: torch.dtype) -> None:
         adjoint=None,
         throw=False,
     )
-    _sound(solution)
+    _check_bound(solution)
     if tau > 1:  # the entropy is all there is
         torch.testing.assert_close(solution.value, torch.zeros(3, 3, dtype=dtype), rtol=0, atol=1e-3)
         return
@@ -184,7 +184,7 @@ def test_an_optimum_at_the_border(dtype: torch.dtype) -> None:
         domain=Box(-1.0, 2.0),
         adjoint=None,
     )
-    _sound(solution)
+    _check_bound(solution)
     corner = torch.where(slope > 0, -1.0, 2.0).to(dtype)
     corner[0, 2] = 0.5
     torch.testing.assert_close(solution.value, corner, rtol=0, atol=1e-4)
@@ -195,7 +195,7 @@ def test_a_start_in_a_corner(dtype: torch.dtype) -> None:
     energy = Quadratic(torch.eye(2, dtype=dtype), torch.full((2, 2), 0.3, dtype=dtype))
     y0 = torch.tensor([[-1.0, 1.0], [1.0, 1.0]], dtype=dtype)
     solution = minimize(energy, BundleEntropy(tol=1e-5), y0, domain=Box(-1.0, 1.0), adjoint=None)
-    _sound(solution)
+    _check_bound(solution)
 
 
 def test_repeated_cuts() -> None:
@@ -209,7 +209,7 @@ def test_repeated_cuts() -> None:
         adjoint=None,
         throw=False,
     )
-    _sound(solution)
+    _check_bound(solution)
     torch.testing.assert_close(solution.value, torch.sigmoid(-slope), rtol=0, atol=1e-9)
     torch.testing.assert_close(solution.fun, -torch.nn.functional.softplus(-slope).sum(-1))
 

@@ -12,7 +12,7 @@ from icnn_rl.nn import ICNN, PICNN, ConvPICNN
 from icnn_rl.qp import QPLayer
 from icnn_rl.sets import Domain
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle, Solver, solve
-from icnn_rl.solvers.lazy_rows import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
 from icnn_rl.solvers.problem import Problem
 
 N = 4
@@ -64,7 +64,7 @@ def test_derivatives_of_no_rows(name: str) -> None:
     problem = Problem(energy, Box(-1.0, 1.0), y)  # type: ignore[arg-type]
     for found in (
         solve(problem, ProjectedNewton(), y, averages=True),
-        solve_bounds_first(problem, ProjectedNewton(), y),
+        solve_with_lazy_rows(problem, ProjectedNewton(), y),
     ):
         assert found.value.shape == (0, N)
 

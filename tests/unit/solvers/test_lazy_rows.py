@@ -9,7 +9,7 @@ from icnn_rl.nn import PICNN
 from icnn_rl.sets import ConvexSet
 from icnn_rl.solution import Status
 from icnn_rl.solvers import ProjectedNewton
-from icnn_rl.solvers.lazy_rows import solve_bounds_first
+from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
 from icnn_rl.solvers.minimize import solve
 from icnn_rl.solvers.problem import Problem
 
@@ -35,7 +35,7 @@ def programme(dtype: torch.dtype, h: float) -> tuple[Problem, torch.Tensor]:
 def test_the_same_minimisers_as_with_the_rows_from_the_start(dtype, tol, close, h):
     problem, start = programme(dtype, h)
     solver = ProjectedNewton(tol=tol)
-    slow, quick = solve(problem, solver, start), solve_bounds_first(problem, solver, start)
+    slow, quick = solve(problem, solver, start), solve_with_lazy_rows(problem, solver, start)
     assert bool(quick.success.all())
     torch.testing.assert_close(quick.value, slow.value, rtol=0, atol=close)
     torch.testing.assert_close(quick.fun, slow.fun, rtol=1e-5, atol=10 * tol)
@@ -47,7 +47,7 @@ def test_the_same_minimisers_as_with_the_rows_from_the_start(dtype, tol, close, 
 def test_rows_that_do_not_matter_are_never_looked_at(monkeypatch):
     problem, start = programme(torch.float64, 5.0)
     monkeypatch.setattr("icnn_rl.solvers.region.Region.model", None)  # the model over the set: would fail
-    assert bool(solve_bounds_first(problem, ProjectedNewton(), start).success.all())
+    assert bool(solve_with_lazy_rows(problem, ProjectedNewton(), start).success.all())
 
 
 def test_empty_sets_and_nan_keep_their_status():
@@ -56,7 +56,7 @@ def test_empty_sets_and_nan_keep_their_status():
     assert problem.region.set.h is not None
     problem.region.set.h[3] = -10.0
     problem.energy.linear[:, 5] = torch.nan  # type: ignore[attr-defined]
-    found = solve_bounds_first(problem, ProjectedNewton(), start)
+    found = solve_with_lazy_rows(problem, ProjectedNewton(), start)
     assert found.status[3] == Status.PRIMAL_INFEASIBLE
     assert found.status[5] == Status.NONFINITE_INPUT
     others = torch.ones(BATCH, dtype=torch.bool)
@@ -69,6 +69,6 @@ def test_bounds_that_contradict_each_other_are_left_to_the_solver():
     lb, ub = -torch.ones(BATCH, N), torch.ones(BATCH, N)
     lb[2] = 2.0
     problem = Problem(problem.energy, ConvexSet(lb=lb, ub=ub), start)
-    found = solve_bounds_first(problem, ProjectedNewton(), start)
+    found = solve_with_lazy_rows(problem, ProjectedNewton(), start)
     assert found.status[2] == Status.PRIMAL_INFEASIBLE
     assert int(found.success.sum()) == BATCH - 1

@@ -91,7 +91,7 @@ def test_denoising(tmp_path):
 
 
 def test_a_trial_takes_a_few_samples(tmp_path, monkeypatch):
-    from icnn_rl.cli.main.commands import denoising
+    from icnn_rl.cli.commands import denoising
 
     seen = []
     monkeypatch.setattr(denoising, "evaluate", lambda model, data, size: seen.append(len(data)) or {"loss": 1.0})
@@ -106,7 +106,7 @@ def test_a_trial_takes_a_few_samples(tmp_path, monkeypatch):
 def test_the_model_trains_on_the_device_that_is_named(name, tmp_path, monkeypatch):
     import torch
 
-    from icnn_rl.cli.main import supervised_run as shared
+    from icnn_rl.cli import supervised_run as shared
 
     found = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: name == "cuda")
@@ -118,7 +118,7 @@ def test_the_model_trains_on_the_device_that_is_named(name, tmp_path, monkeypatc
 
 
 def test_digits(tmp_path, data_folder, monkeypatch):
-    from icnn_rl.cli.main.commands import digits
+    from icnn_rl.cli.commands import digits
 
     load = digits.DigitsDataset.load
     monkeypatch.setattr(digits.DigitsDataset, "load", lambda part, path: digits_slice(load(part, path)))

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents.icnn_q.algorithm import _batch
 from icnn_rl.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
 from icnn_rl.constraints.spaces import CHANGED_UNITS
 from icnn_rl.envs import ProjectAction, WithConstraint
@@ -91,7 +92,7 @@ def spread_out(agent: ICNNQ) -> None:
     with torch.no_grad():
         for parameter in agent.critic.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        agent.critic.project_()
+        agent.critic.clamp_weights_()
 
 
 def as_double(obs: np.ndarray) -> torch.Tensor:
@@ -163,7 +164,8 @@ def test_the_target_stays_inside_too(monkeypatch):
     original = energy_class.member_values
     monkeypatch.setattr(energy_class, "member_values", lambda self, y: seen.append(y) or original(self, y))
     data = agent.replay_buffer.sample(64)
-    agent._next_value(data.next_observations)
+    agent.learner.draw(data.actions.unsqueeze(0))
+    agent.learner._target(_batch(data), agent.learner._draws())
     low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in bounds(agent))
     action = low + 0.5 * (high - low) * (seen[-1].double() + 1)
     violation = CONSTRAINTS["rows"].violation(data.next_observations.double(), action)
@@ -189,7 +191,8 @@ def test_states_without_an_allowed_action():
     np.testing.assert_allclose(found.value, agent.q_values(obs, found.action), rtol=1e-5)
     np.testing.assert_allclose(found.action[0, 0], 0.0, atol=1e-5)  # the least violation
     data = agent.replay_buffer.sample(64)
-    value, usable = agent._next_value(data.next_observations)
+    agent.learner.draw(data.actions.unsqueeze(0))
+    value, usable, _ = agent.learner._target(_batch(data), agent.learner._draws())
     assert usable.all()
     assert torch.isfinite(value).all()
     assert 0.2 < agent.logger.name_to_value["solver/empty_fraction"] < 0.8

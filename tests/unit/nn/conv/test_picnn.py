@@ -91,7 +91,7 @@ def test_convex_in_y_at_the_start_and_after_training(hidden: tuple[int, ...], ac
         optimiser.zero_grad()
         (net.train().bind(x)(a) - 1.0).square().mean().backward()
         optimiser.step()
-        net.project_()
+        net.clamp_weights_()
 
 
 def test_a_negative_parameter_is_harmless() -> None:
@@ -102,7 +102,7 @@ def test_a_negative_parameter_is_harmless() -> None:
     x = torch.rand(4, 2, 8, 8, dtype=DOUBLE)
     with torch.no_grad():
         before = net.eval()(x, x[:, :1])
-        net.project_()
+        net.clamp_weights_()
         assert torch.equal(net(x, x[:, :1]), before)
 
 
@@ -110,7 +110,7 @@ def test_the_twin_keeps_its_signs() -> None:
     twin = _net(convex=False)
     with torch.no_grad():
         twin.nonneg[0].weight[0, 3] = -1.0
-    twin.project_()
+    twin.clamp_weights_()
     assert not twin.is_convex()
     solver, y0 = ProjectedGradient(max_steps=3), torch.zeros(2, 64, dtype=DOUBLE)
     x, box = torch.rand(2, 2, 8, 8, dtype=DOUBLE), Box(0.0, 1.0)

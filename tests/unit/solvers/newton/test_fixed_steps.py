@@ -10,9 +10,9 @@ from icnn_rl import Status
 from icnn_rl.nn import PICNN, EnsembleEnergy
 from icnn_rl.sets import Box, Simplex, Unconstrained
 from icnn_rl.solvers import Problem, ProjectedNewton, solve
-from icnn_rl.solvers.newton.fixed_steps import solve_fixed
-from icnn_rl.solvers.newton.smoothed_start import approach
-from icnn_rl.solvers.shortcuts import no_questions
+from icnn_rl.solvers.newton.fixed_steps import solve_fixed_steps
+from icnn_rl.solvers.newton.smoothed_start import smoothed_start
+from icnn_rl.solvers.shortcuts import without_shortcuts
 from icnn_rl.testing.minimisation import draw
 
 
@@ -32,7 +32,7 @@ def test_it_gives_what_the_loop_with_early_ends_gives(max_steps: int, dtype: tor
     energy = _steep(dtype)
     solver, start = ProjectedNewton(tol=1e-5, max_steps=max_steps), energy.start()
     problem = Problem(energy, Box(-1.0, 1.0), start)
-    loop, fixed = solve(problem, solver, start), solve_fixed(problem, solver, start)
+    loop, fixed = solve(problem, solver, start), solve_fixed_steps(problem, solver, start)
     close = 1e-4 if dtype is torch.float32 else 1e-10
     torch.testing.assert_close(fixed.value, loop.value, rtol=0, atol=close)
     torch.testing.assert_close(fixed.fun, loop.fun, rtol=close, atol=close)
@@ -46,7 +46,7 @@ def test_every_row_may_have_a_gap_that_is_enough() -> None:
     solver, start = ProjectedNewton(tol=1e-9, compiled=False), energy.start()
     problem = Problem(energy, Box(-1.0, 1.0), start)
     atol = torch.logspace(-6, 0, len(start), dtype=start.dtype)
-    fixed = solve_fixed(problem, solver, start, atol=atol)
+    fixed = solve_fixed_steps(problem, solver, start, atol=atol)
     for row, own in enumerate(atol.tolist()):
         loop = solve(problem, solver, start, atol=own)
         assert fixed.num_steps[row] == loop.num_steps[row]
@@ -58,9 +58,9 @@ def test_the_start_from_averages_is_the_same_without_questions() -> None:
     energy = _steep()
     start = energy.start()
     problem = Problem(energy, Box(-1.0, 1.0), start)
-    asked = approach(problem, start)
-    with no_questions():
-        torch.testing.assert_close(approach(problem, start), asked)
+    asked = smoothed_start(problem, start)
+    with without_shortcuts():
+        torch.testing.assert_close(smoothed_start(problem, start), asked)
 
 
 def test_another_energy_on_the_same_box() -> None:
@@ -77,7 +77,7 @@ def test_rows_that_are_not_finite_are_reported_and_stay() -> None:
         return ((y - 0.3) ** 2).sum(-1) * torch.tensor([1.0, torch.nan])
 
     start = torch.zeros(2, 3)
-    solution = solve_fixed(Problem(energy, Box(-1.0, 1.0), start), ProjectedNewton(max_steps=3), start)
+    solution = solve_fixed_steps(Problem(energy, Box(-1.0, 1.0), start), ProjectedNewton(max_steps=3), start)
     assert solution.status.tolist() == [Status.SUCCESS, Status.NONFINITE_INPUT]
     torch.testing.assert_close(solution.value[0], torch.full((3,), 0.3))
     assert torch.equal(solution.value[1], start[1])
@@ -87,4 +87,4 @@ def test_rows_that_are_not_finite_are_reported_and_stay() -> None:
 def test_other_domains_are_refused(domain: Unconstrained | Simplex) -> None:
     start = torch.full((1, 2), 0.5)
     with pytest.raises(ValueError, match="a fixed number of steps is for boxes with finite bounds"):
-        solve_fixed(Problem(lambda y: (y * y).sum(-1), domain, start), ProjectedNewton(), start)
+        solve_fixed_steps(Problem(lambda y: (y * y).sum(-1), domain, start), ProjectedNewton(), start)

@@ -12,11 +12,10 @@ from icnn_rl import Box, Solution, Status, minimize
 from icnn_rl.nn import ICNN, PICNN, EnsembleEnergy
 from icnn_rl.sets import Polytope, Simplex, Unconstrained
 from icnn_rl.solvers import Problem, ProjectedNewton, solve
-from icnn_rl.solvers.newton import dispatch
-from icnn_rl.solvers.newton.smoothed_start import approach
+from icnn_rl.solvers.newton import constants, dispatch, method, smoothed_start
 from icnn_rl.testing.minimisation import draw
 
-pytest.importorskip("numba")
+kernel = pytest.importorskip("icnn_rl.solvers.newton.kernel", reason="numba is not installed")
 
 BOX = Box(-1.0, 1.0)
 DOUBLE = torch.float64
@@ -94,7 +93,7 @@ def test_the_same_start(dtype: torch.dtype) -> None:
         zeros = energy.start()
         problem = Problem(energy, domain, zeros)
         ours = solve(problem, ProjectedNewton(tol=1.0), zeros, averages=True).value  # any point is good enough
-        torchs = approach(problem, zeros)
+        torchs = smoothed_start.smoothed_start(problem, zeros)
         torch.testing.assert_close(ours, torchs, atol=1e-3 if dtype == torch.float32 else 1e-9, rtol=0)
 
 
@@ -169,3 +168,9 @@ def test_everything_else_goes_through_torch(monkeypatch: pytest.MonkeyPatch) -> 
     assert not dispatch.fits(Problem(energy, BOX, y), y)
     monkeypatch.setattr(dispatch, "_kernel", lambda: pytest.fail("asked for the kernel"))
     assert minimize(energy, ProjectedNewton(tol=1e-5), y, domain=BOX, adjoint=None).success.all()
+
+
+def test_shares_its_constants_with_the_tensor_code() -> None:
+    for name in (name for name in vars(constants) if name.isupper()):
+        twin = method if hasattr(method, name) else smoothed_start
+        assert getattr(kernel, name) is getattr(twin, name) is getattr(constants, name)

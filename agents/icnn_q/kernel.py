@@ -1,0 +1,363 @@
+"""What lies between the matrix products of an update, compiled: each pass reads a batch once.
+
+For one hidden layer of squareplus units and a context of linear, LayerNorm, ReLU layers, in the letters of
+:mod:`icnn_rl.nn.energy`,
+
+    p = W^(y) (y * ygate) + c,       z = g(p),       g(p) = ( p + sqrt(p^2 + s) ) / 2
+    f = sum_j softplus(a_j) v_j z_j + lin . y + k + 1/2 sum_i ( softplus(b_i) + m ) y_i^2
+
+where ygate, c, a, lin, k, b are what the heads read from the context, v >= 0 and W^(y) are weights of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from icnn_rl.compiling import jit
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_EPS = 1e-5  # as in torch's layer_norm
+_USABLE = 1  # the last Status that leaves a point: MAX_STEPS
+
+
+@jit
+def normalise(x: Array, shift: Array, per_std: Array, u: Array) -> None:
+    """u = relu( xhat + shift ),    xhat = (x - mean) / std over the last dimension.
+
+    Args:
+        x: (M, B, width), overwritten by xhat.
+        shift: (M, width).
+        per_std: (M, B), filled with 1 / std.
+        u: (M, B, width), filled.
+    """
+    members, batch, width = x.shape
+    real = x.dtype.type
+    zero, share = real(0.0), real(1.0 / width)
+    for e in range(members):
+        for b in range(batch):
+            mean = variance = zero
+            for j in range(width):
+                mean += x[e, b, j]
+            mean *= share
+            for j in range(width):
+                variance += (x[e, b, j] - mean) * (x[e, b, j] - mean)
+            factor = real(1.0) / np.sqrt(variance * share + real(_EPS))
+            per_std[e, b] = factor
+            for j in range(width):
+                x[e, b, j] = (x[e, b, j] - mean) * factor
+            for j in range(width):
+                raised = x[e, b, j] + shift[e, j]
+                u[e, b, j] = zero if raised < zero else raised  # NaN stays NaN
+
+
+@jit
+def normalise_backward(xhat: Array, shift: Array, per_std: Array, du: Array, dbias: Array, dshift: Array) -> None:
+    """dx = ( v - mean(v) - xhat mean(v xhat) ) / std with v = du where u > 0.
+
+    Args:
+        xhat, shift, per_std: of :func:`normalise`.
+        du: (M, B, width), overwritten by dx.
+        dbias, dshift: (M, width), filled with the sums of dx and of v over the batch.
+    """
+    members, batch, width = xhat.shape
+    real = xhat.dtype.type
+    zero, share = real(0.0), real(1.0 / width)
+    dbias[...] = zero
+    dshift[...] = zero
+    for e in range(members):
+        for b in range(batch):
+            mean = along = zero
+            for j in range(width):
+                v = du[e, b, j] if xhat[e, b, j] + shift[e, j] > zero else zero
+                du[e, b, j] = v
+                mean += v
+                along += v * xhat[e, b, j]
+            mean *= share
+            along *= share
+            for j in range(width):
+                dshift[e, j] += du[e, b, j]
+            for j in range(width):
+                du[e, b, j] = (du[e, b, j] - mean - xhat[e, b, j] * along) * per_std[e, b]
+            for j in range(width):
+                dbias[e, j] += du[e, b, j]
+
+
+@jit
+def loss(
+    heads: Array,
+    tail: Array,
+    slope: Array,
+    directions: Array,
+    v: Array,
+    curvature: float,
+    square_width: float,
+    y: Array,
+    target: Array,
+    usable: Array,
+    told: Array,
+    dheads: Array,
+    ddirections: Array,
+    dv: Array,
+) -> None:
+    """losses_s = sum_e mean_b ( f_e(s_b, y_b) + target_b )^2 over the usable b, and its gradient.
+
+    Args:
+        heads: (S E, B, 2 n + 2 h + n + 1), rows of ygate, c, a, lin, k, b.
+        tail, slope: (S E, B, h + n + 1 + n), softplus and its derivative of a, lin, k, b.
+        directions: (S E, n, h): W^(y) transposed. v: (S E, h).
+        curvature: m. square_width: s.
+        y: (S, B, n). target: (S, B). usable: (S, B), bool.
+        told: (S, 4), filled: the losses, the root mean square of the errors, and the means of Q and of the target; NaN
+            where no row is usable.
+        dheads, ddirections, dv: as ``heads``, ``directions`` and ``v``, filled.
+    """
+    groups, batch, n = y.shape
+    total, _, h = directions.shape
+    members = total // groups
+    real = heads.dtype.type
+    zero, half, one = real(0.0), real(0.5), real(1.0)
+    m, s = real(curvature), real(square_width)
+    gate, shift, out, lin = 0, n, n + h, n + 2 * h
+    constant, quadratic = lin + n, lin + n + 1
+    p, inverse = np.empty(h, heads.dtype), np.empty(h, heads.dtype)
+    ddirections[...] = zero
+    dv[...] = zero
+    for g in range(groups):
+        count = 0
+        for b in range(batch):
+            count += usable[g, b]
+        double = real(2.0 / count) if count else real(np.nan)
+        squares = values = targets = 0.0
+        for e in range(g * members, (g + 1) * members):
+            for b in range(batch):
+                row, up, bend, into = heads[e, b], tail[e, b], slope[e, b], dheads[e, b]
+                for j in range(h):
+                    p[j] = row[shift + j]
+                for i in range(n):
+                    moved = y[g, b, i] * row[gate + i]
+                    for j in range(h):
+                        p[j] += directions[e, i, j] * moved
+                f = row[constant]
+                hidden = zero
+                for j in range(h):
+                    root = np.sqrt(p[j] * p[j] + s)
+                    inverse[j] = one / root
+                    into[shift + j] = half * (p[j] + root)  # z, for now
+                    hidden += up[j] * v[e, j] * into[shift + j]
+                f += hidden
+                for i in range(n):
+                    f += (row[lin + i] + half * (up[h + n + 1 + i] + m) * y[g, b, i]) * y[g, b, i]
+                values -= f
+                error = f + target[g, b] if usable[g, b] else zero
+                squares += error * error
+                d = double * error
+                for j in range(h):
+                    z = into[shift + j]
+                    into[out + j] = d * z * v[e, j] * bend[j]
+                    dv[e, j] += d * z * up[j]
+                    p[j] = d * up[j] * v[e, j] * half * (one + p[j] * inverse[j])
+                    into[shift + j] = p[j]
+                for i in range(n):
+                    moved = y[g, b, i] * row[gate + i]
+                    pulled = zero
+                    for j in range(h):
+                        pulled += directions[e, i, j] * p[j]
+                        ddirections[e, i, j] += moved * p[j]
+                    into[gate + i] = pulled * y[g, b, i]
+                    into[lin + i] = d * y[g, b, i]
+                    into[quadratic + i] = d * half * y[g, b, i] * y[g, b, i] * bend[h + n + 1 + i]
+                into[constant] = d
+        for b in range(batch):
+            if usable[g, b]:
+                targets += target[g, b]
+        share = 1.0 / count if count else np.nan
+        told[g, 0] = squares * share
+        told[g, 1] = np.sqrt(squares * share / members)
+        told[g, 2] = values / (members * batch)
+        told[g, 3] = targets * share
+
+
+@jit
+def bind(
+    heads: Array,
+    tail: Array,
+    v: Array,
+    curvature: float,
+    gates: Array,
+    offsets: Array,
+    out_weights: Array,
+    linear: Array,
+    constant: Array,
+    quadratic: Array,
+) -> None:
+    """The mean of the members as :class:`icnn_rl.solvers.newton.kernel.Energies`, from what the heads read.
+
+    Args:
+        heads, tail, v, curvature: of the E members of one learner, as in :func:`loss`.
+        gates: (E, B, n). offsets, out_weights: (E, B, h). linear, quadratic: (B, n). constant: (B,). Filled.
+    """
+    members, batch, _ = heads.shape
+    h, n = v.shape[1], gates.shape[2]
+    real = heads.dtype.type
+    share = real(1.0 / members)
+    lin = n + 2 * h
+    for b in range(batch):
+        constant[b] = real(0.0)
+        for i in range(n):
+            linear[b, i] = real(0.0)
+            quadratic[b, i] = real(curvature)
+        for e in range(members):
+            row, up = heads[e, b], tail[e, b]
+            for i in range(n):
+                gates[e, b, i] = row[i]
+                linear[b, i] += share * row[lin + i]
+                quadratic[b, i] += share * up[h + n + 1 + i]
+            constant[b] += share * row[lin + n]
+            for j in range(h):
+                offsets[e, b, j] = row[n + j]
+                out_weights[e, b, j] = share * up[j] * v[e, j]
+
+
+@jit
+def greatest(
+    heads: Array,
+    tail: Array,
+    directions: Array,
+    v: Array,
+    curvature: float,
+    square_width: float,
+    y: Array,
+    members: Array,
+    energies: Array,
+) -> None:
+    """energies_sb = max_e f_e(s_b, y_b) over some members e of each learner: min_e Q_e = -max_e f_e.
+
+    Args:
+        heads, tail, directions, v, curvature, square_width: as in :func:`loss`.
+        y: (S, B, n).
+        members: (S, K), which of the learner's own.
+        energies: (S, B), filled. NaN where one of them is.
+    """
+    groups, batch, n = y.shape
+    total, _, h = directions.shape
+    each = total // groups
+    real = heads.dtype.type
+    half, m, s = real(0.5), real(curvature), real(square_width)
+    lin = n + 2 * h
+    p = np.empty(h, heads.dtype)
+    for g in range(groups):
+        for b in range(batch):
+            greatest_yet = real(-np.inf)
+            for k in range(members.shape[1]):
+                e = g * each + members[g, k]
+                row, up = heads[e, b], tail[e, b]
+                for j in range(h):
+                    p[j] = row[n + j]
+                for i in range(n):
+                    moved = y[g, b, i] * row[i]
+                    for j in range(h):
+                        p[j] += directions[e, i, j] * moved
+                f = real(0.0)
+                for j in range(h):
+                    f += up[j] * v[e, j] * half * (p[j] + np.sqrt(p[j] * p[j] + s))
+                f += row[lin + n]
+                for i in range(n):
+                    f += (row[lin + i] + half * (up[h + n + 1 + i] + m) * y[g, b, i]) * y[g, b, i]
+                if f > greatest_yet or f != f:
+                    greatest_yet = f
+                if f != f:
+                    break
+            energies[g, b] = greatest_yet
+
+
+@jit
+def encode_row(
+    x: Array, weights: Any, biases: Any, shifts: Any, head_weight: Array, head_bias: Array, u: Array, heads: Array
+) -> None:
+    """The heads of one state: for so few numbers a product of matrices costs less than asking for it.
+
+    Args:
+        x: (o,).
+        weights, biases, shifts: of the layers of the context, (E, out, in), (E, 1, out) and (E, 1, out).
+        head_weight, head_bias: (E, H, width) and (E, 1, H).
+        u: (2, widest), scratch.
+        heads: (E, 1, H), filled.
+    """
+    real = x.dtype.type
+    zero = real(0.0)
+    for e in range(heads.shape[0]):
+        width = len(x)
+        now, other = 0, 1
+        u[now, :width] = x
+        for layer in range(len(weights)):
+            w = weights[layer][e]
+            out = w.shape[0]
+            mean = zero
+            for j in range(out):
+                total = biases[layer][e, 0, j]
+                for i in range(width):
+                    total += w[j, i] * u[now, i]
+                u[other, j] = total
+                mean += total
+            mean /= real(out)
+            variance = zero
+            for j in range(out):
+                variance += (u[other, j] - mean) * (u[other, j] - mean)
+            factor = real(1.0) / np.sqrt(variance / real(out) + real(_EPS))
+            for j in range(out):
+                raised = (u[other, j] - mean) * factor + shifts[layer][e, 0, j]
+                u[other, j] = zero if raised < zero else raised
+            now, other, width = other, now, out
+        for j in range(heads.shape[2]):
+            total = head_bias[e, 0, j]
+            for i in range(width):
+                total += head_weight[e, j, i] * u[now, i]
+            heads[e, 0, j] = total
+
+
+@jit
+def bellman(
+    value: Array,
+    action: Array,
+    gap: Array,
+    num_steps: Array,
+    status: Array,
+    rewards: Array,
+    ended: Array,
+    discounts: Array,
+    reward_scale: Array,
+    target: Array,
+    usable: Array,
+    told: Array,
+) -> None:
+    """target = scale r + discount (1 - ended) V(s'), the rows that have one, and what is logged of the search for V.
+
+    Args:
+        value: (S, B). action: (S, B, n), the greedy one. gap, num_steps, status: (S, B), of the search.
+        rewards, ended: (S, B). discounts: (S, B), or (S, 1) for all rows. reward_scale: (S,).
+        target, usable: (S, B), filled.
+        told: (S, 6), filled: see :data:`icnn_rl.agents.icnn_q.losses.TARGET_KEYS`.
+    """
+    learners, batch, n = action.shape
+    told[...] = 0.0
+    for s in range(learners):
+        for b in range(batch):
+            d = discounts[s, b if discounts.shape[1] > 1 else 0]
+            reward = reward_scale[s] * rewards[s, b]
+            over = ended[s, b] > 0
+            target[s, b] = reward if over else reward + d * value[s, b]
+            found = status[s, b] <= _USABLE
+            usable[s, b] = found or over
+            told[s, 0] += num_steps[s, b]
+            told[s, 1] += gap[s, b]
+            told[s, 2] += status[s, b] == 0
+            told[s, 3] += not found
+            bounds = 0
+            for i in range(n):
+                bounds += abs(action[s, b, i]) >= 1.0
+            told[s, 5] += bounds / n
+        for k in range(6):
+            told[s, k] /= batch
