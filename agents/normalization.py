@@ -73,15 +73,19 @@ class NormalizedExtractor(FlattenExtractor):
         The moments of both sets together (Chan, Golub and LeVeque 1979): with new ones a share w = B / (count + B) of
         all and d the distance of the means, mean += w d and variance = (1 - w) variance + w (variance' + (1 - w) d^2).
         """
-        new = torch.as_tensor(obs, dtype=torch.float64, device=self.mean.device).flatten(1)
-        self.count += len(new)
-        share = len(new) / self.count
+        new = np.asarray(obs, dtype=np.float64).reshape(len(obs), -1)
+        mean, variance = self.mean.cpu().numpy(), self.variance.cpu().numpy()
+        count = float(self.count) + len(new)
+        share = len(new) / count
         offsets = new - new[0]  # exact where a coordinate does not move
-        distance = (new[0] - self.mean) + offsets.mean(0)
-        self.mean += share * distance
-        spread = offsets.var(0, correction=0) + (1.0 - share) * distance.square()
-        self.variance.lerp_(spread, share)
-        self.variance[self._ignored] = torch.inf
+        distance = (new[0] - mean) + offsets.mean(0)
+        mean += share * distance
+        variance[self._ignored] = 0.0
+        variance += share * (offsets.var(0) + (1.0 - share) * np.square(distance) - variance)
+        variance[self._ignored] = np.inf
+        for own, now in ((self.mean, mean), (self.variance, variance)):
+            own.copy_(torch.from_numpy(now))
+        self.count.fill_(count)
 
     def forward(self, observations: Tensor) -> Tensor:
         return normalize(self.flatten(observations), self.mean, self.variance)

@@ -9,12 +9,14 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from icnn_rl.agents.buffers import ExecutedActionDictReplayBuffer, ExecutedActionReplayBuffer
 from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
+from icnn_rl.agents.constrained.observations import check_observations
 from icnn_rl.agents.icnn_q.algorithm import ICNNQ
 from icnn_rl.constraints import ActionConstraint, Fallback
+from icnn_rl.constraints.spaces import as_box
 from icnn_rl.envs.project_action import ProjectAction, VecProjectAction
 
 __all__ = ["Constrained", "constrain"]
@@ -80,6 +82,13 @@ def constrain(
     if trust_actions:
         own["trust_actions"] = True
     space = wrapped.observation_space
+    if not issubclass(agent, ICNNQ):  # which looks by itself
+        looked_at = wrapped if isinstance(wrapped, VecEnv) else DummyVecEnv([lambda: wrapped])
+        trust_obs, obs_size = ((policy_kwargs or {}).get(name) for name in ("trust_obs", "obs_size"))
+        check_observations(
+            constraint, space, as_box(wrapped.action_space), obs_size=obs_size, trust_obs=bool(trust_obs), env=looked_at
+        )
+        own["env_checked"] = True
     kwargs: dict[str, Any] = {"policy": _policy(agent, space), "policy_kwargs": {**(policy_kwargs or {}), **own}}
     if issubclass(agent, TD3 | DDPG | SAC):
         as_dict = isinstance(space, spaces.Dict)

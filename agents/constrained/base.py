@@ -93,11 +93,12 @@ class ConstrainedPolicy(BasePolicy):
         obs_size: length of the observation vector that the constraint was written for; another one is refused.
         trust_obs: take the observations for the constraint's, whatever wrappers there are.
         trust_actions: take the actions for the constraint's, whatever wrappers there are, and ask for no second half.
+        env_checked: whether the environment has been looked at, as :func:`icnn_rl.constrain` does.
         features_extractor_class: by default the one for the observations: CombinedExtractor for a Dict, NatureCNN for
             images, FlattenExtractor else.
 
     SB3 tells a policy nothing of its environment. Whether observations are normalised, or a wrapper is missing, is
-    checked by :class:`icnn_rl.agents.ConstraintCallback` when training starts, or by
+    checked by :func:`icnn_rl.constrain`, by :class:`icnn_rl.agents.ConstraintCallback` when training starts, or by
     :func:`icnn_rl.agents.check_agent` at any time; a policy that is trained without either warns.
 
     Raises:
@@ -105,9 +106,6 @@ class ConstrainedPolicy(BasePolicy):
     """
 
     settings: Settings
-
-    #: Whether somebody has looked at the environment, see :meth:`check_environment`.
-    _environment_seen = False
 
     @checks_names()
     def __init__(
@@ -124,6 +122,7 @@ class ConstrainedPolicy(BasePolicy):
         obs_size: int | None = None,
         trust_obs: bool = False,
         trust_actions: bool = False,
+        env_checked: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,6 +133,7 @@ class ConstrainedPolicy(BasePolicy):
             constraint, head, projection_penalty, fallback, optnet_kwargs, obs_size, trust_obs, trust_actions
         )
         check_observations(constraint, observation_space, action_space, obs_size=obs_size, trust_obs=trust_obs)
+        self._environment_seen = env_checked
         super().__init__(
             observation_space,
             action_space,
@@ -143,7 +143,8 @@ class ConstrainedPolicy(BasePolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self.settings.as_kwargs()}
+        own = {**self.settings.as_kwargs(), "env_checked": self._environment_seen}
+        return {**super()._get_constructor_parameters(), **own}
 
     def check_environment(self, env: VecEnv, algorithm: BaseAlgorithm | None = None) -> None:
         """Refuse an environment whose observations or actions are not the constraint's, and warn of a half that is

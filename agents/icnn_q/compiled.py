@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, TypeGuard
 
@@ -24,7 +25,7 @@ from icnn_rl.solution import Solution
 from icnn_rl.solvers import ProjectedNewton, Solver
 from icnn_rl.solvers.newton import dispatch
 
-__all__ = ["CompiledCritics", "is_compiled"]
+__all__ = ["CompiledAdam", "CompiledCritics", "is_compiled"]
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -90,6 +91,11 @@ class CompiledCritics:
         )
 
     # the loss
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Where :meth:`gradient` puts them, in the order of ``net.parameters()``."""
+        return list(self._into.values())
 
     @functools.cached_property
     def _into(self) -> dict[str, Tensor]:
@@ -238,13 +244,22 @@ class CompiledCritics:
 
     # the heads
 
-    def _weights(self) -> tuple[Any, Any, float, float]:
+    def _weights(self) -> tuple[Array, Array, float, float]:
         """W^(y) transposed (S E, n, h), v >= 0 (S E, h), the floor under the curvature, and the square of the width."""
         net = self.net
         assert net.activation.square_width is not None
-        directions = net.passthrough[0].weight.detach().mT.contiguous().numpy()
-        v = net.nonneg[0].weight.detach().clamp(min=0.0).squeeze(1).numpy()
-        return directions, v, net.strong_convexity, net.activation.square_width
+        passthrough, raw = net.passthrough[0].weight, net.nonneg[0].weight
+        own = _kernel().weights(passthrough.detach().numpy(), raw.detach().numpy())
+        return *own, net.strong_convexity, net.activation.square_width
+
+    def features(self, obs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalised observations (S, B, o), by moments (S, o), to each of the members: (S E, B, o)."""
+        learners, batch, width = obs.shape
+        if obs.dtype != torch.float32:
+            obs = obs.double()
+        x = self._buffer("x", batch, learners, batch, width)
+        _kernel().features(obs.contiguous().numpy(), mean.numpy(), variance.numpy(), x.numpy())
+        return x.unsqueeze(1).expand(-1, self.members, -1, -1).flatten(0, 1)
 
     def _read(self, x: Tensor) -> Read:
         net, batch, us = self.net, x.shape[-2], []
@@ -280,3 +295,76 @@ def _new_solution(like: Tensor, *shape: int) -> Solution:
 def _rows(bias: Tensor) -> Any:
     """(S E, 1, width) -> (S E, width), for compiled code."""
     return bias.detach().squeeze(1).numpy()
+
+
+class CompiledAdam:
+    """torch's Adam and the targets' step in one pass over one learner's weights.
+
+    The optimiser keeps its state, for whoever saves it or goes on with it.
+
+    Args:
+        optimizer: fused Adam, see :meth:`fits`.
+        gradients, targets: of the optimiser's parameters, in their order.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> None:
+        self.optimizer = optimizer
+        (self.group,) = optimizer.param_groups
+        self._gradients = tuple(part.numpy() for part in gradients)
+        self._targets = tuple(part.detach().numpy() for part in targets)
+        self._known: tuple[Any, ...] = ()
+        self._steps: list[Tensor] = []
+
+    @staticmethod
+    def fits(optimizer: torch.optim.Optimizer) -> bool:
+        """Whether this is Adam as it usually is, on the CPU."""
+        plain = {"weight_decay": 0, "amsgrad": False, "maximize": False, "capturable": False, "differentiable": False}
+        return (
+            type(optimizer) is torch.optim.Adam
+            and len(optimizer.param_groups) == 1
+            and all(optimizer.param_groups[0].get(name, value) == value for name, value in plain.items())
+            and all(p.device.type == "cpu" and p.is_contiguous() for p in optimizer.param_groups[0]["params"])
+            and not optimizer._optimizer_step_pre_hooks
+            and not optimizer._optimizer_step_post_hooks
+        )
+
+    def length(self) -> float:
+        """Of the gradient."""
+        return float(_kernel().length(self._gradients))
+
+    def step(self, tau: float) -> None:
+        """One step, and theta' += tau (theta - theta')."""
+        parameters = self.group["params"]
+        state = self.optimizer.state
+        if any(not state[p] for p in parameters):
+            for p, gradient in zip(parameters, self._gradients, strict=True):
+                p.grad = torch.from_numpy(gradient)
+            self.optimizer.step()  # it makes its state
+            for slow, p in zip(self._targets, parameters, strict=True):
+                slow += tau * (p.detach().numpy() - slow)
+            return
+        first = state[parameters[0]]
+        if not self._known or self._known[0] is not first["exp_avg"] or self._known[1] != parameters[0].data_ptr():
+            names = ("exp_avg", "exp_avg_sq")
+            arrays = [tuple(p.detach().numpy() for p in parameters)]
+            arrays += [tuple(state[p][name].numpy() for p in parameters) for name in names]
+            self._known = first["exp_avg"], parameters[0].data_ptr(), *arrays
+            self._steps = [state[p]["step"] for p in parameters]
+        torch._foreach_add_(self._steps, 1.0)
+        weights, means, squares = self._known[2:]
+        beta1, beta2 = self.group["betas"]
+        _kernel().adam(
+            weights,
+            self._gradients,
+            means,
+            squares,
+            self._targets,
+            float(self.group["lr"]),
+            float(beta1),
+            float(beta2),
+            float(self.group["eps"]),
+            float(self._steps[0]),
+            tau,
+        )

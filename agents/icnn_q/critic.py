@@ -258,7 +258,7 @@ class ICNNCritic(ConcaveCritic):
 
     def act_on(self, obs: object) -> np.ndarray | None:
         extractor, space = self.features_extractor, self.observation_space
-        if not isinstance(obs, np.ndarray) or obs.dtype.kind != "f" or obs.dtype.itemsize < 4:
+        if not isinstance(obs, np.ndarray) or obs.dtype not in (np.float32, np.float64):
             return None
         if self.limits is not None or not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
             return None

@@ -15,7 +15,7 @@ from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
 from icnn_rl.agents.icnn_q.critic import ACTION_BOX, ConcaveCritic, ICNNCritic
 from icnn_rl.agents.icnn_q.losses import bellman_loss, bellman_target, loss_numbers, on_bound
-from icnn_rl.agents.normalization import normalize
+from icnn_rl.agents.normalization import NormalizedExtractor, normalize
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution, Status
@@ -32,6 +32,7 @@ class Critics(Protocol):
 
     learners: int
     members: int
+    compiled: CompiledCritics | None
 
     def parameters(self) -> list[Tensor]:
         """All weights; those of learner s are rows s E .. s E + E - 1 where there are several."""
@@ -107,8 +108,13 @@ class LoneCritics:
 
     def _features(self, obs: PyTorchObs) -> Tensor:
         """To each member: (E, B, o)."""
+        extractor = self.critic.features_extractor
+        if self.compiled is not None and type(extractor) is NormalizedExtractor:
+            assert isinstance(obs, Tensor)
+            rows = obs.flatten(1).unsqueeze(0)
+            return self.compiled.features(rows, extractor.mean.unsqueeze(0), extractor.variance.unsqueeze(0))
         with torch.no_grad():
-            x = self.critic.extract_features(obs, self.critic.features_extractor)
+            x = self.critic.extract_features(obs, extractor)
         return x.expand(self.members, -1, -1)
 
     def clamp(self) -> None:
@@ -143,8 +149,11 @@ class StackedCritics:
 
     def _features(self, obs: Tensor) -> Tensor:
         """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
-        normalised = self._mean is not None and self._variance is not None
-        x = normalize(obs, self._mean, self._variance) if normalised else obs.float()  # type: ignore[arg-type]
+        x = obs.float()
+        if self._mean is not None and self._variance is not None:
+            if self.compiled is not None:
+                return self.compiled.features(obs, self._mean.squeeze(1), self._variance.squeeze(1))
+            x = normalize(obs, self._mean, self._variance)
         return x.unsqueeze(1).expand(-1, self.members, -1, -1).flatten(0, 1)
 
     def target(

@@ -89,6 +89,86 @@ def normalise_backward(xhat: Array, shift: Array, per_std: Array, du: Array, dbi
 
 
 @jit
+def features(obs: Array, mean: Array, variance: Array, x: Array) -> None:
+    """x = clip( (obs - mean) / sqrt(variance + 1e-8), +-10 ), see :func:`icnn_rl.agents.normalization.normalize`.
+
+    Args:
+        obs: (S, B, o). mean, variance: (S, o). x: (S, B, o), filled.
+    """
+    learners, batch, width = obs.shape
+    real = x.dtype.type
+    for s in range(learners):
+        for i in range(width):
+            factor, middle = real(1.0 / np.sqrt(variance[s, i] + EPSILON)), obs.dtype.type(mean[s, i])
+            for b in range(batch):
+                raised = real(obs[s, b, i] - middle) * factor
+                x[s, b, i] = min(max(raised, real(-CLIP)), real(CLIP)) if raised == raised else raised
+
+
+@jit
+def weights(passthrough: Array, raw: Array) -> tuple[Array, Array]:
+    """W^(y) transposed (M, n, h), and v = max(raw, 0) (M, h), from (M, h, n) and (M, 1, h)."""
+    members, h, n = passthrough.shape
+    directions, v = np.empty((members, n, h), passthrough.dtype), np.empty((members, h), raw.dtype)
+    for e in range(members):
+        for j in range(h):
+            v[e, j] = raw[e, 0, j] if not raw[e, 0, j] < 0 else 0
+            for i in range(n):
+                directions[e, i, j] = passthrough[e, j, i]
+    return directions, v
+
+
+@jit
+def adam(
+    parameters: Any,
+    gradients: Any,
+    means: Any,
+    squares: Any,
+    targets: Any,
+    rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    step: float,
+    tau: float,
+) -> None:
+    """One step of Adam and one of the targets, in one pass over the weights: as torch's Adam, and
+
+        theta' += tau (theta - theta').
+
+    Args:
+        parameters, gradients, means, squares, targets: tuples of arrays of the same shapes; changed but for the
+            gradients.
+        step: how many there have been, with this one.
+    """
+    share1, share2 = 1.0 - beta1, 1.0 - beta2
+    for k in range(len(parameters)):
+        p, g, m = parameters[k].reshape(-1), gradients[k].reshape(-1), means[k].reshape(-1)
+        v, slow = squares[k].reshape(-1), targets[k].reshape(-1)
+        real = p.dtype.type
+        length, root = real(rate / (1.0 - beta1**step)), real(1.0 / np.sqrt(1.0 - beta2**step))
+        b1, b2, s1, s2, eps, t = real(beta1), real(beta2), real(share1), real(share2), real(epsilon), real(tau)
+        for i in range(len(p)):
+            m[i] = b1 * m[i] + s1 * g[i]
+            v[i] = b2 * v[i] + s2 * g[i] * g[i]
+            p[i] -= length * m[i] / (np.sqrt(v[i]) * root + eps)
+            slow[i] += t * (p[i] - slow[i])
+
+
+@jit
+def length(gradients: Any) -> float:
+    """Of all gradients together."""
+    total = 0.0
+    for k in range(len(gradients)):
+        g = gradients[k].reshape(-1)
+        square = g.dtype.type(0.0)
+        for i in range(len(g)):
+            square += g[i] * g[i]
+        total += square
+    return float(np.sqrt(total))
+
+
+@jit
 def loss(
     heads: Array,
     tail: Array,
@@ -282,7 +362,7 @@ def act(
     normalised: bool,
     mean: Array,
     variance: Array,
-    weights: Any,
+    context: Any,
     biases: Any,
     shifts: Any,
     head_weight: Array,
@@ -300,7 +380,7 @@ def act(
 
     Args:
         obs: (o,). mean, variance: (o,), if it is to be ``normalised`` by them.
-        weights, biases, shifts: of the layers of the context, (E, out, in), (E, 1, out) and (E, 1, out).
+        context, biases, shifts: of the layers of the context, (E, out, in), (E, 1, out) and (E, 1, out).
         head_weight, head_bias: (E, H, width) and (E, 1, H).
         passthrough: W^(y) (E, h, n). raw_v: (E, 1, h), v before it is clamped.
         curvature, square_width: as in :func:`loss`. tol, max_steps, model_solves: of the solver.
@@ -309,8 +389,8 @@ def act(
     real = head_weight.dtype.type
     zero = real(0.0)
     widest = len(obs)
-    for layer in range(len(weights)):
-        widest = max(widest, weights[layer].shape[1])
+    for layer in range(len(context)):
+        widest = max(widest, context[layer].shape[1])
     u = np.empty((2, widest), head_weight.dtype)
     x = np.empty(len(obs), head_weight.dtype)
     for i in range(len(obs)):
@@ -322,8 +402,8 @@ def act(
     for e in range(members):
         width, now, other = len(obs), 0, 1
         u[now, :width] = x
-        for layer in range(len(weights)):
-            w = weights[layer][e]
+        for layer in range(len(context)):
+            w = context[layer][e]
             out = w.shape[0]
             middle = spread = zero
             for j in range(out):
@@ -346,15 +426,11 @@ def act(
                 total += head_weight[e, j, i] * u[now, i]
             heads[e, 0, j] = total
     tail = np.empty((members, 1, heads.shape[2] - n - h), heads.dtype)
-    v, directions = np.empty((members, h), heads.dtype), np.empty((members, n, h), heads.dtype)
+    directions, v = weights(passthrough, raw_v)
     for e in range(members):
         for j in range(tail.shape[2]):
             a = heads[e, 0, n + h + j]
             tail[e, 0, j] = a if a > real(20.0) else np.log1p(np.exp(a))  # as in torch's softplus
-        for j in range(h):
-            v[e, j] = zero if raw_v[e, 0, j] < zero else raw_v[e, 0, j]
-            for i in range(n):
-                directions[e, i, j] = passthrough[e, j, i]
     gates, offsets = np.empty((members, 1, n), heads.dtype), np.empty((members, 1, h), heads.dtype)
     out_weights, linear = np.empty((members, 1, h), heads.dtype), np.empty((1, n), heads.dtype)
     constant, quadratic = np.empty(1, heads.dtype), np.empty((1, n), heads.dtype)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
+from icnn_rl.agents.icnn_q.compiled import CompiledAdam
 from icnn_rl.agents.icnn_q.critics import Critics
 from icnn_rl.agents.icnn_q.losses import GRADIENT_KEY, LOSS_KEYS, TARGET_KEYS, TD_RATE
 from icnn_rl.solvers import Solver
@@ -89,11 +90,28 @@ class Learner(Generic[AnyCritics]):
         self._skip = torch.zeros(learners, device=device)
         self._normal: tuple[Tensor, Tensor] | None = None
         self._members = torch.zeros(learners, 0, dtype=torch.int64, device=device)
-        if check_every > 1:
+        self._adams = self._compile_adams()
+        if check_every > 1 and self._adams is None:
             for optimizer, skip in zip(self.optimizers, self._skip, strict=True):
                 optimizer.found_inf = skip  # type: ignore[attr-defined]  # fused Adam's own: 1 leaves all as it is
         self._owned = [
             [p for group in optimizer.param_groups for p in group["params"]] for optimizer in self.optimizers
+        ]
+
+    def _compile_adams(self) -> list[CompiledAdam] | None:
+        """One for each learner, where everything is on the CPU and as it usually is."""
+        compiled = self.critics.compiled
+        if (
+            compiled is None
+            or self.fixed_steps
+            or not all(CompiledAdam.fits(optimizer) for optimizer in self.optimizers)
+        ):
+            return None
+        e, gradients = self.critics.members, compiled.gradients
+        own = [slice(s * e, (s + 1) * e) for s in range(self.critics.learners)]
+        return [
+            CompiledAdam(optimizer, [part[rows] for part in gradients], [part[rows] for part in self._slow])
+            for optimizer, rows in zip(self.optimizers, own, strict=True)
         ]
 
     # an update
@@ -147,6 +165,8 @@ class Learner(Generic[AnyCritics]):
         target, usable, searched = self._target(batch, draws)
         actions = batch.actions if draws.jitter is None else batch.actions + draws.jitter
         told, gradients = self.critics.gradient(batch.obs, actions, target, usable)
+        if self._adams is not None:
+            return self._finish_compiled(self._adams, told, searched, usable)
         lengths = self._lengths(gradients)
         if self.check_every == 1:
             self._refuse_unsound(told[:, 0], lengths, usable)
@@ -157,6 +177,24 @@ class Learner(Generic[AnyCritics]):
         self._descend(gradients)
         self.critics.clamp()
         self._follow()
+        return self._tell(told, lengths, searched)
+
+    def _finish_compiled(self, adams: list[CompiledAdam], told: Tensor, searched: Tensor, usable: Tensor) -> Tensor:
+        """The rest of a step where one pass over the weights does it all."""
+        lengths = torch.tensor([adam.length() for adam in adams])
+        losses, tau = told[:, 0].tolist(), self._rate.tolist()
+        if self.check_every == 1:
+            self._refuse_unsound(told[:, 0], lengths, usable)
+        for s, (adam, loss, length) in enumerate(zip(adams, losses, lengths.tolist(), strict=True)):
+            if math.isfinite(loss) and math.isfinite(length) and (self.check_every == 1 or bool(self._sound[s])):
+                adam.step(tau[s])
+                self._sound_updates[s] += 1
+            else:
+                self._sound[s] = False
+        self.critics.clamp()
+        return self._tell(told, lengths, searched)
+
+    def _tell(self, told: Tensor, lengths: Tensor, searched: Tensor) -> Tensor:
         numbers = torch.cat((told, lengths.unsqueeze(-1), searched), -1)
         self.sums.add_(numbers)
         newest = told[:, 0] / self.critics.members

@@ -310,7 +310,7 @@ class StackedICNNQ(Generic[Row]):
             if isinstance(extractor, NormalizedExtractor):
                 extractor.mean, extractor.variance = extractor.mean.clone(), extractor.variance.clone()
             optimizer = agent.critic.optimizer
-            del optimizer.found_inf  # type: ignore[attr-defined]
+            optimizer.__dict__.pop("found_inf", None)
             for group in optimizer.param_groups:
                 group["lr"], group["capturable"] = float(group["lr"]), False
         return self.agents
