@@ -8,13 +8,18 @@ Both networks of the paper end here. With z_0 absent and, for every layer i = 0 
 the gates and offsets have been computed from the context once (or are constants, in a fully convex network). Value,
 gradient and Hessian in y are then a handful of matrix products and need no autograd graph:
 
-    reverse:  d_k = wout,    d_i = zgate_i * W_i^(z)T (d_{i+1} * g'(p_i)),    grad = sum_i ygate_i * W_i^(y)T (d_{i+1} *
-    g'(p_i)) + lin + q * y
-    forward:  J_0 = W_0^(y) diag(ygate_0),    J_i = W_i^(z) diag(zgate_i * g'(p_{i-1})) J_{i-1} + W_i^(y) diag(ygate_i)
-    Hessian:  H = sum_i J_i^T diag(d_{i+1} * g''(p_i)) J_i + diag(q).
+    reverse:   d_k  = wout
+               d_i  = zgate_i * W_i^(z)T ( d_{i+1} * g'(p_i) )
+               grad = sum_i ygate_i * W_i^(y)T ( d_{i+1} * g'(p_i) ) + lin + q * y
 
+    forward:   J_0  = W_0^(y) diag(ygate_0)
+               J_i  = W_i^(z) diag( zgate_i * g'(p_{i-1}) ) J_{i-1} + W_i^(y) diag(ygate_i)
+
+    Hessian:   H    = sum_i J_i^T diag( d_{i+1} * g''(p_i) ) J_i + diag(q)
+
+Here J_i is the Jacobian of p_i in y, and d_i the derivative of f in z_i.
 J_0 has the form (fixed matrix) x diagonal, so the first layer's part of H is one product with the table of outer
-products of the rows of W_0^(y); only deeper layers need Jacobians per row.
+products of the rows of W_0^(y); only deeper layers need a Jacobian for each sample.
 """
 
 from __future__ import annotations

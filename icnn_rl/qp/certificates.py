@@ -96,8 +96,7 @@ class Residuals:
     ``relative`` is the largest of errors that no choice of units can make small, without the 1: a row of A or C over
     |d_i| + |c_i| |x|; the gradient over its largest term, in the user's variables and in variables of equal curvature;
     the gap over the largest of its four sums. Near 0 the data's own sizes stand in, see :class:`Yardstick`: a solution
-    at 0 is as good as any other.
-    duality: the duality gap itself.
+    at 0 is as good as any other. ``duality`` is the duality gap itself.
 
     References:
         Criteria of the first kind: B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4; P. J.

@@ -3,10 +3,11 @@
 By the envelope theorem (Danskin's) its derivative is that at the minimiser held fixed, plus what a border that moves
 makes of it,
 
-    dF = d f(y; theta) + g . dy,        g the gradient of f in y,
+    dF = df(y; theta) + g . dy
 
-and the second term is 0 but for the coordinates and rows that C holds, which it moves. It takes no linear solve. At a
-kink, df and g are those of the cuts that meet there, weighted with their multipliers.
+with g the gradient of f in y. The second term is 0 but for coordinates and rows on the border of C, which moves them.
+No linear system is solved. At a kink, df and g are those of the cuts that meet there, weighted with their
+multipliers.
 """
 
 from __future__ import annotations

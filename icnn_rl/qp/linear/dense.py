@@ -23,7 +23,7 @@ def flops(size: int, rows: int) -> float:
 
 
 def cholesky(h: Tensor) -> Tensor:
-    """U with U^T U = H; rows that are not positive definite come out as rubbish or NaN, and are found out later."""
+    """U with U^T U = H. Where H is not positive definite U is meaningless or NaN; residuals find that out later."""
     out: Tensor = torch.linalg.cholesky_ex(h, upper=True)[0]
     return out
 
