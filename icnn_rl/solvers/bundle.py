@@ -208,8 +208,8 @@ def entropy(problem: Problem, y: Tensor) -> Tensor:
 
 
 def dual_value(multipliers: Tensor, slopes: Tensor, offsets: Tensor, tau: float, moving: Tensor) -> Tensor:
-    """D(lambda), a lower bound on the minimum of f - tau H for every lambda in the simplex. Coordinates that cannot move
-    have no entropy."""
+    """D(lambda), a lower bound on the minimum of f - tau H for every lambda in the simplex. A coordinate that cannot
+    move has no entropy."""
     c = (slopes * multipliers.unsqueeze(-1)).sum(-2)
     # torch's default threshold, 20, would round the softplus down by 2e-9, and the bound up
     return (offsets * multipliers).sum(-1) - tau * (F.softplus(-c / tau, threshold=40.0) * moving).sum(-1)
