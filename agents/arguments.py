@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import ParamSpec
+
+from icnn_rl.spelling import did_you_mean, nearest
 
 __all__ = ["arguments", "check_names", "checks_names"]
 
@@ -38,12 +39,12 @@ def check_names(where: str, given: Iterable[str], known: Iterable[str], elsewher
     for name in given:
         if name in known:
             continue
-        hint = elsewhere.get(name) or f"Known: {', '.join(sorted(known - {'self'}))}."
-        if near := difflib.get_close_matches(name, known, n=1):
-            hint = f"Did you mean {near[0]!r}?"
-        elif name not in elsewhere and (near := difflib.get_close_matches(name, elsewhere, n=1)):
-            hint = f"Did you mean {near[0]!r}? {elsewhere[near[0]]}"
-        raise TypeError(f"{name}: not an argument of {where}. {hint}")
+        hint = f" {elsewhere.get(name) or 'Known: ' + ', '.join(sorted(known - {'self'})) + '.'}"
+        if nearest(name, known):
+            hint = did_you_mean(name, known)
+        elif name not in elsewhere and (near := nearest(name, elsewhere)):
+            hint = f"{did_you_mean(name, near)} {elsewhere[near[0]]}"
+        raise TypeError(f"{name}: not an argument of {where}.{hint}")
 
 
 def checks_names(

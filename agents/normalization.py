@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 #: Normalised observations are cut off here: a coordinate that hardly ever moved may do so by many deviations.
-_CLIP = 10.0
+CLIP = 10.0
 
 #: Added to the variance: a coordinate that never moved stays 0.
-_EPSILON = 1e-8
+EPSILON = 1e-8
 
 
 class NormalizedExtractor(FlattenExtractor):
@@ -150,7 +150,7 @@ def normalize(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     The mean is taken off in float64 unless x is float32: rounded first, 1.7e9 + 2 (a time stamp) would be 1.7e9.
     """
     exact = x if x.dtype == torch.float32 else x.double()
-    return ((exact - mean.to(exact)).float() * (variance + _EPSILON).rsqrt().float()).clamp(-_CLIP, _CLIP)
+    return ((exact - mean.to(exact)).float() * (variance + EPSILON).rsqrt().float()).clamp(-CLIP, CLIP)
 
 
 def _range(given: tuple[int, int] | None, size: int) -> slice:

@@ -4,7 +4,8 @@
     python -m benchmarks.ablation --out runs/ablation --table
 
 10 000 random steps first, then an update a step, as in the first 30 000 steps of a run of 100 000. The same command
-goes on with what is not finished; ``--table`` prints what is. What was run: docs/results/ablations/one-at-a-time.
+goes on with what is not finished; ``--table`` prints what is, and takes a table of benchmarks/keep.py for ``--out``,
+such as docs/results/ablations/one-at-a-time.csv.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from icnn_rl.cli.commands.sweep import run_shown
+from icnn_rl.cli.pool import run_shown
 from icnn_rl.runs.jobs import Job
 from icnn_rl.runs.pools import local_pool
-from icnn_rl.runs.report import read_runs
+from icnn_rl.runs.report import find_runs, read_runs
 from icnn_rl.runs.sweep import make_jobs, read_sweep
 
 ENVS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
@@ -58,9 +59,10 @@ def jobs(out: Path, variants: Sequence[str], envs: Sequence[str], seeds: str, ti
 def table(out: Path, variants: Sequence[str], envs: Sequence[str]) -> str:
     """Mean over seeds of the last model's return, each seed's in brackets; variants without a finished run are left
     out."""
+    finished, _ = read_runs(find_runs([out]))
     lines = ["| | " + " | ".join(envs) + " |", "|---" * (len(envs) + 1) + "|"]
     for variant in variants:
-        runs, _ = read_runs(sorted(path.parent for path in (out / variant).glob("*/config.yml")))
+        runs = [run for run in finished if run.folder.parent.name == variant]
         if not runs:
             continue
         cells = []

@@ -17,7 +17,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 
 from icnn_rl.agents import ICNNQ
-from icnn_rl.runs.config import parse_overrides
+from icnn_rl.runs.arguments import parse_overrides
 
 
 class Report(BaseCallback):

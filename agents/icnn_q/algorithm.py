@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pathlib
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
@@ -28,20 +29,24 @@ from icnn_rl.agents.arguments import arguments, check_names, checks_names
 from icnn_rl.agents.buffers import executed_actions
 from icnn_rl.agents.constrained.both_halves import check_halves
 from icnn_rl.agents.constrained.observations import check_observations
+from icnn_rl.agents.icnn_q.batch import Batch
 from icnn_rl.agents.icnn_q.critic import ConcaveCritic, Greedy
 from icnn_rl.agents.icnn_q.critics import LoneCritics
-from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Batch, Learner, is_fused_adam, process_generator
+from icnn_rl.agents.icnn_q.exploration import Exploration, GaussianNoise, read_exploration
+from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Learner, is_fused_adam, process_generator
 from icnn_rl.agents.icnn_q.noise import check_noise, noise_for
 from icnn_rl.agents.icnn_q.policy import ICNNQCnnPolicy, ICNNQMultiInputPolicy, ICNNQPolicy, finite_obs
 from icnn_rl.agents.normalization import update_moments
 from icnn_rl.checks import check_positive_int, check_range
 
-__all__ = ["ICNNQ"]
-
-_MAX_WARM_UP = 10_000
-
+__all__ = ["ICNNQ", "warm_up"]
 
 SelfICNNQ = TypeVar("SelfICNNQ", bound="ICNNQ")
+
+
+def warm_up(timesteps: int) -> int:
+    """Steps of random actions that a run of ``timesteps`` begins with: a tenth, at most 10 000."""
+    return min(timesteps // 10, 10_000)
 
 
 def _of_the_policy(agent_class: type) -> dict[str, str]:
@@ -76,8 +81,10 @@ class ICNNQ(OffPolicyAlgorithm):
         learning_starts: environment steps of uniformly random actions before the first update; None: a tenth of the
             first ``learn``, at most 10 000.
         policy_delay: updates of the critics for each move of the target networks (there is no actor to delay).
-        exploration_noise: standard deviation of the Gaussian noise on scaled actions while learning, where
-            ``action_noise`` is not given.
+        exploration: what is tried in place of the greedy action while learning: an
+            :class:`icnn_rl.agents.icnn_q.exploration.Exploration`, or plain data, {"kind": "held", "std": 0.2, "steps":
+            4}. None: Gaussian noise. SB3's ``action_noise`` takes its place where it is given.
+        exploration_noise: standard deviation of that Gaussian noise, on scaled actions.
         target_policy_noise, target_noise_clip: smoothing of the target action, in scaled units.
         target_members: the target takes the least of that many members, drawn anew for each update; None: of all. The
             least of more members lies further below their mean, and an update hands this on to the next.
@@ -136,6 +143,7 @@ class ICNNQ(OffPolicyAlgorithm):
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         policy_delay: int = 1,
+        exploration: Exploration | Mapping[str, Any] | None = None,
         exploration_noise: float = 0.2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
@@ -183,6 +191,7 @@ class ICNNQ(OffPolicyAlgorithm):
         check_range("gamma", gamma, 0.0, 1.0)
         check_range("tau", tau, 0.0, 1.0)
         self.policy_delay = check_positive_int("policy_delay", policy_delay)
+        self.exploration = read_exploration(exploration)
         self.exploration_noise = check_range("exploration_noise", exploration_noise, 0.0, float("inf"))
         self.target_policy_noise = check_range("target_policy_noise", target_policy_noise, 0.0, float("inf"))
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
@@ -208,11 +217,6 @@ class ICNNQ(OffPolicyAlgorithm):
         self._check_policy()
         self._check_observations(self.env)
         self._check_members()
-        self._own_noise: ActionNoise | None = None
-        if self.action_noise is None and self.exploration_noise > 0:
-            shape = self._action_shape
-            self._own_noise = NormalActionNoise(np.zeros(shape), np.full(shape, self.exploration_noise))
-            self.action_noise = self._own_noise
         self._check_noise()
         self._create_aliases()
 
@@ -265,12 +269,12 @@ class ICNNQ(OffPolicyAlgorithm):
     def _create_aliases(self) -> None:
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         self.actor, self.actor_target = self.critic, self.critic_target  # SB3 and its callbacks read these names
-        self._learner: Learner | None = None
+        self._learner: Learner[LoneCritics] | None = None
 
     # learning
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> Learner[LoneCritics]:
         """What updates the critics: see :class:`icnn_rl.agents.icnn_q.learner.Learner`."""
         if self._learner is None:
             optimizer = self.critic.optimizer
@@ -298,7 +302,6 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """``gradient_steps`` updates of the critics, each on a fresh batch from the replay buffer."""
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.critic.optimizer)
         learner = self.learner
         for _ in range(gradient_steps):
@@ -372,11 +375,34 @@ class ICNNQ(OffPolicyAlgorithm):
         value, gap = found.value.cpu() / self.reward_scale, found.gap.cpu() / self.reward_scale
         return Greedy(torch.as_tensor(action), value, gap, found.status.cpu())
 
+    def explore(self, scaled: np.ndarray, obs: Any, random: Any = np.random) -> np.ndarray:
+        """Scaled actions (B, ...) to try in place of these, for observations (B, ...)."""
+        exploration = self.exploration
+        if self.action_noise is not None or (exploration is None and self.exploration_noise == 0):
+            return scaled
+        if exploration is None:
+            exploration = GaussianNoise(self.exploration_noise)
+        rows = scaled.reshape(len(scaled), -1)
+
+        def curvature() -> np.ndarray:
+            tensor, _ = self.policy.obs_to_tensor(obs)
+            with torch.inference_mode():
+                bound: Any = self.critic.bind(tensor)
+                _, _, hessian = bound.value_grad_hessian(torch.as_tensor(rows, device=self.device))
+            matrices: np.ndarray = hessian.cpu().numpy()
+            return matrices
+
+        tried = exploration(rows, curvature, random).reshape(scaled.shape)
+        return np.clip(tried, -1.0, 1.0).astype(scaled.dtype)
+
     # SB3's seams
 
     def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """SB3's action with its noise, or a random one, moved to the nearest that the constraint allows."""
+        """The action with noise, or a random one, moved to the nearest that the constraint allows."""
         action, scaled = super()._sample_action(*args, **kwargs)
+        if np.isfinite(action).all():
+            scaled = self.explore(scaled, self._last_obs)
+            action = self.policy.unscale_action(scaled)
         if not np.isfinite(action).all():  # of finite observations
             raise FloatingPointError(
                 f"the critic's value of an action is not finite after update {self._n_updates}: its weights have "
@@ -411,7 +437,7 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.learning_starts is None:
-            self.learning_starts = min(total_timesteps // 10, _MAX_WARM_UP)  # type: ignore[unreachable]
+            self.learning_starts = warm_up(total_timesteps)  # type: ignore[unreachable]
         self._check_noise()  # it may have been set since
         self.action_noise = noise_for(self.n_envs, self.action_noise)
         prepared = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -457,12 +483,8 @@ class ICNNQ(OffPolicyAlgorithm):
         super().save(path, *args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
-        # our own noise is made anew: for the exploration_noise and the number of environments of the agent then
-        noise = getattr(self.action_noise, "base_noise", self.action_noise)
         return [
             *super()._excluded_save_params(),
-            *(["action_noise"] if noise is self._own_noise else []),
-            "_own_noise",
             "critic",
             "critic_target",
             "actor",

@@ -7,19 +7,22 @@ import dataclasses
 from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
-from icnn_rl.agents.normalization import preprocess
+from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
+from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space, preprocess
 from icnn_rl.constraints import ActionConstraint, ActionProjection
 from icnn_rl.constraints.base import Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
+from icnn_rl.nn.linear import plain
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
@@ -183,11 +186,20 @@ class ConcaveCritic(BasePolicy):
     def _solve(self, obs: PyTorchObs) -> Solution:
         with torch.inference_mode():
             solution = self.maximise(self.bind(obs), self.solver, obs)
-            if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
-                return solution
+        return self._count(solution)
+
+    def _count(self, solution: Solution) -> Solution:
+        """Failures are counted, and what is not known is NaN."""
+        if bool((solution.status <= _LAST_USABLE).all()):  # nearly always: one question instead of counting
+            return solution
         self.act_failed += int(solution.failed.sum())
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
+
+    def act_on(self, obs: object) -> np.ndarray | None:
+        """The greedy action, scaled, for one observation as the environment gives it, where there is a shorter way than
+        through tensors; None: there is none, or the observation is not one finite row."""
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -228,13 +240,59 @@ class ICNNCritic(ConcaveCritic):
     def __init__(self, *args: Any, picnn_kwargs: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.picnn_kwargs = picnn_kwargs
+        self._compiled: CompiledCritics | None = None
+        self._compiled_for: tuple[torch.device, torch.dtype] | None = None
         self.net = PICNN(self.features_dim, self.action_dim, **picnn_kwargs)
 
     def bind_features(self, features: Tensor) -> BoundCritic:
         return self.net.bind(features, reduction="mean")
+
+    @property
+    def compiled(self) -> CompiledCritics | None:
+        """The same critic in compiled code, where there is one for it."""
+        weight = self.net.heads.weight
+        kind = weight.device, weight.dtype
+        if self._compiled_for != kind:
+            self._compiled = CompiledCritics(self.net, 1) if CompiledCritics.fits(self.net) else None
+            self._compiled_for = kind
+        return self._compiled
+
+    def act_on(self, obs: object) -> np.ndarray | None:
+        extractor, space = self.features_extractor, self.observation_space
+        if not isinstance(obs, np.ndarray) or obs.dtype.kind != "f" or obs.dtype.itemsize < 4:
+            return None
+        if self.limits is not None or not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
+            return None
+        if type(extractor) not in (NormalizedExtractor, FlattenExtractor) or not finite_in_float32(obs):
+            return None
+        compiled = self.compiled
+        if compiled is None or not is_compiled(self.solver):
+            return None
+        if isinstance(extractor, NormalizedExtractor):
+            action, status = compiled.act_on(obs.reshape(-1), extractor.mean, extractor.variance, self.solver)
+        else:
+            action, status = compiled.act_on(obs.reshape(-1).astype(np.float32, copy=False), None, None, self.solver)
+        if status > _LAST_USABLE:
+            return None  # counted, and told, the long way
+        shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
+        return action.reshape(shape)
+
+    @eager("The greedy action")
+    def _solve(self, obs: PyTorchObs) -> Solution:
+        if self.limits is None and is_compiled(self.solver) and plain() and (compiled := self.compiled) is not None:
+            with torch.no_grad():
+                solution = compiled.act(self.extract_features(obs, self.features_extractor), self.solver)
+            return self._count(solution)
+        return super()._solve(obs)
 
     def clamp_weights_(self) -> None:
         self.net.clamp_weights_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "picnn_kwargs": self.picnn_kwargs}
+
+
+def finite_in_float32(array: np.ndarray) -> bool:
+    """Whether the numbers are finite as the networks read them."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())

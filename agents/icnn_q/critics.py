@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor
 
-from icnn_rl.agents.icnn_q.bellman_gradient import BellmanGradient
-from icnn_rl.agents.icnn_q.critic import ACTION_BOX, ConcaveCritic
-from icnn_rl.agents.icnn_q.losses import bellman_loss
+from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
+from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
+from icnn_rl.agents.icnn_q.critic import ACTION_BOX, ConcaveCritic, ICNNCritic
+from icnn_rl.agents.icnn_q.losses import bellman_loss, bellman_target, loss_numbers, on_bound
 from icnn_rl.agents.normalization import normalize
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.groups import GroupMeans
-from icnn_rl.solution import Solution
+from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, ProjectedNewton, Solver, solve
 from icnn_rl.solvers.newton.fixed_steps import solve_fixed_steps
 from icnn_rl.solvers.newton.smoothed_start import smoothed_start
@@ -25,45 +27,34 @@ from icnn_rl.solvers.shortcuts import without_shortcuts
 __all__ = ["Critics", "LoneCritics", "StackedCritics"]
 
 
-class Bound(NamedTuple):
-    """The energies of a batch of states, and the sets of actions that may be taken there."""
-
-    energy: Any
-    obs: PyTorchObs
-    allowed: Any
-
-
 class Critics(Protocol):
     """S learners with E members each: energies f_e(s, .), convex in the scaled action, Q_e = -f_e."""
 
     learners: int
     members: int
-    constrained: bool
 
     def parameters(self) -> list[Tensor]:
         """All weights; those of learner s are rows s E .. s E + E - 1 where there are several."""
         ...
 
-    def bind(self, obs: PyTorchObs) -> Bound:
-        """Everything that depends on the states, once."""
-        ...
+    def target(
+        self, batch: Batch, own: Settings, draws: Draws, solver: Solver, atol: Tensor, *, fixed_steps: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """scale r + gamma (1 - ended) min_e Q_e(s', a'), a' the greedy action with noise; (S, B).
 
-    def member_values(self, bound: Bound, actions: Tensor) -> Tensor:
-        """f_e (S, E, B) at the actions (S, B, n)."""
-        ...
+        Args:
+            atol: (S,), a certified gap of the greedy action that is small enough.
+            fixed_steps: take all steps of the solver.
 
-    def maximise(self, bound: Bound, solver: Solver, atol: Tensor, *, fixed_steps: bool = False) -> Solution:
-        """argmax_a of mean_e Q_e, (S, B, n); a certified gap of ``atol`` (S,) is small enough."""
-        ...
-
-    def nearest(self, bound: Bound, actions: Tensor) -> Tensor:
-        """The allowed actions nearest to these, (S, B, n)."""
+        Returns:
+            the target, which rows have one (S, B), and the means over B of what :data:`TARGET_KEYS` names (S, 6).
+        """
         ...
 
     def gradient(
         self, obs: PyTorchObs, actions: Tensor, target: Tensor, usable: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """The Bellman losses (S,), the energies (S, E, B), and the gradient of the losses in every parameter."""
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """What :data:`LOSS_KEYS` names of the Bellman losses (S, 4), and their gradient in every parameter."""
         ...
 
     def clamp(self) -> None:
@@ -83,38 +74,42 @@ class LoneCritics:
     def __init__(self, critic: ConcaveCritic) -> None:
         self.critic = critic
         self.members = critic.members
-        self.constrained = critic.limits is not None
         self._running = get_parameters_by_name(critic, ["running_"])
-        net = critic.net
-        alone = len(list(critic.parameters())) == len(list(net.parameters()))  # the features have no weights
-        self._by_hand = BellmanGradient(net, 1) if alone and BellmanGradient.fits(net) else None  # type: ignore[arg-type]
+        alone = len(list(critic.parameters())) == len(list(critic.net.parameters()))  # the features have no weights
+        self.compiled = critic.compiled if alone and isinstance(critic, ICNNCritic) else None
 
     def parameters(self) -> list[Tensor]:
         return list(self.critic.parameters())
 
-    def bind(self, obs: PyTorchObs) -> Bound:
-        return Bound(self.critic.bind(obs), obs, self.critic.action_set(obs))
-
-    def member_values(self, bound: Bound, actions: Tensor) -> Tensor:
-        values: Tensor = bound.energy.member_values(actions[0])
-        return values.unsqueeze(0)
-
-    def maximise(self, bound: Bound, solver: Solver, atol: Tensor, *, fixed_steps: bool = False) -> Solution:
-        found = self.critic.maximise(bound.energy, solver, bound.obs, bound.allowed, atol)
-        return Solution(*(getattr(found, name).unsqueeze(0) for name in _ROWS))
-
-    def nearest(self, bound: Bound, actions: Tensor) -> Tensor:
-        return self.critic.nearest(bound.obs, actions[0], bound.allowed).unsqueeze(0)
+    def target(
+        self, batch: Batch, own: Settings, draws: Draws, solver: Solver, atol: Tensor, *, fixed_steps: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        critic, next_obs = self.critic, batch.next_obs
+        if self.compiled is not None and critic.limits is None and is_compiled(solver):
+            return self.compiled.target(self._features(next_obs), batch, own, draws, solver, atol)
+        energy, allowed = critic.bind(next_obs), critic.action_set(next_obs)
+        found = critic.maximise(energy, solver, next_obs, allowed, atol)
+        action = found.value if draws.noise is None else (found.value + draws.noise[0]).clamp(-1.0, 1.0)
+        if draws.noise is not None:
+            action = critic.nearest(next_obs, action, allowed)
+        energies = energy.member_values(action).unsqueeze(0)
+        return _target(energies, stacked([found]), batch, own, draws.members)
 
     def gradient(
         self, obs: PyTorchObs, actions: Tensor, target: Tensor, usable: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        if self._by_hand is not None:
-            with torch.no_grad():
-                x = self.critic.extract_features(obs, self.critic.features_extractor)
-            return self._by_hand(x.expand(self.members, -1, -1), actions, target, usable)
-        energies = self.critic.bind(obs).member_values(actions[0]).unsqueeze(0)
-        return _by_autograd(energies, target, usable, self.parameters())
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        if self.compiled is not None:
+            return self.compiled.gradient(self._features(obs), actions, target, usable)
+        self.critic.set_training_mode(True)
+        with torch.enable_grad():
+            energies = self.critic.bind(obs).member_values(actions[0]).unsqueeze(0)
+            return _by_autograd(energies, target, usable, self.parameters())
+
+    def _features(self, obs: PyTorchObs) -> Tensor:
+        """To each member: (E, B, o)."""
+        with torch.no_grad():
+            x = self.critic.extract_features(obs, self.critic.features_extractor)
+        return x.expand(self.members, -1, -1)
 
     def clamp(self) -> None:
         self.critic.clamp_weights_()
@@ -134,13 +129,11 @@ class StackedCritics:
         mean, variance: (S, 1, o) of the observations, None: these are features as they are.
     """
 
-    constrained = False
-
     def __init__(self, net: PICNN, learners: int, mean: Tensor | None = None, variance: Tensor | None = None) -> None:
         self.net, self.learners = net, learners
         self.members = (net.ensemble or 1) // learners
         self._mean, self._variance = mean, variance
-        self._by_hand = BellmanGradient(net, learners) if BellmanGradient.fits(net) else None
+        self.compiled = CompiledCritics(net, learners) if CompiledCritics.fits(net) else None
         # a box with no question left to ask: its bounds are looked at here, once
         start = net.heads.weight.new_zeros(learners, 1, net.y_features)
         self._problem = Problem(lambda y: y.sum(-1), ACTION_BOX, start)
@@ -148,51 +141,52 @@ class StackedCritics:
     def parameters(self) -> list[Tensor]:
         return list(self.net.parameters())
 
-    def features(self, obs: Tensor) -> Tensor:
+    def _features(self, obs: Tensor) -> Tensor:
         """Every learner's features to each of its members: (S, B, o) -> (S E, B, o)."""
         normalised = self._mean is not None and self._variance is not None
         x = normalize(obs, self._mean, self._variance) if normalised else obs.float()  # type: ignore[arg-type]
         return x.unsqueeze(1).expand(-1, self.members, -1, -1).flatten(0, 1)
 
-    def bind(self, obs: PyTorchObs) -> Bound:
-        assert isinstance(obs, Tensor)
-        return Bound(GroupMeans(self.net.bind(self.features(obs)), self.learners), obs, None)
-
-    def member_values(self, bound: Bound, actions: Tensor) -> Tensor:
-        values: Tensor = bound.energy.member_values(actions)
-        return values
-
-    def maximise(self, bound: Bound, solver: Solver, atol: Tensor, *, fixed_steps: bool = False) -> Solution:
-        energy = bound.energy
-        if not fixed_steps and energy.members.linear.device.type == "cpu":
-            return self._one_by_one(energy, solver, atol)
-        problem, start = self._problem.of(energy), energy.start()
-        if not fixed_steps:
-            return solve(problem, solver, smoothed_start(problem, start), atol=atol.unsqueeze(-1))
-        assert isinstance(solver, ProjectedNewton)
-        with without_shortcuts():
-            return solve_fixed_steps(problem, solver, smoothed_start(problem, start), atol=atol.unsqueeze(-1))
-
-    def _one_by_one(self, energy: GroupMeans, solver: Solver, atol: Tensor) -> Solution:
-        """On a CPU side by side is no faster, and the compiled method takes one learner at a time."""
-        found = []
-        for s in range(self.learners):
-            own = energy.group(s)
-            start = own.start()
-            found.append(solve(Problem(own, ACTION_BOX, start), solver, start, averages=True, atol=atol[s]))
-        return Solution(*(torch.stack([getattr(one, name) for one in found]) for name in _ROWS))
-
-    def nearest(self, bound: Bound, actions: Tensor) -> Tensor:
-        return actions
+    def target(
+        self, batch: Batch, own: Settings, draws: Draws, solver: Solver, atol: Tensor, *, fixed_steps: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        assert isinstance(batch.next_obs, Tensor)
+        x = self._features(batch.next_obs)
+        if self.compiled is not None and not fixed_steps and is_compiled(solver):
+            return self.compiled.target(x, batch, own, draws, solver, atol)
+        energy = GroupMeans(self.net.bind(x), self.learners)
+        found = self._maximise(energy, solver, atol, fixed_steps)
+        action = found.value if draws.noise is None else (found.value + draws.noise).clamp(-1.0, 1.0)
+        return _target(energy.member_values(action), found, batch, own, draws.members)
 
     def gradient(
         self, obs: PyTorchObs, actions: Tensor, target: Tensor, usable: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    ) -> tuple[Tensor, list[Tensor | None]]:
         assert isinstance(obs, Tensor)
-        if self._by_hand is not None:
-            return self._by_hand(self.features(obs), actions, target, usable)
-        energies = self.member_values(self.bind(obs), actions)
-        return _by_autograd(energies, target, usable, self.parameters())
+        x = self._features(obs)
+        if self.compiled is not None:
+            return self.compiled.gradient(x, actions, target, usable)
+        with torch.enable_grad():
+            energies = GroupMeans(self.net.bind(x), self.learners).member_values(actions)
+            return _by_autograd(energies, target, usable, self.parameters())
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, solver: Solver) -> Solution:
+        x = self._features(obs.unsqueeze(1))
+        if self.compiled is not None and is_compiled(solver):
+            return self.compiled.act_each(x, solver)
+        energy = GroupMeans(self.net.bind(x), self.learners)
+        # the environments wait for the actions: asking whether there is anything left to do costs nothing more
+        return self._maximise(energy, solver, x.new_zeros(self.learners), fixed_steps=False)
+
+    def _maximise(self, energy: GroupMeans, solver: Solver, atol: Tensor, fixed_steps: bool) -> Solution:
+        """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
+        problem, start, enough = self._problem.of(energy), energy.start(), atol.unsqueeze(-1)
+        if not fixed_steps:
+            return solve(problem, solver, smoothed_start(problem, start), atol=enough)
+        assert isinstance(solver, ProjectedNewton)
+        with without_shortcuts():
+            return solve_fixed_steps(problem, solver, smoothed_start(problem, start), atol=enough)
 
     def clamp(self) -> None:
         self.net.clamp_weights_()
@@ -201,13 +195,34 @@ class StackedCritics:
         """The learners' critics and targets share theirs."""
 
 
-_ROWS = [field.name for field in dataclasses.fields(Solution) if field.name != "state"]
+def stacked(found: Sequence[Solution]) -> Solution:
+    """Solutions of S learners as one."""
+    names = (field.name for field in dataclasses.fields(Solution) if field.name != "state")
+    return Solution(**{name: torch.stack([getattr(one, name) for one in found]) for name in names})
+
+
+def _target(
+    energies: Tensor, found: Solution, batch: Batch, own: Settings, drawn: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :meth:`Critics.target`: from every member's energy (S, E, B) and the search for the greedy action."""
+    if drawn is not None:
+        energies = energies.gather(1, drawn.unsqueeze(-1).expand(-1, -1, energies.shape[-1]))
+    # where no action is allowed the fallback is taken, as the environment's wrapper does
+    empty = found.status == Status.PRIMAL_INFEASIBLE
+    failed = found.failed & ~empty
+    discount = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
+    rewards = own.reward_scale.unsqueeze(-1) * batch.rewards
+    target, usable = bellman_target(rewards, batch.ended > 0, discount, -energies.amax(1), ~failed)
+    gap = torch.where(empty, torch.nan, found.gap)
+    parts = (found.num_steps, gap, found.success, failed, empty, on_bound(found.value))
+    return target, usable, torch.stack([part.float() for part in parts], -1).nanmean(1)
 
 
 def _by_autograd(
     energies: Tensor, target: Tensor, usable: Tensor, parameters: list[Tensor]
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+) -> tuple[Tensor, list[Tensor | None]]:
     losses = bellman_loss(energies, target, usable)
     gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
     # laid out as the weights are: fused Adam reads memory in order
-    return losses.detach(), energies.detach(), [None if g is None else g.contiguous() for g in gradients]
+    laid_out: list[Tensor | None] = [None if g is None else g.contiguous() for g in gradients]
+    return loss_numbers(losses, energies, target, usable).mT, laid_out

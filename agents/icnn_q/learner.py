@@ -12,85 +12,31 @@ A lone agent is S = 1; stacked ones are S > 1, with everything of learner s in r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import torch
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
+from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
 from icnn_rl.agents.icnn_q.critics import Critics
-from icnn_rl.agents.icnn_q.losses import (
-    GRADIENT_KEY,
-    LOSS_KEYS,
-    TARGET_KEYS,
-    TD_RATE,
-    bellman_target,
-    loss_numbers,
-    on_bound,
-)
-from icnn_rl.solution import Status
+from icnn_rl.agents.icnn_q.losses import GRADIENT_KEY, LOSS_KEYS, TARGET_KEYS, TD_RATE
 from icnn_rl.solvers import Solver
 
-__all__ = ["NUMBERS", "Batch", "Learner", "Settings"]
+__all__ = ["CHECK_EVERY", "NUMBERS", "Learner", "is_fused_adam", "process_generator"]
 
 #: What an update tells, in the order of its columns.
 NUMBERS = (*LOSS_KEYS, GRADIENT_KEY, *TARGET_KEYS)
-
-#: Settings that learners may have of their own: attributes of an agent.
-_OWN = (
-    "gamma",
-    "tau",
-    "target_policy_noise",
-    "target_noise_clip",
-    "action_smoothing",
-    "reward_scale",
-    "target_gap",
-)
-
 
 #: Updates between two looks at whether every loss is finite, where asking makes the host wait for the device.
 CHECK_EVERY = 100
 
 
-class Batch(NamedTuple):
-    """Transitions of S learners, B each. ``ended`` is true where the episode ended, and not by a time limit;
-    ``discounts`` those of n-step returns, None: gamma."""
-
-    obs: PyTorchObs  # (S, B, ..); of a lone agent (B, ..), or a dict of these
-    next_obs: PyTorchObs
-    actions: Tensor  # (S, B, n), scaled to [-1, 1]
-    rewards: Tensor  # (S, B)
-    ended: Tensor  # (S, B)
-    discounts: Tensor | None = None  # (S, B)
+AnyCritics = TypeVar("AnyCritics", bound=Critics)
 
 
-class Settings:
-    """Numbers that each learner has of its own, (S,) each, at fixed addresses on the device: what an update reads."""
-
-    def __init__(self, learners: int, device: torch.device) -> None:
-        self.columns = torch.zeros(len(_OWN), learners, device=device)
-        self._known = torch.full((len(_OWN), learners), torch.nan)
-        self._at = {name: i for i, name in enumerate(_OWN)}
-
-    def read(self, agents: Sequence[Any]) -> None:
-        """Take over the agents' attributes of these names."""
-        now = torch.tensor([[float(getattr(agent, name)) for agent in agents] for name in _OWN])
-        if not torch.equal(now, self._known):
-            self._known = now
-            self.columns.copy_(now)
-
-    def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("_") or name not in self._at:
-            raise AttributeError(name)
-        return self.columns[self._at[name]]
-
-    def any(self, name: str, s: int) -> bool:
-        """Whether learner s has a number other than 0, without asking the device."""
-        return bool(self._known[self._at[name], s] != 0)
-
-
-class Learner:
+class Learner(Generic[AnyCritics]):
     """S learners with critics, targets, optimisers and random streams of their own.
 
     Args:
@@ -114,8 +60,8 @@ class Learner:
 
     def __init__(
         self,
-        critics: Critics,
-        targets: Critics,
+        critics: AnyCritics,
+        targets: AnyCritics,
         optimizers: Sequence[torch.optim.Optimizer],
         solver: Solver,
         generators: Sequence[torch.Generator],
@@ -141,7 +87,8 @@ class Learner:
         self._sound_updates = torch.zeros(learners, dtype=torch.int64, device=device)
         self._rate = torch.zeros(learners, device=device)
         self._skip = torch.zeros(learners, device=device)
-        self._draws: _Draws | None = None
+        self._normal: tuple[Tensor, Tensor] | None = None
+        self._members = torch.zeros(learners, 0, dtype=torch.int64, device=device)
         if check_every > 1:
             for optimizer, skip in zip(self.optimizers, self._skip, strict=True):
                 optimizer.found_inf = skip  # type: ignore[attr-defined]  # fused Adam's own: 1 leaves all as it is
@@ -164,48 +111,58 @@ class Learner:
 
     def draw(self, like: Tensor) -> None:
         """The next update's random numbers, each from its learner's own stream: for actions (S, B, n) like these."""
-        if self._draws is None or self._draws.noise.shape != like.shape:
-            members = torch.zeros(len(like), self.target_members or 0, dtype=torch.int64, device=self.device)
-            self._draws = _Draws(torch.zeros_like(like), torch.zeros_like(like), members)
-        draws = self._draws
+        if self._normal is None or self._normal[0].shape != like.shape:
+            self._normal = torch.zeros_like(like), torch.zeros_like(like)
+        noise, jitter = self._normal
+        if self._members.shape[1] != (self.target_members or 0):
+            self._members = self._members.new_zeros(len(like), self.target_members or 0)
         for s, stream in enumerate(self.generators):
             if self.settings.any("target_policy_noise", s):
-                draws.noise[s].normal_(generator=stream)
+                noise[s].normal_(generator=stream)
             if self.target_members is not None:
                 order = torch.randperm(self.critics.members, generator=stream, device=self.device)
-                draws.members[s] = order[: self.target_members]
+                self._members[s] = order[: self.target_members]
             if self.settings.any("action_smoothing", s):
-                draws.jitter[s].normal_(generator=stream)
+                jitter[s].normal_(generator=stream)
         moves = (self.updates + 1) % self.policy_delay == 0
         torch.mul(self.settings.tau, float(moves), out=self._rate)
 
+    def _draws(self) -> Draws:
+        """What was drawn, in units of actions."""
+        assert self._normal is not None
+        own, (noise, jitter), learners = self.settings, self._normal, range(len(self.generators))
+        scaled = smoothing = None
+        if any(own.any("target_policy_noise", s) for s in learners):
+            clip = own.target_noise_clip[:, None, None]
+            scaled = (own.target_policy_noise[:, None, None] * noise).clamp(-clip, clip)
+        if any(own.any("action_smoothing", s) for s in learners):
+            smoothing = own.action_smoothing[:, None, None] * jitter
+        return Draws(scaled, smoothing, None if self.target_members is None else self._members)
+
+    @torch.no_grad()
     def step(self, batch: Batch) -> Tensor:
         """What the device does of an update, once :meth:`draw` has been called. With ``fixed_steps`` and
         ``check_every`` > 1 nothing here waits for it, so that a CUDA graph can hold it."""
-        assert self._draws is not None
-        own = self.settings
-        next_value, usable, solved = self._next_value(batch.next_obs)
-        discount = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
-        rewards = own.reward_scale.unsqueeze(-1) * batch.rewards
-        target, usable = bellman_target(rewards, batch.ended > 0, discount, next_value, usable)
-        actions = batch.actions + own.action_smoothing[:, None, None] * self._draws.jitter
-        losses, energies, gradients = self.critics.gradient(batch.obs, actions, target, usable)
+        draws = self._draws()
+        target, usable, searched = self._target(batch, draws)
+        actions = batch.actions if draws.jitter is None else batch.actions + draws.jitter
+        told, gradients = self.critics.gradient(batch.obs, actions, target, usable)
         lengths = self._lengths(gradients)
-        finite = losses.isfinite() & lengths.isfinite()
-        self._sound.logical_and_(finite)
-        if self.check_every == 1 and not bool(finite.all()):
-            raise FloatingPointError(self._unsound(float(losses.sum()), bool(usable.any())))
-        self._skip.copy_(~self._sound)
-        self._descend(gradients)
-        with torch.no_grad():
-            self.critics.clamp()
-            self._follow()
-            told = loss_numbers(losses, energies, target, usable).mT
-            numbers = torch.cat((told, lengths.unsqueeze(-1), solved), -1)
-            self.sums.add_(numbers)
-            newest = torch.where(self._sound, losses / self.critics.members, self.td_square)
-            self.td_square.lerp_(newest, TD_RATE)
+        if self.check_every == 1:
+            self._refuse_unsound(told[:, 0], lengths, usable)
+        else:
+            self._sound.logical_and_(told[:, 0].isfinite() & lengths.isfinite())
+            self._skip.copy_(~self._sound)
             self._sound_updates.add_(self._sound)
+        self._descend(gradients)
+        self.critics.clamp()
+        self._follow()
+        numbers = torch.cat((told, lengths.unsqueeze(-1), searched), -1)
+        self.sums.add_(numbers)
+        newest = told[:, 0] / self.critics.members
+        if self.check_every > 1:
+            newest = torch.where(self._sound, newest, self.td_square)
+        self.td_square.lerp_(newest, TD_RATE)
         return numbers
 
     def count(self) -> None:
@@ -234,30 +191,9 @@ class Learner:
         self.sums.zero_()
         return means
 
-    @torch.no_grad()
-    def _next_value(self, next_obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
-        """min_e Q'_e(s', a') over all or the drawn members (S, B), which rows have one (S, B), and the solver's
-        numbers, means over B (S, 6)."""
-        assert self._draws is not None
-        own, targets = self.settings, self.targets
-        bound = targets.bind(next_obs)
-        atol = own.target_gap * self.td_square.sqrt()  # a gap that is small beside the TD error
-        solution = targets.maximise(bound, self.solver, atol, fixed_steps=self.fixed_steps)
-        clip = own.target_noise_clip[:, None, None]
-        noise = (own.target_policy_noise[:, None, None] * self._draws.noise).clamp(-clip, clip)
-        action = (solution.value + noise).clamp(-1.0, 1.0)
-        if targets.constrained and self.settings.any("target_policy_noise", 0):
-            action = targets.nearest(bound, action)
-        values = targets.member_values(bound, action)
-        if self.target_members is not None:
-            values = values.gather(1, self._draws.members.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
-        # where no action is allowed the fallback is taken, as the environment's wrapper does
-        empty = solution.status == Status.PRIMAL_INFEASIBLE
-        usable = ~solution.failed | empty
-        gap = torch.where(empty, torch.nan, solution.gap)
-        parts = (solution.num_steps, gap, solution.success, ~usable, empty, on_bound(solution.value))
-        numbers = torch.stack([part.float() for part in parts], -1)
-        return -values.amax(1), usable, numbers.nanmean(1)
+    def _target(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        atol = self.settings.target_gap * self.td_square.sqrt()  # a gap that is small beside the TD error
+        return self.targets.target(batch, self.settings, draws, self.solver, atol, fixed_steps=self.fixed_steps)
 
     def _descend(self, gradients: list[Tensor | None]) -> None:
         """One step of every learner's optimiser, on its own rows."""
@@ -274,7 +210,7 @@ class Learner:
 
     def _follow(self) -> None:
         """The targets move towards the critics: theta' += tau (theta - theta')."""
-        rates = self._rate * self._sound
+        rates = self._rate if self.check_every == 1 else self._rate * self._sound
         if len(rates) == 1:
             torch._foreach_lerp_(self._slow, self.parameters, [rates[0]] * len(self._slow))
         else:
@@ -291,16 +227,20 @@ class Learner:
         lengths: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
         return lengths
 
-    def _unsound(self, loss: float, any_usable: bool) -> str:
-        what = f"critic loss is {loss}"
-        if loss == loss and abs(loss) != float("inf"):
-            what = "the gradient of the critic loss is not finite"  # rows without a target are left out of the loss
-        if not any_usable:
-            what = "no transition of the batch has a target, the search for the next action failed in all of them,"
-        return (
-            f"{what} at update {self.updates}: the weights are those of the last sound update. Lower learning_rate or "
-            "reward_scale."
-        )
+    def _refuse_unsound(self, losses: Tensor, lengths: Tensor, usable: Tensor) -> None:
+        """Before a step."""
+        for loss, length in zip(losses.tolist(), lengths.tolist(), strict=True):
+            if math.isfinite(loss) and math.isfinite(length):
+                continue
+            what = f"critic loss is {loss}"
+            if math.isfinite(loss):
+                what = "the gradient of the critic loss is not finite"  # rows without a target are left out of the loss
+            if not bool(usable.any()):
+                what = "no transition of the batch has a target, the search for the next action failed in all of them,"
+            raise FloatingPointError(
+                f"{what} at update {self.updates}: the weights are those of the last sound update. Lower learning_rate "
+                "or reward_scale."
+            )
 
     # what goes on
 
@@ -318,14 +258,6 @@ class Learner:
         self.td_square.copy_(torch.tensor(state["td_square"]))
         for stream, kept in zip(self.generators, state["generators"], strict=True):
             stream.set_state(kept)
-
-
-class _Draws(NamedTuple):
-    """An update's random numbers."""
-
-    noise: Tensor  # (S, B, n), on the target's action
-    jitter: Tensor  # (S, B, n), on the stored actions
-    members: Tensor  # (S, K), whose least is the target
 
 
 def is_fused_adam(optimizer: torch.optim.Optimizer) -> bool:

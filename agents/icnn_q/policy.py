@@ -25,7 +25,7 @@ from stable_baselines3.common.type_aliases import (
 from torch import Tensor, nn
 
 from icnn_rl.agents.arguments import arguments, checks_names
-from icnn_rl.agents.icnn_q.critic import ConcaveCritic, ICNNCritic
+from icnn_rl.agents.icnn_q.critic import ConcaveCritic, ICNNCritic, finite_in_float32
 from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments
 from icnn_rl.checks import check_widths
 from icnn_rl.constraints import ActionConstraint
@@ -220,6 +220,9 @@ class ICNNQPolicy(BasePolicy):
         Raises:
             ValueError: an observation is not finite.
         """
+        acting = self.settled_critic if deterministic else self.critic
+        if (scaled := acting.act_on(observation)) is not None:
+            return self.unscale_action(scaled), state
         return super().predict(finite_obs(observation), state, episode_start, deterministic)
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
@@ -340,14 +343,9 @@ def finite_obs(obs: Any) -> Any:
     parts = obs.items() if isinstance(obs, dict) else (("observation", obs),)
     for name, part in parts:
         array = np.asarray(part) if not isinstance(part, tuple) else None  # SB3 itself explains the (obs, info) mistake
-        if array is not None and array.dtype.kind == "f" and not _finite(array):
+        if array is not None and array.dtype.kind == "f" and not finite_in_float32(array):
             raise ValueError(
                 f"{name}: contains NaN or numbers that are infinite in float32; expected finite ones. Check the "
                 "environment (VecCheckNan helps to find the step)."
             )
     return obs
-
-
-def _finite(array: np.ndarray) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())

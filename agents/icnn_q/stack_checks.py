@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -77,8 +76,8 @@ def _requirements(agent: ICNNQ) -> list[tuple[str, bool, str, str]]:
         ("optimize_memory_usage", not agent.optimize_memory_usage, "False", agent.optimize_memory_usage),
         (
             "action_noise",
-            agent.action_noise is None or type(agent.action_noise) is NormalActionNoise,
-            "NormalActionNoise or none",
+            agent.action_noise is None,
+            "an exploration",
             agent.action_noise,
         ),
         ("optimizer_class", _fused_adam(critic.optimizer), "Adam, fused", type(critic.optimizer).__name__),

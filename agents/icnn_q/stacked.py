@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
@@ -90,7 +89,7 @@ class StackedICNNQ(Generic[Row]):
         self._left = False
         self._index = torch.zeros(len(self), first.batch_size, dtype=torch.int64, device=self.device)
         self._actions = torch.zeros(len(self), first.batch_size, first.critic.action_dim, device=self.device)
-        self.learner = self._make_learner(self._fixed)
+        self.learner: Learner[StackedCritics] = self._make_learner(self._fixed)
         self._logged = [self.learner.updates] * len(self)
         self._capture = _CapturedUpdate(self._update) if cuda_graph else None
 
@@ -104,7 +103,7 @@ class StackedICNNQ(Generic[Row]):
 
     # setting up
 
-    def _make_learner(self, fixed_steps: bool) -> Learner:
+    def _make_learner(self, fixed_steps: bool) -> Learner[StackedCritics]:
         """One network of S E members each for critics and targets; the agents' weights become rows of its tensors."""
         net = _stacked([agent.critic for agent in self.agents])  # type: ignore[misc]  # checked
         target = _stacked([agent.critic_target for agent in self.agents]).requires_grad_(False)  # type: ignore[misc]
@@ -213,20 +212,14 @@ class StackedICNNQ(Generic[Row]):
             wanted = policy.unscale_action(self._greedy().reshape(-1, *shape))
         scaled = policy.scale_action(wanted)
         for own, agent, streams in zip(scaled, self.agents, self._streams, strict=True):
-            noise = agent.action_noise
-            if isinstance(noise, NormalActionNoise):
-                drawn = streams.numpy.normal(noise._mu, noise._sigma).astype(noise._dtype)
-                own[...] = np.clip(own + drawn, -1, 1)
+            own[...] = agent.explore(own[None], agent._last_obs, streams.numpy)[0]
         return policy.unscale_action(scaled), scaled
 
     def _greedy(self) -> np.ndarray:
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
-        with torch.inference_mode():
-            bound = self.learner.critics.bind(to_device(torch.from_numpy(obs), self.device).unsqueeze(1))
-            # the environments wait for the actions: asking whether there is anything left to do costs nothing more
-            solution = self.learner.critics.maximise(bound, self._act_solver, torch.zeros_like(self.learner.td_square))
-            both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
+        solution = self.learner.critics.act(to_device(torch.from_numpy(obs), self.device), self._act_solver)
+        both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
         for agent, failed in zip(self.agents, both[:, -1], strict=True):
             agent.critic.act_failed += int(failed)
         return both[:, :-1]

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
-from icnn_rl.agents.icnn_q.learner import Batch
+from icnn_rl.agents.icnn_q.batch import Batch
 
 __all__ = ["StackedReplay", "Streams"]
 

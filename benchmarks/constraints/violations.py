@@ -33,7 +33,7 @@ from icnn_rl.agents import (
 )
 from icnn_rl.envs import ProjectAction
 from icnn_rl.envs.pendulum_angle import BRAKING, DT, GRAVITY, LIMIT, TORQUE
-from icnn_rl.runs.config import versions
+from icnn_rl.runs.config.provenance import versions
 
 TOLERANCE = 1e-6
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import icnn_rl
-from icnn_rl.cli import options
-from icnn_rl.cli.options.runs import DEMO_ENV, DEMO_TIMESTEPS
+from icnn_rl.cli import commands
+from icnn_rl.cli.commands.rl import DEMO_ENV, DEMO_TIMESTEPS
+from icnn_rl.cli.parser import Parser, SubParsers, given
 from icnn_rl.runs.errors import UserError, how_to_install
 
 __all__ = ["main"]
@@ -22,12 +21,12 @@ Without arguments: trains the input-convex agent on {DEMO_ENV} for {DEMO_TIMESTE
 evaluates it and leaves a picture of the learning curve in runs/.
 """
 
-#: Packages that only some commands need, and the extra that brings each.
+#: Packages that only some commands need, and the extra that installs each.
 _EXTRAS = {
     **dict.fromkeys(
         ("filelock", "imageio", "matplotlib", "mujoco", "PIL", "rich", "safetensors", "tqdm", "yaml"), "train"
     ),
-    **{"optuna": "tune", "ray": "ray", "rliable": "report", "scipy": "report", "sklearn": "supervised"},
+    **{"optuna": "tune", "ray": "ray", "scipy": "report", "sklearn": "supervised"},
 }
 
 
@@ -35,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0 on success, 1 where a UserError explains what is wrong."""
     try:
         args = _parse(list(sys.argv[1:] if argv is None else argv) or ["rl"])
-        command: Any = importlib.import_module(f"icnn_rl.cli.commands.{args.command}")  # late: it needs torch
-        command.run(args)
+        commands.find(args.command).run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -46,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.name} is not installed. It comes with: {how_to_install(extra)}.", file=sys.stderr)
         return 1
-    except OSError as error:  # no space, no permission: the text names the file
+    except OSError as error:  # disk full, no permission: the text names the file
         print(f"error: {error}. What was saved before is untouched.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        how = str(interrupt) or "a run goes on from its last checkpoint with: icnn-rl rl --resume RUN"
+        how = str(interrupt) or "a run goes on from its last checkpoint with: icnn-rl COMMAND --resume RUN"
         print(f"stopped; {how}", file=sys.stderr)
         return 130
     return 0
@@ -58,23 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, and in ``given`` the names of those that came from ``arguments``."""
-    parser, commands = _build_parser()
+    parser, parsers = _build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        commands.choices[args.command].refuse(unknown)
-    parser, commands = _build_parser()
+        parsers.choices[args.command].refuse(unknown)
+    _, parsers = _build_parser()  # a second one: given() spoils it
     at = arguments.index(args.command) + 1
-    args.given = options.given(commands.choices[args.command], arguments[at:])
+    args.given = given(parsers.choices[args.command], arguments[at:])
     return args
 
 
-def _build_parser() -> tuple[options.Parser, options.SubParsers]:
+def _build_parser() -> tuple[Parser, SubParsers]:
     """The parser, and its part with the parsers of the commands."""
-    parser = options.Parser(prog="icnn-rl", description=_DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"icnn-rl {icnn_rl.__version__}", help="of the package")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    options.register(commands)
-    return parser, commands
+    parser = Parser(prog="icnn-rl", description=_DESCRIPTION)
+    parser.add_argument(
+        "--version", action="version", version=f"icnn-rl {icnn_rl.__version__}", help="print the version"
+    )
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.register(parsers)
+    return parser, parsers
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the supervised commands share: the run folder, training with checkpoints, pictures of it."""
+"""What the supervised commands share: run folder, training with checkpoints, learning curves."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from typing import Any
 import torch
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from icnn_rl.atomic_io import write_file, write_text
-from icnn_rl.runs.config import check_device, revision, versions
+from icnn_rl.atomic_io import write_text
+from icnn_rl.cli.options import refuse_beside_resume
+from icnn_rl.figures import new_figure, save_figure, whole_numbers
+from icnn_rl.runs.config.provenance import revision, versions
+from icnn_rl.runs.device import check_device, device_of
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.folder import check_free, claim_folder
-from icnn_rl.runs.plot import whole_numbers
 from icnn_rl.supervised import SavedModule, fit
 from icnn_rl.supervised.training.batches import Data
 from icnn_rl.supervised.training.fit import Metric
 
-__all__ = ["Run", "device_of", "learning_curve", "new_figure", "options_of", "save_figure", "user_errors"]
+__all__ = ["Run", "learning_curve", "options_of", "user_errors"]
 
 _CONFIG = "config.yml"
-#: Epochs up to which each has a marker in the learning curve.
+#: Learning curves of up to so many epochs mark each.
 _MARKED = 60
-#: Options that are no setting of the run.
+#: Options that are not settings of the run.
 _NOT_SETTINGS = {"given", "out", "resume", "progress_bar", "command", "epochs"}
-#: Options that may be given beside --resume.
+#: Options that may accompany --resume.
 _MAY_CHANGE = {"resume", "progress_bar", "epochs"}
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """What the library says about data and settings, as a message without a traceback."""
+    """Turn the library's errors about data and settings into messages without a traceback."""
     try:
         yield
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
@@ -48,10 +49,10 @@ def user_errors() -> Iterator[None]:
 
 
 def options_of(args: argparse.Namespace) -> argparse.Namespace:
-    """The options; with ``--resume`` those of the run that goes on.
+    """The options; with ``--resume`` those of the resumed run.
 
     Raises:
-        UserError: there is no such run, or it is of another command; options that it has given already; fewer epochs.
+        UserError: no such run, or one of another command; options that the run has fixed; fewer epochs.
     """
     check_device(args.device)
     if args.resume is None:
@@ -62,9 +63,7 @@ def options_of(args: argparse.Namespace) -> argparse.Namespace:
     stored = yaml.safe_load(path.read_text())
     if not isinstance(stored, dict) or stored.get("command") != args.command:
         raise UserError(f"--resume: {path} is not of a run of icnn-rl {args.command}.")
-    if refused := sorted(args.given - _MAY_CHANGE):
-        options = ", ".join("--" + name.replace("_", "-") for name in refused)
-        raise UserError(f"--resume {args.resume}: goes on with the settings in its config.yml. Leave out {options}.")
+    refuse_beside_resume(args, args.given - _MAY_CHANGE)
     epochs = args.epochs if "epochs" in args.given else stored["epochs"]
     if epochs < stored["epochs"]:
         raise UserError(
@@ -72,11 +71,6 @@ def options_of(args: argparse.Namespace) -> argparse.Namespace:
         )
     settings = {key: stored[key] for key in vars(args).keys() & stored.keys() - _NOT_SETTINGS}
     return argparse.Namespace(**{**vars(args), **settings, "epochs": epochs})
-
-
-def device_of(name: str) -> torch.device:
-    """The device of a name; auto: a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class Run:
@@ -108,7 +102,7 @@ class Run:
         write_text(self.folder / _CONFIG, yaml.safe_dump(dict(content), sort_keys=False))
 
     def keeping(self, part: str = "") -> dict[str, Any]:
-        """What ``fit`` needs to know to leave checkpoint.pt and tb/, or those of one part of a run, and to go on."""
+        """Arguments of ``fit`` for checkpoint.pt and tb/, of the run or one part of it, and for resuming."""
         return {
             "log_dir": self.folder / "tb" / part,
             "checkpoint": self.folder / f"{_joined('checkpoint', part)}.pt",
@@ -126,12 +120,12 @@ class Run:
         part: str = "",
         **options: Any,
     ) -> list[dict[str, float]]:
-        """``fit``, on the device asked for, with everything a run leaves behind; the model comes back on the CPU.
+        """``fit`` on the chosen device, and save what a run leaves behind; the model ends up on the CPU.
 
         Args:
             model, data, validation, metrics, options: as for ``fit``.
             units: of the loss and the metrics, for the picture.
-            part: names the files where a run trains several models.
+            part: part of the files' names, if a run trains several models.
         """
         history = fit(
             model.to(device_of(self.args.device)),
@@ -181,7 +175,7 @@ class Run:
         save_figure(self.folder / f"{name}.png", figure)
 
     def report(self, result: Mapping[str, Any]) -> None:
-        """Print, and write evaluation.json: null for what is no finite number, which JSON does not know."""
+        """Print the results and write evaluation.json, with null for numbers that are not finite."""
         known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in result.items()
@@ -197,7 +191,7 @@ def _joined(name: str, part: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As YAML can tell it."""
+    """As plain data for YAML."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, Path) else value
@@ -210,7 +204,7 @@ def learning_curve(history: Sequence[Mapping[str, float]], units: Mapping[str, s
     losses = {"loss": "training, mean over the epoch", "val/loss": "validation, after the epoch"}
     _draw_epochs(axes[0], history, losses, f"loss{_in(units, 'loss')}")
     drawn = [row[key] for row in history for key in losses if key in row]
-    if min(drawn) > 0.0 and max(drawn) > 5.0 * min(drawn):  # a narrower range would have no power of ten in it
+    if min(drawn) > 0.0 and max(drawn) > 5.0 * min(drawn):  # a narrower range may hold no power of ten
         axes[0].set_yscale("log")
     if others:
         names = {key: key.removeprefix("val/") for key in others}
@@ -229,7 +223,7 @@ def _in(units: Mapping[str, str], name: str) -> str:
 
 
 def _draw_epochs(axis: Axes, history: Sequence[Mapping[str, float]], labels: Mapping[str, str], what: str) -> None:
-    """A line a key of the history; of a single epoch points, with their values beside the names."""
+    """A line per key of the history; a single epoch is drawn as points, with values in the legend."""
     epochs = [row["epoch"] for row in history]
     for key, label in labels.items():
         if key in history[0]:
@@ -241,15 +235,3 @@ def _draw_epochs(axis: Axes, history: Sequence[Mapping[str, float]], labels: Map
     whole_numbers(axis)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-
-
-def new_figure(rows: int, columns: int, size: tuple[float, float] = (4.8, 3.6)) -> tuple[Figure, list[Any]]:
-    """A figure and its axes in one list."""
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a picture, whole or not at all."""
-    write_file(path, lambda temporary: figure.savefig(temporary, dpi=110))

@@ -12,7 +12,6 @@ control_barrier:barrier=my_robot:table,alpha=[2,2] & my_robot:reach
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -21,6 +20,7 @@ from typing import Any
 
 from icnn_rl.constraints import base as constraints
 from icnn_rl.constraints.base import ActionConstraint
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["parse_constraint"]
 
@@ -120,7 +120,7 @@ def _value(key: str, text: str) -> Any:
 def _build(part: Mapping[str, Any]) -> ActionConstraint:
     ((name, arguments),) = part.items()
     if name not in _KNOWN:
-        raise ValueError(f"constraint: unknown name {name!r}.{_nearest(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
+        raise ValueError(f"constraint: unknown name {name!r}.{did_you_mean(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
     parameters = inspect.signature(_KNOWN[name]).parameters
     known = list(parameters)
     if not isinstance(arguments, Mapping):
@@ -130,7 +130,9 @@ def _build(part: Mapping[str, Any]) -> ActionConstraint:
         arguments = {} if arguments is None else {needed[0]: arguments}
     for key in arguments:
         if key not in (*known, "reading"):
-            raise ValueError(f"{name}: unknown key {key!r}.{_nearest(key, known)} Known: {', '.join(known)}, reading.")
+            raise ValueError(
+                f"{name}: unknown key {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}, reading."
+            )
     values = {key: _plain(value) for key, value in arguments.items() if key != "reading"}
     for key, value in values.items():
         if key != "velocity_index" and isinstance(value, str) and _OBJECT.fullmatch(value):
@@ -168,8 +170,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and (_NUMBER.fullmatch(value) or value.lstrip("+-").lower() in ("inf", ".inf")):
         return float(value.replace(".inf", "inf"))
     return value
-
-
-def _nearest(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

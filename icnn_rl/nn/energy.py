@@ -204,23 +204,6 @@ class EnsembleEnergy:
         chosen._kept = {key: kept for key, kept in self._kept.items() if key[0] == "outer products"}
         return chosen
 
-    def mean_of(self, members: slice) -> EnsembleEnergy:
-        """The mean of these members alone."""
-
-        def pick(part: Tensor | None) -> Tensor | None:
-            return None if part is None else part[members]
-
-        layers = [ConvexLayer(*(pick(part) for part in one)) for one in self.layers]  # type: ignore[arg-type]
-        return EnsembleEnergy(
-            layers,
-            self.out_weight[members],
-            self.linear[members],
-            self.constant[members],
-            self.quadratic[members],
-            self.activation,
-            "mean",
-        )
-
     def blur(self, variance: Tensor) -> list[Tensor] | None:
         """What a spread of y, of this variance (B, n), (n,) or (), makes of the input of every hidden unit, layer by
         layer: for :meth:`grad_hessian`. In deeper layers only the part that comes from y itself. None where the average

@@ -44,10 +44,6 @@ class GroupMeans:
         """m (S, B, n): f - 1/2 sum_j m_j y_j^2 is still convex."""
         return self._mean(self.members.curvature)
 
-    def group(self, s: int) -> EnsembleEnergy:
-        """One group's mean."""
-        return self.members.mean_of(slice(s * self.size, (s + 1) * self.size))
-
     def start(self) -> Tensor:
         """(S, B, n) of zeros: a starting point of the right shape, dtype and device."""
         return self.members.linear.new_zeros(self.groups, *self.members.linear.shape[1:])

@@ -1,8 +1,7 @@
-"""Arguments as data: KEY=VALUE from the command line, merged, and checked against what takes them."""
+"""Arguments as data: KEY=VALUE from the command line, merged, and checked against their constructors."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,11 +12,21 @@ import yaml
 
 from icnn_rl.agents.arguments import arguments
 from icnn_rl.runs.errors import UserError
+from icnn_rl.spelling import did_you_mean
 
-__all__ = ["check_keys", "merge_settings", "names_of", "numbers", "parameters", "parse_overrides"]
+__all__ = [
+    "argument_defaults",
+    "check_keys",
+    "merge_settings",
+    "names_of",
+    "numbers",
+    "parameters",
+    "parse_overrides",
+    "parse_seeds",
+]
 
 
-#: Of the options that take KEY=VALUE.
+#: For the error messages of options that take KEY=VALUE.
 _EXAMPLES = {
     "--set": "learning_rate=3e-4",
     "--env-kwargs": "max_power=20",
@@ -47,8 +56,23 @@ def parse_overrides(items: Iterable[str], option: str = "--set") -> dict[str, An
     return result
 
 
+def parse_seeds(given: Any) -> list[int]:
+    """From 3, [0, 1], "0-9" or "0,4-6"; each once, in the order given.
+
+    Raises:
+        UserError: anything else.
+    """
+    seeds: list[int] = []
+    for part in given if isinstance(given, list) else str(given).split(","):
+        first, dash, last = str(part).strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds {given}: expected integers >= 0 and ranges such as 0-9, got {part!r}.")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
 def numbers(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as a string, also inside lists and mappings; nobody who types it means one."""
+    """Strings that are numbers become numbers, also inside lists and mappings: YAML 1.1 reads 3e-4 as a string."""
     if isinstance(value, Mapping):
         return {key: numbers(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -62,7 +86,7 @@ def numbers(value: Any) -> Any:
 
 
 def merge_settings(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``layer`` over it, mappings key by key; both stay as they are."""
+    """``base`` overridden by ``layer``, mappings key by key; neither is changed."""
     merged = deepcopy(dict(base))
     for key, value in layer.items():
         both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -76,8 +100,13 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
     return arguments(cls.__mro__)
 
 
+def argument_defaults(cls: type) -> dict[str, Any]:
+    """Default values of the constructor's arguments, the most derived class's first."""
+    return {name: p.default for name, p in parameters(cls).items() if p.default is not p.empty}
+
+
 def names_of(creator: Callable[..., Any]) -> tuple[set[str], bool]:
-    """The names of the arguments of a class or function, and whether there may be others."""
+    """Names of the arguments of a class or function, and whether it takes others too."""
     if isinstance(creator, type):
         return set(parameters(creator)), False
     found = inspect.signature(creator).parameters.values()
@@ -93,6 +122,5 @@ def check_keys(given: Mapping[str, Any], known: Collection[str], where: str) -> 
     """
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
-            raise UserError(f"{key}: not an argument of {where}. {hint}")
+            hint = did_you_mean(key, known, most=3) or f" Known: {', '.join(sorted(known))}."
+            raise UserError(f"{key}: not an argument of {where}.{hint}")

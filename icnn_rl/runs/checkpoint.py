@@ -47,15 +47,15 @@ def statistics_of(model: Path) -> Path:
 
 
 def save_agent(model: BaseAlgorithm, path: Path) -> None:
-    """Write a model, whole or not at all, and before it the statistics that its observations are normalised with."""
+    """Write a model, whole or not at all, after the statistics that normalise its observations."""
     if (normalizer := model.get_vec_normalize_env()) is not None:
         write_file(statistics_of(path), lambda temporary: normalizer.save(str(temporary)))
     write_file(path, model.save)
 
 
 def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
-    """Write ``folder/step_N`` whole or not at all, N the environment steps so far, with the best model beside
-    ``folder``; older ones beyond two are deleted."""
+    """Write ``folder/step_N``, N the environment steps so far, whole or not at all, with a copy of the best model; only
+    the newest two are kept."""
     path = folder / f"step_{model.num_timesteps:09d}"
     with write_folder(path) as temporary:
         model.save(temporary / "model.zip")
@@ -73,7 +73,7 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path) -> Path:
 
 
 def restore_best(checkpoint: Path, folder: Path) -> None:
-    """The best model of the run in ``folder`` as it was at the checkpoint; later ones are of steps that are lost."""
+    """Put back the run's best model as of the checkpoint: a later one belongs to steps that are lost."""
     for best in (statistics_of(checkpoint / BEST), checkpoint / BEST):
         if best.is_file():
             write_file(folder / best.name, functools.partial(shutil.copyfile, best))
@@ -104,21 +104,21 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def load_agent(algorithm: type[BaseAlgorithm], path: Path, **options: Any) -> BaseAlgorithm:
-    """SB3's load, without its false alarm: it takes the n-step buffer that it has chosen itself for a user's."""
+    """SB3's load without a false warning: it mistakes the n-step buffer that it chose itself for the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, message=".*n_steps=.* is ignored because a custom")
         return algorithm.load(path, **options)
 
 
 def restore(algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: str) -> BaseAlgorithm:
-    """The agent as it was at the checkpoint, with a fresh episode: the interrupted one is dropped."""
+    """The agent as of the checkpoint, at the start of a new episode: the interrupted one is dropped."""
     if isinstance(env, VecNormalize):
         env = VecNormalize.load(str(statistics_of(path / "model.zip")), env.venv)
     model = load_agent(algorithm, path / "model.zip", env=env, device=device)
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(path / "replay_buffer.pkl")
         _end_last_episode(model)
-    # uses up the seeds that loading has set, so that the states restored below hold; no observation is counted
+    # consumes the seeds that loading set, so that the states restored below stay; without updating any statistics
     (env.venv if isinstance(env, VecNormalize) else env).reset()
     states = pickle.loads((path / "random.pkl").read_bytes())
     _restore_random_states(states, model, env)
@@ -126,12 +126,12 @@ def restore(algorithm: type[BaseAlgorithm], path: Path, env: VecEnv, device: str
 
 
 def grow_buffer(model: BaseAlgorithm, size: int) -> None:
-    """Room for ``size`` transitions in the replay buffer, if it has one; what it holds stays, the oldest first."""
+    """Make room for ``size`` transitions in the replay buffer, if any; its contents stay, oldest first."""
     buffer = model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
     if buffer is None or (rows := max(size // buffer.n_envs, 1)) <= buffer.buffer_size:
         return
     old = buffer.buffer_size
-    # a full buffer that stores no next observations has that of the newest transition in the place of the oldest
+    # a full buffer without next observations keeps the newest one's in the slot of the oldest transition
     dropped = int(buffer.optimize_memory_usage)
     order = (np.arange(old) + (buffer.pos + dropped if buffer.full else 0)) % old
 
@@ -152,7 +152,7 @@ def grow_buffer(model: BaseAlgorithm, size: int) -> None:
 
 
 def _end_last_episode(model: OffPolicyAlgorithm) -> None:
-    """The transition after the last stored one starts a new episode: n-step returns must not run across."""
+    """Mark the last stored transition as the end of its episode: n-step returns must not run across."""
     buffer = model.replay_buffer
     if buffer is not None and buffer.handle_timeout_termination and (buffer.full or buffer.pos > 0):
         last = buffer.pos - 1

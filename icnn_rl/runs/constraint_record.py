@@ -1,4 +1,4 @@
-"""What became of the constraint while training, in a file of the run folder."""
+"""Constraint violations during training, counted in a file of the run folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["TOLERANCE", "ConstraintCallback"]
 
 
 class ConstraintCallback(constraint_log.ConstraintCallback):
-    """The totals, besides, in RUN/constraint.json every ``every`` steps and at the end: a checkpoint holds those of its
-    own steps, and a resumed run goes on counting from there."""
+    """Also writes the totals to RUN/constraint.json, every ``every`` steps and at the end. A checkpoint holds the
+    totals up to its own step, from which a resumed run continues."""
 
     def __init__(self, folder: Path, every: int) -> None:
         super().__init__()
@@ -38,5 +38,5 @@ class ConstraintCallback(constraint_log.ConstraintCallback):
     def _write(self) -> None:
         if self.totals["steps"] or self.tells_of_state:
             plain = {key: float(value) for key, value in self.totals.items() if value != -np.inf}
-            # JSON has no infinity: it is a text there
+            # JSON has no infinity: written as a string
             write_text(self.file, json.dumps({k: v if np.isfinite(v) else str(v) for k, v in plain.items()}) + "\n")

@@ -1,4 +1,4 @@
-"""Environments of a run: made by id, with the constraint of the run around them."""
+"""Environments of a run: made by id, and wrapped in the run's constraint."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ __all__ = [
     "import_env",
     "make_env",
     "make_single_env",
+    "parse_limit",
     "read_constraints",
     "read_vec_normalize",
 ]
 
-#: As a run's constraint: the agent is told of none, not even of the environment's own, whose wrapper still enforces it.
+#: As a run's constraint: the agent is not told of any. The environment's own is still enforced by its wrapper.
 NO_CONSTRAINT = "none"
 
 
 def read_constraints(items: Sequence[str]) -> Any:
-    """What --constraint was given: texts, and names of YAML files that hold such; None if nothing.
+    """Values of --constraint, texts or names of YAML files, as plain data; None if there are none.
 
     Raises:
         UserError: a file is missing or is not YAML, or "none" is not alone.
@@ -58,12 +59,30 @@ def _read_file(path: Path) -> Any:
         raise UserError(f"--constraint {path}: not valid YAML ({error}).") from error
 
 
-def import_env(option: str, env_id: str) -> str:
-    """The part of an id that gymnasium's registry knows. Of "my_module:Name-v0" the module is imported, which registers
-    the environment; it is looked for in the working folder too, as ``python -m`` does.
+def parse_limit(given: Any) -> ActionConstraint | None:
+    """The constraint that :func:`read_constraints` has read; None for none, and for "none".
 
     Raises:
-        UserError: there is no such module, or it does not import; ``option`` is what named it.
+        UserError: it is not one.
+    """
+    if given is None or given == NO_CONSTRAINT:
+        return None
+    try:
+        return parse_constraint(given)
+    except ValueError as error:
+        raise UserError(_of_constraint(error)) from error
+
+
+def _of_constraint(error: ValueError) -> str:
+    return f"--constraint: {str(error).removeprefix('constraint: ')}"
+
+
+def import_env(option: str, env_id: str) -> str:
+    """The part of an id that gymnasium's registry knows. For "my_module:Name-v0" the module, which registers the
+    environment, is imported; it may be in the working folder, as with ``python -m``.
+
+    Raises:
+        UserError: there is no such module, or it does not import; starts with ``option``.
     """
     module, _, name = env_id.rpartition(":")
     if not module:
@@ -80,23 +99,23 @@ def import_env(option: str, env_id: str) -> str:
 
 def make_single_env(
     env_id: str,
-    constraint: Any,
+    constraint: ActionConstraint | None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] | None = None,
     **options: Any,
 ) -> gym.Env[Any, Any]:
-    """One environment; what a constraint's specification allows is all that reaches it.
+    """One environment; only actions that the constraint allows reach it.
 
-    The constraint is in the environment's own units: wrappers go around its projection. Agents refuse a constraint
-    where wrappers have changed what they see of these units.
+    The constraint is in the environment's own units: wrappers go around its projection. Agents refuse a constraint if
+    wrappers have changed the units they see.
 
     Args:
         env_id: for ``gymnasium.make``, see :func:`import_env`.
-        constraint: for :func:`icnn_rl.constraints.parse_constraint`; None or "none": the environment's own, if any.
-        env_kwargs: of the environment's constructor, or max_episode_steps.
-        wrappers: from :func:`icnn_rl.runs.wrappers.read_wrappers`, the innermost first.
-        options: further arguments of the constructor, not the user's.
+        constraint: enforced together with the environment's own; None: the environment's own, if any.
+        env_kwargs: arguments of the environment's constructor, or max_episode_steps.
+        wrappers: from :func:`icnn_rl.runs.wrappers.read_wrappers`, innermost first.
+        options: further arguments of the constructor, not chosen by the user.
 
     Raises:
         UserError: gymnasium does not know the environment or cannot build it, or an argument, the constraint or a
@@ -114,7 +133,7 @@ def _make(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> 
         if given:
             _check_env_kwargs(env_id, name, given)
         return gym.make(name, **given, **options)
-    except (gym.error.Error, ImportError) as error:  # ImportError: of what the environment itself needs
+    except (gym.error.Error, ImportError) as error:  # ImportError: the environment needs a package
         raise UserError(f"--env {env_id}: {error}") from error
     except (TypeError, ValueError) as error:
         if not given:
@@ -130,32 +149,31 @@ def _check_env_kwargs(env_id: str, name: str, given: Mapping[str, Any]) -> None:
 
 
 def _make_projected(
-    env_id: str, constraint: Any, given: Mapping[str, Any], options: Mapping[str, Any]
+    env_id: str, constraint: ActionConstraint | None, given: Mapping[str, Any], options: Mapping[str, Any]
 ) -> gym.Env[Any, Any]:
     """The environment with the projection onto the constraint around it."""
     env = _make(env_id, given, options)
-    if constraint is None or constraint == NO_CONSTRAINT:
+    if constraint is None:
         return env
     settings: dict[str, Any] = {}
     try:
-        wanted = parse_constraint(constraint)
         own = _projection(env)
-        if own is not None:  # one projection onto both sets: two in turn would leave the first
+        if own is not None:  # one projection onto the intersection: two in turn would leave the first set
             env.close()
-            wanted, settings = own.constraint & wanted, own.settings
+            constraint, settings = own.constraint & constraint, own.settings
             env = _make(env_id, {**given, "project": False}, options)
-        return ProjectAction(env, wanted, **settings)
+        return ProjectAction(env, constraint, **settings)
     except UserError as error:
         raise UserError(
             f"--constraint: {env_id} has a constraint of its own that cannot be joined ({error})."
         ) from error
     except ValueError as error:
         env.close()
-        raise UserError(f"--constraint: {str(error).removeprefix('constraint: ')}") from error
+        raise UserError(_of_constraint(error)) from error
 
 
 def _projection(env: Any) -> ProjectAction | None:
-    """The wrapper among those around the environment."""
+    """The projecting wrapper around the environment, if any."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, ProjectAction):
             return env
@@ -165,7 +183,7 @@ def _projection(env: Any) -> ProjectAction | None:
 
 @functools.cache
 def _hear_mujoco_once() -> None:
-    """MuJoCo repeats a warning about a model for every copy; every text is told once."""
+    """Print each of MuJoCo's warnings about a model once, not once per copy."""
     if importlib.util.find_spec("mujoco") is not None:
         import mujoco
 
@@ -176,17 +194,17 @@ def make_env(
     env_id: str,
     n_envs: int,
     seed: int,
-    constraint: Any = None,
+    constraint: ActionConstraint | None = None,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[Any] | None = None,
     vec_normalize: Mapping[str, Any] | None = None,
 ) -> VecEnv:
-    """``n_envs`` monitored copies, see :func:`make_single_env`; with ``vec_normalize``, its arguments, in SB3's
-    VecNormalize."""
+    """``n_envs`` monitored copies, see :func:`make_single_env`; inside SB3's VecNormalize if its arguments are given as
+    ``vec_normalize``."""
     _hear_mujoco_once()
     make = functools.partial(make_single_env, env_id, constraint, env_kwargs=env_kwargs, wrappers=wrappers)
-    # given the id, SB3 would ask for pictures, and gymnasium warns where there are none
+    # not by id: SB3 would ask for a render mode, and gymnasium warns if there is none
     env = make_vec_env(make, n_envs=n_envs, seed=seed)
     if vec_normalize is None:
         return env
@@ -197,7 +215,7 @@ def make_env(
 
 
 def read_vec_normalize(given: Any) -> dict[str, Any] | None:
-    """Arguments of VecNormalize: texts KEY=VALUE, a mapping, or true for none; None: do without.
+    """Arguments of VecNormalize from KEY=VALUE texts, a mapping, or true for its defaults; None: no VecNormalize.
 
     Raises:
         UserError: an unknown key, or something else.
@@ -212,7 +230,8 @@ def read_vec_normalize(given: Any) -> dict[str, Any] | None:
 
 
 def constraint_of(env: VecEnv) -> ActionConstraint | None:
-    """What is enforced by the wrapper around the environments."""
+    """The constraint that the wrappers around the environments enforce. The environment's own part is known only to the
+    environment; it is the same in all copies."""
     assert isinstance(env.unwrapped, DummyVecEnv)
     found = _projection(env.unwrapped.envs[0])
     return None if found is None else found.constraint

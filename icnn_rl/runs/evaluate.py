@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +31,9 @@ __all__ = [
     "run_episodes",
 ]
 
-#: Evaluation episodes start from these seeds, whatever the training seed: runs are compared on the same starts.
+#: Evaluation episodes start from these seeds whatever the training seed, so that runs are compared on equal starts.
 EVAL_SEED = 10_000
 _EVAL_ENVS = 10
-COLUMNS = ("timesteps", "mean", "std", "episodes", "mean_length")
 
 
 class EvalRow(NamedTuple):
@@ -46,17 +45,33 @@ class EvalRow(NamedTuple):
     episodes: int
     mean_length: float
 
+    @classmethod
+    def read(cls, row: Mapping[str, str]) -> EvalRow:
+        """From a row of a CSV file; other columns are ignored.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: not a number.
+        """
+        return cls(
+            int(row["timesteps"]),
+            float(row["mean"]),
+            float(row["std"]),
+            int(row["episodes"]),
+            float(row["mean_length"]),
+        )
+
 
 def evaluate(
     model: BaseAlgorithm, env_id: str, episodes: int, statistics: Path | None = None, **surroundings: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of ``episodes`` deterministic episodes, several side by side: one predict serves them all.
+    """Returns and lengths of ``episodes`` deterministic episodes, several in parallel, batched through one predict.
 
     Args:
         model: the agent.
         env_id, surroundings: as for :func:`make_env`.
         episodes: how many.
-        statistics: file of those that the agent's observations are normalised with.
+        statistics: file of the statistics that normalise the agent's observations.
     """
     env = make_evaluation_env(env_id, episodes, statistics, **surroundings)
     try:
@@ -66,7 +81,7 @@ def evaluate(
 
 
 def make_evaluation_env(env_id: str, episodes: int, statistics: Path | None = None, **surroundings: Any) -> VecEnv:
-    """As many copies as :func:`run_episodes` wants for ``episodes``; rewards as they are."""
+    """As many copies as ``episodes`` need, ten at most; rewards are not normalised."""
     env = make_env(env_id, min(episodes, _EVAL_ENVS), EVAL_SEED, **surroundings)
     if isinstance(env, VecNormalize):
         env = env if statistics is None else VecNormalize.load(str(statistics), env.venv)
@@ -75,7 +90,7 @@ def make_evaluation_env(env_id: str, episodes: int, statistics: Path | None = No
 
 
 def run_episodes(model: BaseAlgorithm, env: VecEnv, episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`evaluate` in an environment that is there already; the same starts every time."""
+    """:func:`evaluate` in an existing environment, from the same starts every time."""
     env.seed(EVAL_SEED)
     returns, lengths = evaluate_policy(
         model, env, n_eval_episodes=episodes, deterministic=True, return_episode_rewards=True
@@ -98,14 +113,10 @@ def read_evaluations(path: Path) -> list[EvalRow]:
         raise UserError(f"{path}: no such file. The run has not been evaluated yet, or the folder is not a run.")
     try:
         with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        return [
-            EvalRow(int(r["timesteps"]), float(r["mean"]), float(r["std"]), int(r["episodes"]), float(r["mean_length"]))
-            for r in rows
-        ]
+            return [EvalRow.read(row) for row in csv.DictReader(stream)]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: not an evaluation table with the columns {', '.join(COLUMNS)} ({error!r})."
+            f"{path}: not an evaluation table with the columns {', '.join(EvalRow._fields)} ({error!r})."
         ) from error
 
 
@@ -113,27 +124,27 @@ def write_evaluations(path: Path, rows: Sequence[EvalRow]) -> None:
     """Write the whole table in one step."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    writer.writerow(EvalRow._fields)
     writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
 class EvaluationCallback(BaseCallback):
-    """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder, and say what
-    share of the time it took."""
+    """Evaluate every ``every`` environment steps; keep the table and the best model in the run folder, and print how
+    long it took."""
 
     def __init__(self, folder: Path, env_id: str, every: int, episodes: int, **surroundings: Any) -> None:
         super().__init__()
         self.folder, self.env_id, self.every, self.episodes = folder, env_id, every, episodes
         self.surroundings = surroundings
         self.rows: list[EvalRow] = []
-        self.env: VecEnv | None = None  # one for all evaluations: some simulators are slow to start, and talk then
+        self.env: VecEnv | None = None  # one for all evaluations: some simulators start slowly, and print messages
         self.seconds = 0.0
         self._next, self._started = 0, 0.0
 
     def _on_training_start(self) -> None:
         table = self.folder / "eval.csv"
-        if table.is_file():  # a resumed run: what came after the checkpoint is done again
+        if table.is_file():  # a resumed run repeats what came after the checkpoint
             self.rows = [row for row in read_evaluations(table) if row.timesteps <= self.num_timesteps]
         self._next, self._started = (self.num_timesteps // self.every + 1) * self.every, time.monotonic()
 
@@ -155,7 +166,7 @@ class EvaluationCallback(BaseCallback):
             self.num_timesteps, float(returns.mean()), float(returns.std()), len(returns), float(lengths.mean())
         )
         best = max((r.mean for r in self.rows), default=-np.inf)
-        if row.mean > best:  # first, so that a run killed here has no row whose model is missing
+        if row.mean > best:  # first: a run killed here must not have a row without its model
             save_agent(self.model, self.folder / BEST)
         self.rows.append(row)
         write_evaluations(self.folder / "eval.csv", self.rows)

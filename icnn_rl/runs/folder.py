@@ -1,4 +1,5 @@
-"""Folders: for one process alone, and whole or not there. Single files are :mod:`icnn_rl.atomic_io`'s business."""
+"""Folders that one process uses at a time, and that are written whole or not at all. For single files see
+:mod:`icnn_rl.atomic_io`."""
 
 from __future__ import annotations
 
@@ -34,16 +35,16 @@ _LOCK = ".lock"
 
 
 class FolderBusyError(UserError):
-    """Another process is at work in a folder."""
+    """Another process is using a folder."""
 
 
 def name_of(env_id: str) -> str:
-    """An environment's id as a part of file names on any system: my_module:Task-v0 becomes my_module_Task-v0."""
+    """An environment's id as part of a file name on any system: my_module:Task-v0 becomes my_module_Task-v0."""
     return re.sub(r"[^\w.-]", "_", env_id)
 
 
 def claim_folder(wanted: Path) -> Path:
-    """A new folder of that name, numbered where it is taken; no two processes get the same."""
+    """Make a new folder of that name, with a number if it is taken; no two processes get the same."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
@@ -54,14 +55,14 @@ def claim_folder(wanted: Path) -> Path:
 
 
 def check_free(folder: Path) -> None:
-    """Whether a run may be put into ``folder``.
+    """Check that ``folder`` is free for a run.
 
     Raises:
         UserError: it holds something, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file. Choose another name for the run folder.")
-    # hidden: what a kill has left of a file that was being written
+    # hidden files are leftovers of interrupted writes
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         further = f", or go on with its run: --resume {folder}" if (folder / "config.yml").is_file() else ""
         raise UserError(f"--out {folder}: not empty. Choose another folder{further}.")
@@ -69,15 +70,15 @@ def check_free(folder: Path) -> None:
 
 @contextlib.contextmanager
 def sole_user(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Within, no other process is at work in the folder; what this one does within may ask again. The folder is made,
-    and goes again where nothing was put into it.
+    """Keep other processes out of the folder within the block; reentrant. The folder is made if missing, and removed
+    afterwards if nothing was put into it.
 
     Args:
         folder: of a run.
-        patience: seconds to wait for another process to leave it.
+        patience: seconds to wait for another process to leave.
 
     Raises:
-        FolderBusyError: it has not left.
+        FolderBusyError: it did not.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK, is_singleton=True)
@@ -96,8 +97,8 @@ def sole_user(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill; on leaving, a manifest of sizes and checksums is added and the folder takes its name
-    in one step."""
+    """A temporary folder to fill; on exit a manifest of sizes and checksums is added, and the folder is renamed to
+    ``path`` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
@@ -116,7 +117,7 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 
 def read_manifest(path: Path) -> None:
-    """Check that a folder is what :func:`write_folder` wrote.
+    """Check a folder against the manifest that :func:`write_folder` wrote.
 
     Raises:
         UserError: a file is missing, shorter or different; names it.

@@ -1,5 +1,5 @@
-"""One training run as a job: started, resumed or left alone, whatever is in its folder; the unit of sweeps and
-searches."""
+"""A training run as a job: it starts, resumes or does nothing, depending on what its folder holds. Sweeps and searches
+are made of these."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import torch
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
-from icnn_rl.runs.config import Config, constructor_defaults, differences, read_record
+from icnn_rl.runs.config.defaults import constructor_defaults
+from icnn_rl.runs.config.record import Config, differences, read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import read_evaluations
 from icnn_rl.runs.folder import FolderBusyError, sole_user, write_text
@@ -44,7 +45,7 @@ _LOCK_PATIENCE = 60.0  # seconds: given to a process whose machine was thought d
 
 
 class JobError(Exception):
-    """A job that broke off; trying again may help. The traceback is in its log."""
+    """A job crashed; a retry may help. The traceback is in its log."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The folder's."""
         return self.folder.name
 
     def beside(self, ending: str) -> Path:
-        """The file of the job outside its run folder, e.g. "log"."""
+        """A file of the job outside its run folder, such as its "log"."""
         return self.folder.parent / "jobs" / f"{self.name}.{ending}"
 
 
 class Progress(NamedTuple):
-    """How far a job is: environment steps, steps per second lately, return of the last evaluation while training (None:
-    none yet); that of the last model is :func:`read_final`'s."""
+    """How far a job has got: environment steps, recent steps per second, return of the latest evaluation while
+    training (None: none yet). :func:`read_final` gives the return of the last model."""
 
     timesteps: int
     steps_per_second: float
@@ -77,8 +78,7 @@ class Progress(NamedTuple):
 
 
 def is_finished(job: Job) -> bool:
-    """Whether its last model has been evaluated, after as many steps and over as many episodes as are wanted; nothing
-    is left to do then."""
+    """Whether nothing is left to do: the last model has been evaluated, after all steps and over enough episodes."""
     try:
         done = json.loads((job.folder / "evaluation_model.json").read_text())
         return bool(done["episodes"] == job.config.final_episodes and done["timesteps"] >= job.config.timesteps)
@@ -87,8 +87,7 @@ def is_finished(job: Job) -> bool:
 
 
 def check_folder(job: Job) -> None:
-    """A folder that exists must hold a run with the settings of the job, and the defaults of this version; it may be
-    shorter.
+    """If the folder holds a run, it must have the job's settings and this version's defaults; it may be shorter.
 
     Raises:
         UserError: it does not; names the settings that differ.
@@ -97,10 +96,10 @@ def check_folder(job: Job) -> None:
     if not path.is_file():
         return
     wanted = yaml.safe_load(job.config.to_yaml({"defaults": constructor_defaults(job.config.agent)}))
-    # the final evaluation is done again where other episodes are wanted
+    # a different number of final episodes only repeats the final evaluation
     names = [field.name for field in fields(Config) if field.name not in ("settings", "final_episodes")]
     there_now = read_record(path)
-    if there_now["timesteps"] < job.config.timesteps:  # it will be made longer
+    if there_now["timesteps"] < job.config.timesteps:  # the run will be extended
         names.remove("timesteps")
     differ = [
         f"{key} {there!r} there, {here!r} wanted"
@@ -114,7 +113,7 @@ def check_folder(job: Job) -> None:
 
 
 def read_progress(job: Job) -> Progress:
-    """From the files of the job, which may be at work on another machine."""
+    """Read from the job's files: it may be running on another machine."""
     try:
         beat = json.loads(job.beside("json").read_text())
     except (OSError, ValueError):
@@ -126,26 +125,26 @@ def read_progress(job: Job) -> Progress:
 
 
 def read_final(job: Job) -> float | None:
-    """Mean return of the last model's evaluation: what reports and searches go by; None: the job is not finished."""
+    """Mean return of the last model, which reports and searches compare; None while the job is not finished."""
     if not is_finished(job):
         return None
     return float(json.loads((job.folder / "evaluation_model.json").read_text())["mean"])
 
 
 def run_job(job: Job) -> None:
-    """Train the job in this process, on one thread, from wherever it stands, then evaluate it; a finished one is left
-    alone. What it prints goes to its log.
+    """Train the job in this process, on one thread, from its last checkpoint if any, then evaluate it. A finished job
+    is left alone. Output goes to the job's log.
 
     Raises:
         UserError: settings, environment or folder are wrong.
-        JobError: anything else, see the log; or another process is at work in the folder.
+        JobError: anything else, see the log; or another process is using the folder.
     """
     torch.set_num_threads(1)
     with _logged(job):
         try:
             with sole_user(job.folder, _LOCK_PATIENCE):
                 _take_up(job)
-        except FolderBusyError as error:  # not for ever
+        except FolderBusyError as error:  # which passes
             raise JobError(str(error)) from error
         except UserError as error:
             print(f"error: {error}")
@@ -180,7 +179,7 @@ def _logged(job: Job) -> Iterator[None]:
 
 
 class _Heartbeat(BaseCallback):
-    """Tell every few seconds how far the run is, and how fast it has been since the last time."""
+    """Write every few seconds how far the run has got, and its speed since the last time."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -209,8 +208,8 @@ class _Heartbeat(BaseCallback):
 
 
 def run_apart(job: Job, started: list[BaseProcess] | None = None) -> None:
-    """:func:`run_job` in a new process, so that its death is one job's. ``started`` receives the process, which ends
-    together with this one.
+    """:func:`run_job` in a new process, so that a crash takes down one job only. The process, which ends with this one,
+    is appended to ``started``.
 
     Raises:
         UserError, JobError: as :func:`run_job`; JobError also where the process was killed.
@@ -239,7 +238,7 @@ def _child(job: Job, sender: Connection) -> None:
     except (UserError, JobError) as error:
         sender.send(type(error)(str(error)))
     except KeyboardInterrupt:
-        pass  # the parent was interrupted too, and says so
+        pass  # the parent was interrupted too, and tells the user
     else:
         sender.send(None)
 

@@ -11,22 +11,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from icnn_rl.runs.config import Config, differences, read_record
+from icnn_rl.figures import whole_numbers
+from icnn_rl.runs.config.record import Config, differences, read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EvalRow, read_evaluations
 from icnn_rl.runs.folder import write_file
 
-__all__ = ["draw_band", "label_curves", "plot_runs", "shared_steps", "whole_numbers"]
+__all__ = ["draw_band", "label_curves", "plot_runs", "shared_steps"]
 
 
 def plot_runs(folders: Sequence[Path], out: Path) -> None:
     """Return against environment steps: one panel an environment, one line an agent.
 
-    Several runs of an agent become their mean, with a band from the lowest to the highest run; a single run gets the
-    standard deviation over its evaluation episodes. Runs that differ in more than the seed, or share it, get a line
-    each, with the names of their folders. A folder that is given twice counts once.
+    Several runs of an agent are drawn as their mean, with a band from the lowest to the highest run; a single run has
+    the standard deviation over its evaluation episodes as band. Runs that differ in more than the seed, or share it,
+    get a line each, labelled with their folders. A folder given twice counts once.
 
     Raises:
         UserError: a folder is not a run, or has no evaluation yet; runs of one agent share no step; ``out`` has an
@@ -80,7 +80,7 @@ class _Line(NamedTuple):
 
 
 def _draw(axis: Axes, env: str, line: _Line, named: bool) -> None:
-    """One line and its band; ``named``: by its folders, beside the agent."""
+    """One line and its band; ``named``: labelled with its folders, not the agent alone."""
     runs = line.runs
     steps, middle, low, high = _band([run.evaluations for run in runs])
     if not len(steps):
@@ -96,7 +96,7 @@ def _draw(axis: Axes, env: str, line: _Line, named: bool) -> None:
 def draw_band(
     axis: Axes, steps: np.ndarray, middle: np.ndarray, low: np.ndarray | None, high: np.ndarray | None, label: str
 ) -> None:
-    """A line and its band; for a single evaluation, of which neither would be seen, a point and its bar."""
+    """A line and its band; for a single evaluation, where neither would show, a point and an error bar."""
     alone = len(steps) == 1
     (drawn,) = axis.plot(steps, middle, marker="o", markersize=6 if alone else 3, label=label)
     if low is None or high is None:
@@ -118,11 +118,6 @@ def label_curves(axis: Axes, env: str) -> None:
     axis.legend(loc="best", fontsize="small")
 
 
-def whole_numbers(axis: Axes) -> None:
-    """No ticks between whole numbers of steps or epochs, however few there are."""
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
 def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray]:
     """Steps at which all runs were evaluated, (k,), and the means there, (runs, k)."""
     tables = [{row.timesteps: row.mean for row in run} for run in runs]
@@ -131,7 +126,7 @@ def shared_steps(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndar
 
 
 def _band(runs: Sequence[Sequence[EvalRow]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all runs share, with middle, lower and upper line."""
+    """Steps that all runs share, with the middle, lower and upper line."""
     steps, table = shared_steps(runs)
     middle = table.mean(axis=0)
     if len(runs) > 1:

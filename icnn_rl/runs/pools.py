@@ -1,4 +1,4 @@
-"""Where jobs run: processes of this machine, or a Ray cluster. A pool is a function from a job to its future."""
+"""Where jobs run: processes on this machine, or a Ray cluster. A pool is a function from a job to its future."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Submit: TypeAlias = Callable[[Job], "Future[None]"]
 
 @contextlib.contextmanager
 def local_pool(workers: int) -> Iterator[Submit]:
-    """At most ``workers`` jobs at a time, each in a process of its own with one thread. On leaving, what still runs is
-    ended; its checkpoints stay."""
+    """At most ``workers`` jobs at a time, each in its own process with one thread. On exit, running jobs are stopped;
+    their checkpoints stay."""
     threads = ThreadPoolExecutor(workers)
     processes: list[BaseProcess] = []
     futures: list[Future[None]] = []
@@ -48,15 +48,15 @@ def local_pool(workers: int) -> Iterator[Submit]:
 
 @contextlib.contextmanager
 def ray_pool(address: str | None = None, gpus: float = 0.0) -> Iterator[Submit]:
-    """Jobs as Ray tasks, one CPU and ``gpus`` GPUs (fractions allowed) each; as many at a time as the cluster holds.
+    """Jobs as Ray tasks, one CPU and ``gpus`` GPUs (fractions allowed) each; as many at a time as fit the cluster.
 
-    All nodes must see the jobs' folders under the same path, and have this package. A task whose worker or node dies
-    fails like one that raises: who has submitted it decides whether to submit it again.
+    All nodes must see the jobs' folders under the same path and have this package installed. A task whose worker or
+    node dies fails like one that raises; the caller decides whether to resubmit it.
 
     Args:
-        address: of the cluster's head, "auto": that of a cluster which this machine is part of; None: RAY_ADDRESS, else
-            what ``ray start`` has begun on this machine, else a Ray of its own, which ends with the pool.
-        gpus: share of a GPU for a job.
+        address: the cluster's head; "auto": the cluster of this machine; None: RAY_ADDRESS, else the cluster that
+            ``ray start`` started on this machine, else a local Ray that ends with the pool.
+        gpus: share of a GPU per job.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -82,6 +82,6 @@ def ray_pool(address: str | None = None, gpus: float = 0.0) -> Iterator[Submit]:
         yield submit
     finally:
         for reference in running:
-            ray.cancel(reference, force=True)  # nothing happens to those that are done
+            ray.cancel(reference, force=True)  # no effect on finished tasks
         if ours:
             ray.shutdown()

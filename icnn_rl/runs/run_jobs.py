@@ -1,4 +1,4 @@
-"""Run many jobs: retry what breaks off, go on where others fail, show how far they are."""
+"""Run many jobs: retry those that crash, carry on when some fail, show their progress."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ORDER = ("running", "failed", "waiting", "done")
 
 @dataclass
 class JobState:
-    """A job and what became of it. ``attempts``: times it was started before. ``reason``: why it failed last.
-    ``final``: the return of its last model, once it is done."""
+    """A job and its state. ``attempts``: earlier starts. ``reason``: why it last failed. ``final``: the return of its
+    last model, once done."""
 
     job: Job
     state: Literal["waiting", "running", "failed", "done"]
@@ -37,12 +37,12 @@ class JobState:
 
     @property
     def steps_left(self) -> int:
-        """0 while the end is evaluated, and where a last rollout goes beyond the steps asked for."""
+        """0 during the final evaluation, and when the last rollout overshoots."""
         return max(self.job.config.timesteps - self.progress.timesteps, 0)
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None: unknown."""
+        """At the current speed; None: unknown."""
         rate = self.progress.steps_per_second
         return self.steps_left / rate if self.state == "running" and rate > 0 else None
 
@@ -55,7 +55,7 @@ def run_jobs(
     Args:
         jobs: their folders are checked before anything starts.
         submit: from a pool.
-        retries: how often a job that broke off is started again. A UserError is final.
+        retries: how often a crashed job is restarted. A UserError is not retried.
         show: called about every second.
 
     Raises:
@@ -82,14 +82,16 @@ def run_jobs(
             if error is None:
                 state.state, state.final = "done", read_final(state.job)
                 continue
-            state.reason = str(getattr(error, "cause", error))  # Ray's own text is the worker's traceback
+            state.reason = str(getattr(error, "cause", error))  # Ray's error text is the worker's traceback
             if isinstance(error, UserError) or state.attempts >= retries:
                 state.state = "failed"
             else:
                 state.attempts += 1
                 start(state)
         for state in futures.values():
-            if _last_beat(state.job) != state._submitted_at_beat:  # on whatever machine, by whatever clock
+            if (
+                _last_beat(state.job) != state._submitted_at_beat
+            ):  # the clock may be another machine's: any change counts
                 state.state = "running"
         for state in states:
             state.progress = read_progress(state.job)
@@ -105,7 +107,7 @@ def _last_beat(job: Job) -> float | None:
 
 
 def draw(states: Sequence[JobState], rows: int = 30) -> Group:
-    """A table of at most ``rows`` jobs, those at work first, and a line of counts."""
+    """A table of at most ``rows`` jobs, running ones first, and a line of counts."""
     table = Table(box=None, pad_edge=False)
     for name in ("job", "state"):
         table.add_column(name)
@@ -133,7 +135,7 @@ def _row(state: JobState) -> list[str]:
 
 
 def _total_left(states: Sequence[JobState]) -> float | None:
-    """All remaining steps at the speed of those now running."""
+    """All remaining steps, at the speed of the running jobs."""
     rate = sum(state.progress.steps_per_second for state in states if state.state == "running")
     left = sum(state.steps_left for state in states if state.state in ("running", "waiting"))
     return left / rate if rate > 0 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,26 +11,21 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from icnn_rl.runs.config import (
-    AGENTS,
-    Config,
-    default_episodes,
-    first_length,
-    merge_settings,
-    parse_overrides,
-    parse_seeds,
-    resolve_settings,
-)
+from icnn_rl.agents.icnn_q.algorithm import warm_up
+from icnn_rl.runs.arguments import merge_settings, parse_overrides, parse_seeds
+from icnn_rl.runs.config.agents import AGENTS
+from icnn_rl.runs.config.defaults import default_episodes, resolve_settings
+from icnn_rl.runs.config.record import Config, first_length
 from icnn_rl.runs.environments import NO_CONSTRAINT, import_env, read_constraints, read_vec_normalize
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.folder import name_of
 from icnn_rl.runs.jobs import Job
 from icnn_rl.runs.values import whole_number
 from icnn_rl.runs.wrappers import read_wrappers
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["ALL", "Sweep", "make_jobs", "merge_options", "read_sweep", "read_sweep_file"]
 
-_MAX_WARM_UP = 10_000  # as ICNNQ's
 _DEFAULT = "default"
 _COUNTED = ("n_envs", "eval_episodes", "final_episodes", "eval_freq", "checkpoint_freq")
 ALL = "all"  # key of the settings of every agent
@@ -41,10 +35,10 @@ ALL = "all"  # key of the settings of every agent
 class Sweep:
     """What to run.
 
-    agents, envs, seeds: every combination is a job. timesteps: environment steps by environment, "default" for the
-    others. warm_up: environment steps with random actions before an off-policy agent's first update: "tenth" of the
-    run, at most 10 000 (ICNNQ's own rule) for all; "own": each agent's default; or a number. settings: constructor
-    arguments by agent, "all" for every one; they win over warm_up. eval_freq, checkpoint_freq: steps between
+    agents, envs, seeds: every combination is a job. timesteps: environment steps by environment, "default" for all
+    others. warm_up: random steps before an off-policy agent's first update: "tenth", ICNNQ's rule for all
+    (:func:`~icnn_rl.agents.icnn_q.algorithm.warm_up`); "own", each agent's default; or a number. settings: constructor
+    arguments by agent, "all" for every agent; they override warm_up. eval_freq, checkpoint_freq: steps between
     evaluations and checkpoints; None: a tenth of the run. eval_episodes, final_episodes: None:
     :func:`icnn_rl.runs.config.default_episodes`. The rest as in :class:`icnn_rl.runs.config.Config`.
     """
@@ -86,14 +80,14 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected key: value pairs with the keys {', '.join(known)}, got {options!r}.")
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known)
-            raise UserError(f"{path}: {key} is no option of a sweep. Known: {', '.join(near or known)}.")
+            hint = did_you_mean(key, known) or f" Known: {', '.join(known)}."
+            raise UserError(f"{path}: {key} is no option of a sweep.{hint}")
     return options
 
 
 def merge_options(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for :func:`read_sweep`: those of ``above`` win, settings one by one; what ``above`` sets for all agents
-    wins over what ``below`` sets for one."""
+    """Options for :func:`read_sweep`: ``above`` overrides ``below``, settings one by one; what ``above`` sets for all
+    agents overrides what ``below`` sets for one."""
     ours, theirs = (_settings(options.get("settings") or {}) for options in (above, below))
     settings = {
         agent: merge_settings(merge_settings(theirs.get(agent, {}), ours.get(ALL, {})), ours.get(agent, {}))
@@ -103,7 +97,7 @@ def merge_options(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[st
 
 
 def read_sweep(options: Mapping[str, Any]) -> Sweep:
-    """A sweep from plain data, of a file or the command line.
+    """A sweep from plain data, from a file or the command line.
 
     Args:
         options: the fields of :class:`Sweep`. agents, envs and seeds may be lists or texts, "icnn,td3" and "0-9,12";
@@ -140,7 +134,7 @@ def read_sweep(options: Mapping[str, Any]) -> Sweep:
             raise UserError(f"--timesteps: none for {env}. Give a number for all, or {env}=NUMBER.")
         _check_known("--envs", env)
     for env in sweep.timesteps:
-        if env not in (_DEFAULT, *sweep.envs):  # a file may tell of more than is trained now
+        if env not in (_DEFAULT, *sweep.envs):  # a file may list more than is trained now
             _check_known("--timesteps", env)
     counted = {name: getattr(sweep, name) for name in _COUNTED}
     counts: dict[str, Any] = {
@@ -166,12 +160,14 @@ def make_jobs(sweep: Sweep, out: Path) -> list[Job]:
 
 def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Config:
     timesteps = sweep.timesteps.get(env) or sweep.timesteps[_DEFAULT]
-    planned = min(first_length(folder) or timesteps, timesteps)  # a run made longer keeps what its length has set
+    planned = min(
+        first_length(folder) or timesteps, timesteps
+    )  # an extended run keeps what its first length determined
     eval_episodes, _ = default_episodes(planned)
-    warm_up: dict[str, Any] = {}
+    learning_starts: dict[str, Any] = {}
     if sweep.warm_up != "own" and issubclass(AGENTS[agent], OffPolicyAlgorithm):
-        steps = min(planned // 10, _MAX_WARM_UP) if sweep.warm_up == "tenth" else sweep.warm_up
-        warm_up = {"learning_starts": steps}
+        steps = warm_up(planned) if sweep.warm_up == "tenth" else sweep.warm_up
+        learning_starts = {"learning_starts": steps}
     given = [sweep.settings.get(name, {}) for name in (ALL, agent)]
     return Config(
         agent=agent,
@@ -183,7 +179,7 @@ def _config(sweep: Sweep, agent: str, env: str, seed: int, folder: Path) -> Conf
         eval_freq=sweep.eval_freq or max(planned // 10, 1),
         eval_episodes=sweep.eval_episodes or eval_episodes,
         checkpoint_freq=sweep.checkpoint_freq or max(planned // 10, 1),
-        settings=resolve_settings(agent, env, warm_up, *given),
+        settings=resolve_settings(agent, env, learning_starts, *given),
         constraint=sweep.constraint,
         env_kwargs=sweep.env_kwargs,
         wrappers=sweep.wrappers,
@@ -240,7 +236,7 @@ def _settings(given: Any) -> dict[str, dict[str, Any]]:
 
 
 def _constraint(given: Any) -> Any:
-    """Texts, and names of YAML files, read; anything else as it is."""
+    """Texts and names of YAML files are read; anything else is kept."""
     texts = [given] if isinstance(given, str) and given != NO_CONSTRAINT else given
     if isinstance(texts, list) and all(isinstance(item, str) for item in texts):
         return read_constraints(texts)

@@ -1,4 +1,4 @@
-"""Train an agent into a run folder, or go on from its last checkpoint."""
+"""Train an agent into a run folder, or resume from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -37,16 +37,11 @@ from icnn_rl.runs.checkpoint import (
     save_checkpoint,
     statistics_of,
 )
-from icnn_rl.runs.config import (
-    AGENTS,
-    Config,
-    buffer_size,
-    build_agent,
-    constructor_defaults,
-    read_record,
-    revision,
-    versions,
-)
+from icnn_rl.runs.config.agents import AGENTS
+from icnn_rl.runs.config.build import buffer_size, build_agent
+from icnn_rl.runs.config.defaults import constructor_defaults
+from icnn_rl.runs.config.provenance import revision, versions
+from icnn_rl.runs.config.record import Config, read_record
 from icnn_rl.runs.constraint_record import ConstraintCallback
 from icnn_rl.runs.environments import make_env
 from icnn_rl.runs.errors import UserError
@@ -64,13 +59,13 @@ def train_run(
     progress_bar: bool = False,
     callbacks: Sequence[BaseCallback] = (),
 ) -> BaseAlgorithm:
-    """Train from the start. ``folder`` must not hold a run already; ``callbacks`` come after those of the run.
+    """Train from the start into ``folder``, which must not hold a run; ``callbacks`` come after the run's own.
 
     Leaves: config.yml, progress.csv, tb/ (TensorBoard), eval.csv, checkpoints/, best_model.zip, model.zip.
 
     Raises:
         UserError: the folder holds something, the environment or a setting is wrong.
-        FolderBusyError: another process is at work in the folder.
+        FolderBusyError: another process is using the folder.
     """
     with fresh_folder(folder):
         env = make_env(config.env, config.n_envs, config.seed, **config.surroundings)
@@ -84,20 +79,20 @@ def train_run(
 
 @contextlib.contextmanager
 def fresh_folder(folder: Path) -> Iterator[None]:
-    """A run folder for this process alone, with nothing in it yet.
+    """An empty run folder that no other process uses.
 
     Raises:
         UserError: it holds something, or is a file.
-        FolderBusyError: another process is at work in it.
+        FolderBusyError: another process is using it.
     """
-    check_free(folder)  # before anything is put there
+    check_free(folder)  # before the lock file is put there
     with sole_user(folder):
-        check_free(folder)  # again: another process may have just left it
+        check_free(folder)  # again: another process may have filled it meanwhile
         yield
 
 
 def write_config(config: Config, folder: Path, **more: Any) -> None:
-    """The run's config.yml: settings, defaults for what they leave open, versions, revision, time, and ``more``."""
+    """Write the run's config.yml: settings, the defaults of all others, versions, revision, time, and ``more``."""
     extra = {
         "defaults": constructor_defaults(config.agent),
         "versions": versions(),
@@ -109,7 +104,7 @@ def write_config(config: Config, folder: Path, **more: Any) -> None:
 
 
 def _change(config: Config, folder: Path, timesteps: int, final_episodes: int) -> Config:
-    """Another length and another end, in config.yml too."""
+    """The configuration with another length and number of final episodes; config.yml is updated."""
     if (timesteps, final_episodes) == (config.timesteps, config.final_episodes):
         return config
     path = folder / "config.yml"
@@ -134,21 +129,21 @@ def resume_run(
     progress_bar: bool = False,
     callbacks: Sequence[BaseCallback] = (),
 ) -> BaseAlgorithm:
-    """Go on from the last checkpoint up to the run's number of steps; from the start if there is none yet.
+    """Resume from the last checkpoint, or from the start if there is none, up to the run's number of steps.
 
-    A run that is made longer keeps its settings, the steps between its evaluations among them. Schedules (lin_3e-4)
-    are told the new length: a learning rate that had fallen to 0 is half its start again where the length doubles. The
-    replay buffer grows with the run. config.yml lists all lengths in ``lengths``.
+    A run that is extended keeps its settings, including the steps between evaluations. Schedules (lin_3e-4) see the new
+    length: a learning rate that had fallen to 0 is back at half its start if the length doubles. The replay buffer
+    grows with the run. config.yml lists all lengths in ``lengths``.
 
     Args:
         folder: of the run.
-        timesteps: the run's length from now on, not below that so far; None: as before.
-        final_episodes: of the evaluation at the end from now on; None: as before.
+        timesteps: the run's new length, no shorter than before; None: as before.
+        final_episodes: new number for the evaluation at the end; None: as before.
         verbose, progress_bar, callbacks: as for :func:`train_run`.
 
     Raises:
         UserError: no run, a damaged checkpoint, a finished run without its checkpoints, or fewer ``timesteps``.
-        FolderBusyError: another process is at work in the folder.
+        FolderBusyError: another process is using the folder.
     """
     config = Config.load(folder / "config.yml")
     if timesteps is not None and timesteps < config.timesteps:
@@ -195,7 +190,7 @@ def _resume(
         else:
             config = dataclasses.replace(config, timesteps=timesteps, final_episodes=final_episodes)
             model = build_agent(config, env, None)
-            write_config(config, folder)  # by today's versions and defaults
+            write_config(config, folder)  # with the current versions and defaults
             print(f"{folder}: stopped before its first checkpoint, starting again from step 0")
         return _learn(model, config, folder, verbose, progress_bar, callbacks)
     finally:
@@ -236,7 +231,7 @@ def open_log(model: BaseAlgorithm, folder: Path, verbose: int) -> None:
 def run_callbacks(
     config: Config, folder: Path, save: Callable[[BaseAlgorithm, Path], object] = save_checkpoint
 ) -> Iterator[list[BaseCallback]]:
-    """What a run does beside learning: evaluations, checkpoints written by ``save``, and the count of violations."""
+    """What a run does besides learning: evaluate, write checkpoints with ``save``, count violations."""
     evaluations = EvaluationCallback(folder, config.env, config.eval_freq, config.eval_episodes, **config.surroundings)
     try:
         yield [
@@ -257,17 +252,17 @@ def save_model(model: BaseAlgorithm, folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet_progress_bar() -> Iterator[None]:
-    """Without the warning that tqdm.rich is experimental."""
+    """Silence the warning that tqdm.rich is experimental."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, message=".*experimental.*")
         yield
 
 
 def _log_writers(folder: Path, done: int, verbose: int) -> list[KVWriter]:
-    """CSV, TensorBoard and, if asked for, the terminal. A resumed run keeps the rows up to its checkpoint."""
+    """CSV, TensorBoard and, if ``verbose``, the terminal. A resumed run keeps the rows up to its checkpoint."""
     table = folder / "progress.csv"
     kept = _sound_rows(table, done) if done and table.is_file() else []
-    temporary = folder / ".progress.csv"  # takes its name with the old rows in it: a kill here loses none
+    temporary = folder / ".progress.csv"  # renamed once it holds the old rows: a kill loses none
     writer = CSVOutputFormat(str(temporary))
     for row in kept:
         writer.write(row, dict.fromkeys(row, ()))
@@ -279,7 +274,7 @@ def _log_writers(folder: Path, done: int, verbose: int) -> list[KVWriter]:
 
 
 def _sound_rows(table: Path, done: int) -> list[dict[str, float]]:
-    """The rows up to step ``done``, or up to the first that a crash has damaged: the log is not needed to go on."""
+    """The rows up to step ``done``, or up to the first damaged one: resuming does not need the log."""
     rows: list[dict[str, float]] = []
     steps = 0.0
     with table.open(newline="", errors="replace") as stream:

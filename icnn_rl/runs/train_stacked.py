@@ -1,4 +1,4 @@
-"""Train several seeds of a configuration in one process, each into a run folder of its own."""
+"""Train several seeds of a configuration in one process, each into its own run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stable_baselines3.common.callbacks import CallbackList
 
 from icnn_rl.agents import ICNNQ, StackedICNNQ
 from icnn_rl.runs.checkpoint import save_checkpoint
-from icnn_rl.runs.config import Config, build_agent
+from icnn_rl.runs.config.build import build_agent
+from icnn_rl.runs.config.record import Config
 from icnn_rl.runs.environments import make_env
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.train import (
@@ -33,9 +34,9 @@ def train_stacked(
     """Train from the start, all together; see :class:`icnn_rl.agents.StackedICNNQ`.
 
     Args:
-        configs: one for each run, alike but for the seed and what may differ between stacked learners.
-        folders: as many, none holding a run already. Each is left as :func:`icnn_rl.runs.train.train_run`
-            leaves it, and may be evaluated, plotted and resumed alone.
+        configs: one per run, equal except for the seed and what may differ between stacked learners.
+        folders: one per run, none holding a run already. Each ends up as :func:`icnn_rl.runs.train.train_run`
+            leaves it, and can be evaluated, plotted and resumed on its own.
         verbose: whether the first run prints its log.
         progress_bar: whether to show one.
 

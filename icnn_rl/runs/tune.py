@@ -1,4 +1,4 @@
-"""Search for constructor arguments with Optuna; a trial is one job a seed."""
+"""Search for constructor arguments with Optuna; a trial is one job per seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from icnn_rl.runs.config import is_integer, merge_settings, parse_overrides
+from icnn_rl.runs.arguments import merge_settings, parse_overrides
+from icnn_rl.runs.config.check import is_integer
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.jobs import Job, read_final
 from icnn_rl.runs.run_jobs import JobState
@@ -32,17 +33,17 @@ __all__ = [
     "sweep_of",
 ]
 
-#: What a search, as a sweep, may do to the environment.
+#: Options of the environment that a search passes on to its sweeps.
 SURROUNDINGS = ("env_kwargs", "wrappers", "vec_normalize")
 
-_AGAIN = "again"  # marks a trial that was broken off before, which has failed there
+_AGAIN = "again"  # marks the second attempt at an interrupted trial; the first counts as failed
 _REASON, _TASK = "reason", "task"
 
 
 def read_space(path: Path) -> dict[str, dict[str, Any]]:
     """A search space from YAML: key of a setting to ``{low, high, log}`` or ``{choices}``.
 
-    Numbers are integers where both ends are. Choices may be anything that YAML can say.
+    A range is one of integers if both ends are. Choices may be anything YAML can hold.
 
     Raises:
         UserError: the file is missing or has another form; names the key.
@@ -66,7 +67,7 @@ def _range(key: str, given: Any) -> dict[str, Any]:
         return dict(given)
     if not {"low", "high"} <= set(given) <= {"low", "high", "log"}:
         raise wrong
-    try:  # YAML reads 1e-4 as a text
+    try:  # YAML reads 1e-4 as a string
         low, high = (value if isinstance(value, int) else float(value) for value in (given["low"], given["high"]))
     except (TypeError, ValueError):
         raise wrong from None
@@ -76,7 +77,7 @@ def _range(key: str, given: Any) -> dict[str, Any]:
 
 
 def open_study(path: Path, seed: int) -> Any:
-    """The optuna.Study kept in a journal file, new or as it was left; what was running then is tried first.
+    """The optuna.Study in a journal file, new or as it was left; interrupted trials are repeated first.
 
     Raises:
         ModuleNotFoundError: Optuna is not installed.
@@ -100,12 +101,12 @@ def open_study(path: Path, seed: int) -> Any:
 
 
 def check_study(study: Any, sweep: Sweep, space: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note in a new study what is searched; a study that was begun must be about the same.
+    """Record in a new study what is searched; an existing study must be about the same.
 
     Raises:
         UserError: it is not; names what differs.
     """
-    # as the journal gives it back
+    # as the journal returns it
     wanted = json.loads(json.dumps({**dataclasses.asdict(sweep), "space": space}))
     there = study.user_attrs.get(_TASK)
     if there is None:
@@ -114,7 +115,7 @@ def check_study(study: Any, sweep: Sweep, space: Mapping[str, Mapping[str, Any]]
     differ = [
         f"{key} {there.get(key)!r} there, {wanted[key]!r} wanted"
         for key in wanted
-        if json.dumps(there.get(key)) != json.dumps(wanted[key])  # 1 and 1.0 are other ranges
+        if json.dumps(there.get(key)) != json.dumps(wanted[key])  # 1 and 1.0 mean different ranges
     ]
     if differ:
         raise UserError(
@@ -124,7 +125,7 @@ def check_study(study: Any, sweep: Sweep, space: Mapping[str, Mapping[str, Any]]
 
 
 def _count(path: Path) -> int:
-    """A resumed search must not draw the numbers of its beginning again."""
+    """Lines in the journal: part of the seed, so that a resumed search does not repeat its first draws."""
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
@@ -143,15 +144,15 @@ def suggest(trial: Any, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
 
 
 def corners(space: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Settings in which every choice and both ends of every range occur, nested as those of :func:`suggest`: to check a
-    space with, all before the first trial."""
+    """Settings that cover every choice and both ends of every range, nested as in :func:`suggest`: they let a space be
+    checked before the first trial."""
     values = {key: given.get("choices") or [given["low"], given["high"]] for key, given in space.items()}
     firsts = {key: options[0] for key, options in values.items()}
     return [_nested({**firsts, key: value}) for key, options in values.items() for value in options]
 
 
 def integer_ranges(space: Mapping[str, dict[str, Any]], agent: str) -> dict[str, dict[str, Any]]:
-    """The space with integers at both ends where the agent's default is one: YAML reads 1e2 as a float.
+    """The space with integer ends where the agent's default is an integer: YAML reads 1e2 as a float.
 
     Raises:
         UserError: an end is not an integer.
@@ -170,7 +171,7 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep of one agent with these settings needs to be told beside agents, environments, seeds and steps."""
+    """What a sweep of one agent with these settings needs besides agents, environments, seeds and steps."""
     (agent,) = sweep.agents
     fixed = merge_settings(sweep.settings.get(ALL, {}), sweep.settings.get(agent, {}))
     around = {name: getattr(sweep, name) for name in SURROUNDINGS if getattr(sweep, name) is not None}
@@ -178,8 +179,7 @@ def sweep_of(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_trial_jobs(sweep: Sweep, settings: Mapping[str, Any], out: Path) -> list[Job]:
-    """The jobs of a sweep with these settings of its agent, in a folder named after them: the same settings, the same
-    runs."""
+    """The jobs of a sweep with these settings, in a folder named after them: equal settings share their runs."""
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return make_jobs(dataclasses.replace(sweep, **sweep_of(sweep, settings)), out / "trials" / name)
 
@@ -193,14 +193,14 @@ def search(
     trials: int,
     batch: int,
 ) -> None:
-    """Ask for ``batch`` trials, run their jobs, tell the mean of their final returns; until ``trials`` have ended.
+    """Ask for ``batch`` trials, run their jobs, report the mean of their final returns; until ``trials`` have ended.
 
     Args:
         study: from :func:`open_study`.
         space: from :func:`read_space`.
         make: settings to jobs.
-        run: jobs to their states, all done or failed. A trial with a failed job has failed.
-        trials: of the whole study, those before included.
+        run: jobs to their states, each done or failed. One failed job fails its trial.
+        trials: in the whole study, earlier ones included.
         batch: trials at a time.
     """
     while (left := trials - _ended(study)) > 0:
@@ -215,7 +215,7 @@ def search(
 
 
 def _ended(study: Any) -> int:
-    """Trials that have ended, those that were broken off and queued again not counted."""
+    """Trials that have ended, not counting interrupted ones that were queued again."""
     trials = study.get_trials()
     broken_off = sum(_AGAIN in trial.user_attrs for trial in trials)
     return sum(bool(trial.state.is_finished()) for trial in trials) - broken_off

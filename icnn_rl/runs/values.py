@@ -1,4 +1,4 @@
-"""Values of options: numbers as people write them, and what is wrong with them."""
+"""Numbers as people type them, checked."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from icnn_rl.constraints import ActionConstraint
 from icnn_rl.runs.environments import make_single_env
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EVAL_SEED
@@ -23,7 +24,7 @@ from icnn_rl.solution import Status
 
 __all__ = ["record"]
 
-_FREE_CAMERA = -1  # MuJoCo's number of the camera that is none of the model's
+_FREE_CAMERA = -1  # MuJoCo's id for the camera that belongs to no model
 
 
 def record(
@@ -31,23 +32,23 @@ def record(
     env_id: str,
     out: Path,
     steps: int,
-    constraint: Any = None,
+    constraint: ActionConstraint | None = None,
     normalize: Callable[[Any], Any] = lambda obs: obs,
     **surroundings: Any,
 ) -> float:
-    """Write ``steps`` frames at most of one deterministic episode to an .mp4 or .gif; returns the return so far.
+    """Write at most ``steps`` frames of one deterministic episode to an .mp4 or .gif; returns the return so far.
 
-    Under a constraint every picture tells its state: a green frame inside the set, orange on its border, red where no
-    action was allowed; and how far the action was moved. ``normalize`` turns observations into what the model knows;
+    Under a constraint every picture shows its state: a green border inside the set, orange on its boundary, red where
+    no action was allowed; and how far the action was moved. ``normalize`` turns observations into the model's inputs;
     ``surroundings`` are for :func:`icnn_rl.runs.environments.make_single_env`.
 
     Raises:
-        UserError: another ending than .mp4 or .gif, or the environment cannot draw.
+        UserError: the name ends in neither .mp4 nor .gif, or the environment cannot draw.
     """
     if out.suffix not in (".mp4", ".gif"):
         raise UserError(f"--out {out}: expected a name ending in .mp4 or .gif.")
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # no screen: draw off screen
+        os.environ.setdefault("MUJOCO_GL", "egl")  # no display
     total = 0.0
     frames: list[Any] = []
     try:
@@ -58,7 +59,7 @@ def record(
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise UserError(f"{env_id}: cannot be filmed, the environment draws no pictures (render mode rgb_array).")
         obs, _ = env.reset(seed=EVAL_SEED)
-        env.render()  # some find out only here that they cannot
+        env.render()  # some environments fail only here
     except (gym.error.Error, ImportError) as error:
         raise UserError(f"{env_id}: cannot be filmed. {error}") from error
     for _ in range(steps):
@@ -79,8 +80,8 @@ def record(
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
-    """Let a MuJoCo environment draw from the camera that its model calls "track", if it has one: the default one
-    stands still, and what runs leaves the picture."""
+    """Use the model's camera called "track" in a MuJoCo environment, if there is one: the default camera stands still,
+    and a running robot leaves the picture."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     model = getattr(env.unwrapped, "model", None)
     if renderer is None or model is None or renderer.camera_id != _FREE_CAMERA:
@@ -91,7 +92,7 @@ def follow(env: gym.Env[Any, Any]) -> None:
 
 
 def annotate(frame: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
-    """The frame with the state of the constraint in the step that follows it, see :func:`record`."""
+    """The frame with the constraint's state in the step that follows it, see :func:`record`."""
     if info["constraint/status"] == Status.PRIMAL_INFEASIBLE:
         color, text = (200, 30, 30), "no action allowed"
     elif info["constraint/active"]:

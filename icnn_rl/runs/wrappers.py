@@ -1,8 +1,7 @@
-"""Modules and wrappers that a user names."""
+"""Modules and wrappers that users name."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -17,12 +16,13 @@ import yaml
 
 from icnn_rl.runs.arguments import check_keys, names_of, numbers
 from icnn_rl.runs.errors import UserError
+from icnn_rl.spelling import did_you_mean
 
 __all__ = ["import_users", "read_wrappers", "wrap"]
 
 
 def import_users(module: str) -> ModuleType:
-    """A module that is installed or lies in the working folder, as ``python -m`` finds it."""
+    """Import a module that is installed or in the working folder, as ``python -m`` does."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(module)
@@ -43,7 +43,8 @@ def wrap(env: gym.Env[Any, Any], wrapper: Mapping[str, Any]) -> gym.Env[Any, Any
 
 
 def read_wrappers(items: Sequence[Any]) -> list[dict[str, dict[str, Any]]] | None:
-    """What --wrapper was given, NAME[:KEY=VALUE,...], or a file: {NAME: {KEY: VALUE}}; in the second form, or None.
+    """Values of --wrapper, NAME[:KEY=VALUE,...], or entries of a file, {NAME: {KEY: VALUE}}, all in the second form;
+    None if there are none.
 
     A name is one of gymnasium.wrappers, or module.Class.
 
@@ -78,8 +79,6 @@ def _find_wrapper(name: Any) -> Any:
     try:
         return getattr(import_users(module) if module else gym.wrappers, attribute)
     except (ImportError, AttributeError) as error:
-        near = [] if module else difflib.get_close_matches(attribute, gym.wrappers.__all__, n=2)
-        hint = (
-            f" Did you mean {' or '.join(near)}?" if near else " Expected one of gymnasium.wrappers, or module.Class."
-        )
+        hint = "" if module else did_you_mean(attribute, gym.wrappers.__all__, most=2)
+        hint = hint or " Expected one of gymnasium.wrappers, or module.Class."
         raise UserError(f"--wrapper {name}: {error}.{hint}") from error

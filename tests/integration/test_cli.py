@@ -190,14 +190,15 @@ def test_the_configuration_names_versions_seed_and_settings(finished):
 
 
 def test_without_arguments_the_program_trains_on_mujoco(tmp_path, monkeypatch, capsys):
-    from icnn_rl.cli.commands import rl
+    from icnn_rl.cli import evaluation
     from icnn_rl.cli.main import main
+    from icnn_rl.runs import train
 
     seen = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icnn-rl"])
-    monkeypatch.setattr(rl, "train_run", lambda config, folder, **options: seen.append((config, folder)))
-    monkeypatch.setattr(rl, "report", lambda folder, which, episodes: seen.append((folder, which)))
+    monkeypatch.setattr(train, "train_run", lambda config, folder, **options: seen.append((config, folder)))
+    monkeypatch.setattr(evaluation, "report", lambda folder, which, episodes: seen.append((folder, which)))
     assert main() == 0
     (config, folder), report = seen
     assert (config.agent, config.env) == ("icnn", "InvertedPendulum-v5")
@@ -252,7 +253,7 @@ def test_killed_twice_and_resumed_to_the_end(tmp_path):
     assert not list((folder / "checkpoints").glob(".*"))
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step_000000960", "step_000001000"]
 
-    from icnn_rl.runs.config import AGENTS
+    from icnn_rl.runs.config.agents import AGENTS
 
     model = AGENTS["icnn"].load(folder / "model.zip", device="cpu")
     model.load_replay_buffer(folder / "checkpoints" / "step_000001000" / "replay_buffer.pkl")
@@ -437,10 +438,10 @@ def test_stacking_leaves_occupied_folders_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "learning_rat=1"], "learning_rat: not an argument of agent 'icnn'. Did you mean learning_rate"),
+        (["--set", "learning_rat=1"], "learning_rat: not an argument of agent 'icnn'. Did you mean 'learning_rate'"),
         (
             ["--set", "policy_kwargs.hiden=[8]"],
-            "hiden: not an argument of policy_kwargs of 'icnn'. Did you mean hidden",
+            "hiden: not an argument of policy_kwargs of 'icnn'. Did you mean 'hidden'",
         ),
         (["--set", "learning_rate"], "--set learning_rate: expected key=value"),
         (["--set", "learning_rate=[1"], "--set learning_rate=[1: the value is not valid YAML"),
@@ -468,10 +469,11 @@ def test_an_error_has_no_traceback_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(("agent", "starts"), [("td3", 1000), ("sac", 1000), ("icnn", None), ("ppo", None)])
 def test_a_run_that_ends_before_the_first_update_is_told_so(agent, starts, tmp_path, capsys, monkeypatch):
-    from icnn_rl.cli.commands import rl
+    from icnn_rl.cli import evaluation
+    from icnn_rl.runs import train
 
-    monkeypatch.setattr(rl, "train_run", lambda *args, **options: None)
-    monkeypatch.setattr(rl, "report", lambda *args: None)
+    monkeypatch.setattr(train, "train_run", lambda *args, **options: None)
+    monkeypatch.setattr(evaluation, "report", lambda *args: None)
     arguments = ["rl", "--agent", agent, "--timesteps", "600", "--out", tmp_path / "run"]
     told = f"warning: {agent} learns nothing in 600 steps: its first update comes after {starts}, all random. "
     hint = "For a trial so short: --set learning_starts=60.\n"
@@ -590,7 +592,7 @@ def test_an_unknown_ending_is_named(command, name, message, finished, tmp_path, 
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatch, capsys):
-    from icnn_rl.cli.commands import plot
+    from icnn_rl.runs import plot
 
     def full(folders, out):
         raise OSError(28, "No space left on device", str(out))
@@ -609,11 +611,11 @@ def test_a_full_disk_is_an_error_and_no_traceback(finished, tmp_path, monkeypatc
         (["rl", "--agent", "dqn"], "argument --agent: invalid choice: 'dqn' (choose from"),
         (["sudoku", "--box", "5"], "argument --box: invalid choice: 5 (choose from"),
         (["rl", "--timesteps", "1.5"], "argument --timesteps: expected an integer >= 1, got 1.5"),
-        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn. Did you mean --agent?"),
-        (["rl", "--total-timesteps", "9"], "unrecognized arguments: --total-timesteps 9. Did you mean --timesteps?"),
-        (["rl", "--total_timesteps=9"], "unrecognized arguments: --total_timesteps=9. Did you mean --timesteps?"),
-        (["rl", "--algo", "td3"], "unrecognized arguments: --algo td3. Did you mean --agent?"),
-        (["sudoku", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3. Did you mean --epochs?"),
+        (["rl", "--agnt", "icnn"], "unrecognized arguments: --agnt icnn. Did you mean '--agent'?"),
+        (["rl", "--total-timesteps", "9"], "unrecognized arguments: --total-timesteps 9. Did you mean '--timesteps'?"),
+        (["rl", "--total_timesteps=9"], "unrecognized arguments: --total_timesteps=9. Did you mean '--timesteps'?"),
+        (["rl", "--algo", "td3"], "unrecognized arguments: --algo td3. Did you mean '--agent'?"),
+        (["sudoku", "--epoch-count", "3"], "unrecognized arguments: --epoch-count 3. Did you mean '--epochs'?"),
         (["plot"], "the following arguments are required: RUN"),
     ],
 )
@@ -648,21 +650,14 @@ NO_DEFAULT = {"seeds", "resume", "settings", "constraint", "timesteps"}
 
 
 def test_the_options_know_what_the_package_has():
-    from icnn_rl.cli import commands as bodies
-    from icnn_rl.cli.options import runs, supervised, sweeps
-    from icnn_rl.runs.config import AGENTS
+    from icnn_rl.cli.commands import multilabel, rl, tables, zoo
+    from icnn_rl.runs.config.agents import AGENTS
     from icnn_rl.runs.zoo import SCRIPTS
     from icnn_rl.supervised.imputation import TABLES
     from icnn_rl.supervised.multilabel import LOSSES
 
-    assert sorted(AGENTS) == sorted(runs.AGENT_NAMES)
-    assert (tuple(SCRIPTS), LOSSES, TABLES) == (
-        sweeps.ZOO_SCRIPTS,
-        supervised.MULTILABEL_LOSSES,
-        supervised.TABLE_NAMES,
-    )
-    there = {path.stem for path in Path(bodies.__file__).parent.glob("*.py")}
-    assert there == {*commands(), "__init__"}
+    assert sorted(AGENTS) == sorted(rl.AGENT_NAMES)
+    assert (tuple(SCRIPTS), LOSSES, TABLES) == (zoo.ZOO_SCRIPTS, multilabel.MULTILABEL_LOSSES, tables.TABLE_NAMES)
 
 
 @pytest.mark.parametrize("command", [[], ["rl"], ["sudoku"]])
@@ -845,9 +840,10 @@ def test_a_constraint_joins_the_environments_own():
     import gymnasium as gym
     import numpy as np
 
+    from icnn_rl.constraints import parse_constraint
     from icnn_rl.runs.environments import make_single_env
 
-    env = make_single_env("icnn_rl/Reacher-O03-v0", ["linear:G=[[-1,1]],h=[0]"])
+    env = make_single_env("icnn_rl/Reacher-O03-v0", parse_constraint(["linear:G=[[-1,1]],h=[0]"]))
     env.action_space.seed(0)
     layers, layer = [], env
     while isinstance(layer, gym.Wrapper):
@@ -928,7 +924,7 @@ SWEEP = ("--agents", "td3", "--envs", "Pendulum-v1", "--seeds", "0", "--timestep
         ("sklearn", "supervised", ("multilabel",)),
         ("ray", "ray", ("sweep", *SWEEP, "--backend", "ray")),
         ("optuna", "tune", ("tune", "space.yml", "--env", "Pendulum-v1", "--timesteps", "100")),
-        ("rliable", "report", ("report", ROOT / "docs/results/runs")),
+        ("scipy", "report", ("report", ROOT / "docs/results/evaluations.csv")),
     ],
 )
 def test_a_missing_extra_is_named(module, extra, command, tmp_path, capsys, monkeypatch):

@@ -32,3 +32,13 @@ def test_the_examples_run(page, tmp_path):
         [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert found.returncode == 0, found.stderr
+
+
+LINK = re.compile(r"]\(([^)#:]+)(?:#[^)]*)?\)")
+MARKDOWN = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    broken = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert not broken

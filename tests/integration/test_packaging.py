@@ -113,7 +113,7 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     code = (
         "import icnn_rl.agents, icnn_rl.envs, icnn_rl.cli.main\n"
-        "from icnn_rl.runs.config import resolve_settings\n"
+        "from icnn_rl.runs.config.defaults import resolve_settings\n"
         "print(icnn_rl.__file__, icnn_rl.agents.__file__, resolve_settings('td3', 'Pendulum-v1', {}))\n"
     )
     done = subprocess.run(

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from matplotlib.figure import Figure
-from torch import nn
+from icnn_rl.cli.options import add_lr_decay, add_supervised
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-from icnn_rl.cli.supervised_run import Run, new_figure, options_of, user_errors
-from icnn_rl.supervised import SavedModule, evaluate
-from icnn_rl.supervised.denoising import (
-    DenoisingDataset,
-    DenoisingModule,
-    DenseDenoiser,
-    TotalVariationLayer,
-    best_penalty,
-)
-from icnn_rl.supervised.training.fit import falling
+if TYPE_CHECKING:
+    from icnn_rl.supervised import SavedModule
 
-__all__ = ["run"]
+__all__ = ["register", "run"]
 
 #: Training signals that the best penalty of total variation is found on.
 _FEW = 1000
 
 
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(
+        commands, "denoising", "learn to denoise piecewise constant signals", epochs=20, batch_size=150, lr=1e-3
+    )
+    parser.add_argument(
+        "--model",
+        choices=("optnet", "optnet-random", "total-variation", "dense"),
+        default="optnet",
+        help="optnet: starts at total variation; optnet-random: starts at random; total-variation: learns its penalty "
+        "only; dense: a fully connected net",
+    )
+    parser.add_argument(
+        "--signals", type=positive_int, default=10_000, help="how many to generate; nine tenths to train on"
+    )
+    parser.add_argument("--length", type=positive_int, default=100, help="samples per signal")
+    parser.add_argument("--noise", type=float, default=10.0, help="standard deviation of the noise")
+    parser.add_argument("--rows", type=positive_int, default=None, help="rows of the learned matrix; None: length - 1")
+    add_lr_decay(parser, True)
+
+
 def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.supervised import evaluate
+    from icnn_rl.supervised.denoising import DenoisingDataset, DenoisingModule, TotalVariationLayer, best_penalty
+    from icnn_rl.supervised.denoising.pictures import matrix, signals
+    from icnn_rl.supervised.training.fit import falling
+
     args = options_of(args)
     with user_errors():
         data = DenoisingDataset.generate(args.signals, args.length, noise=args.noise, seed=args.seed)
@@ -52,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _model(args: argparse.Namespace, lam: float) -> SavedModule:
+    from icnn_rl.supervised.denoising import DenoisingModule, DenseDenoiser, TotalVariationLayer
+
     if args.model == "dense":
         return DenseDenoiser(args.length)
     if args.model == "total-variation":
@@ -59,29 +82,3 @@ def _model(args: argparse.Namespace, lam: float) -> SavedModule:
     if args.model == "optnet":
         return DenoisingModule(args.length, "total_variation", args.rows, lam)
     return DenoisingModule(args.length, "random", args.rows, lam)
-
-
-def signals(test: DenoisingDataset, name: str, model: nn.Module, start: nn.Module, lam: float) -> Figure:
-    """Four test signals. Total variation is broad and pale: the model, which may start there, is drawn over it."""
-    figure, axes = new_figure(2, 2)
-    with torch.no_grad():
-        lines = (test.noisy[:4], test.clean[:4], model(test.noisy[:4]), start(test.noisy[:4]))
-    for i, (axis, noisy, clean, answer, flat) in enumerate(zip(axes, *(line.numpy() for line in lines), strict=False)):
-        axis.plot(noisy, ".", color="0.7", label="noisy")
-        axis.plot(flat, color="tab:orange", linewidth=4, alpha=0.6, label=f"total variation, penalty {lam:g}")
-        axis.plot(clean, color="black", linewidth=1, label="clean")
-        axis.plot(answer, color="tab:blue", linewidth=1.2, label=f"{name}, trained")
-        axis.set(xlabel="position", ylabel="value", title=f"test signal {i}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    return figure
-
-
-def matrix(model: DenoisingModule) -> Figure:
-    """The learned rows, each times its penalty."""
-    figure, axes = new_figure(1, 1)
-    rows = (model.lam[:, None] * model.D).detach()
-    bound = float(rows.abs().max())
-    image = axes[0].imshow(rows.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
-    figure.colorbar(image, label="penalty times entry, λ_j D_ji")
-    axes[0].set(xlabel="position i in the signal", ylabel="row j", title="what is kept small: the rows of λ D")
-    return figure

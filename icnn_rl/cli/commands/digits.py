@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-from matplotlib.figure import Figure
+from icnn_rl.cli.options import add_lr_decay, add_supervised
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-from icnn_rl.cli.supervised_run import Run, new_figure, options_of, user_errors
-from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
-from icnn_rl.supervised.training.fit import falling
+__all__ = ["register", "run"]
 
-__all__ = ["run"]
+
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(commands, "digits", "classify handwritten digits", epochs=10, batch_size=100, lr=1e-3)
+    parser.add_argument("--head", choices=("optnet", "linear"), default="optnet", help="last layer")
+    parser.add_argument("--hidden", type=positive_int, default=600, help="units of the hidden layer")
+    parser.add_argument("--inequalities", type=positive_int, default=20, help="inequalities of the quadratic programme")
+    add_lr_decay(parser, True)
+    parser.add_argument("--data", default=None, help="folder with MNIST's four idx files; None: ICNN_RL_DATA, or fetch")
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.supervised.digits import DigitsDataset, DigitsModule, accuracy
+    from icnn_rl.supervised.digits.pictures import wrong_digits
+    from icnn_rl.supervised.training.fit import falling
+
     args = options_of(args)
     with user_errors():
         train, test = (DigitsDataset.load(part, args.data).first(args.limit) for part in ("train", "test"))
@@ -36,16 +49,3 @@ def run(args: argparse.Namespace) -> None:
             "failed_fraction": max(row.get("solver/failed_fraction", 0.0) for row in history),
         }
     )
-
-
-def wrong_digits(test: DigitsDataset, guess: torch.Tensor) -> Figure:
-    """Some that were taken for others."""
-    wrong = (guess != test.labels).nonzero().flatten()[:24].tolist()
-    figure, axes = new_figure(3, 8, (1.2, 1.4))
-    for axis in axes:
-        axis.axis("off")
-    for axis, i in zip(axes, wrong, strict=False):
-        axis.imshow(test.images[i].reshape(28, 28).numpy(), cmap="gray_r")
-        axis.set_title(f"{int(guess[i])}, not {int(test.labels[i])}", fontsize="small")
-    figure.suptitle("images of the test set: what they were taken for, not what they are", fontsize="small")
-    return figure

@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from icnn_rl.runs.evaluate import plural
-from icnn_rl.runs.train import final_evaluation
+from icnn_rl.cli.options import add_model
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-__all__ = ["report", "run"]
+__all__ = ["register", "run"]
+
+
+def register(commands: SubParsers) -> None:
+    parser = commands.add_parser("eval", help="evaluate a run's model")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--episodes", type=positive_int, default=20, help="deterministic episodes")
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from icnn_rl.cli.evaluation import report
+
     report(args.folder, args.model, args.episodes)
-
-
-def report(folder: Path, which: str, episodes: int) -> None:
-    """Evaluate, keep the numbers and print them."""
-    found = final_evaluation(folder, which, episodes)
-    print(
-        f"{which} after {found['timesteps']} steps: return {found['mean']:.1f} ± {found['std']:.1f} over "
-        f"{plural(episodes, 'episode')} "
-        f"(lowest {found['min']:.1f}, highest {found['max']:.1f}, length {found['mean_length']:.0f})"
-    )

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from torch import Tensor
-from torch.utils.data import TensorDataset
+from icnn_rl.cli.options import add_supervised
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import non_negative_int, positive_float, positive_int
 
-from icnn_rl.cli.supervised_run import Run, new_figure, options_of, user_errors
-from icnn_rl.solvers import BundleEntropy, ProjectedGradient, Solver
-from icnn_rl.supervised.imputation import (
-    TEST_FACES,
-    AugmentedFaces,
-    ConvRegression,
-    ImputationModule,
-    load_faces,
-    mask_left,
-    mask_random,
-)
-from icnn_rl.supervised.training.fit import falling
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["run"]
+    from icnn_rl.solvers import Solver
+    from icnn_rl.supervised.imputation import ConvRegression, ImputationModule
 
-_GREY_LEVELS = 255.0**2  # the paper's scale
+__all__ = ["register", "run"]
 
-#: Of the training loss.
+_GREY_LEVELS = 255.0**2  # as in the paper
+
+#: Unit of the training loss.
 _UNITS = {"mse": {"loss": "mean squared error, pixels in [0, 1]"}, "energy": {"loss": "energy a pixel"}}
 
-Model = ImputationModule | ConvRegression
+
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(
+        commands, "imputation", "complete faces with a convex energy", epochs=8, batch_size=32, lr=1e-3
+    )
+    parser.add_argument("--data", default=None, help="olivetti_faces.npz or a folder; None: ICNN_RL_DATA, or fetch")
+    parser.add_argument(
+        "--model",
+        choices=("bundle", "gradient", "twin", "regression"),
+        default="bundle",
+        help="bundle: entropy and cuts; gradient: gradient steps on a strongly convex energy; twin: the same, "
+        "not convex; regression: no energy",
+    )
+    parser.add_argument("--mask", choices=("left", "random"), default="left", help="what is hidden")
+    parser.add_argument("--fraction", type=float, default=0.5, help="share of pixels that a random mask hides")
+    parser.add_argument("--loss", choices=("mse", "energy"), default="mse", help="training loss")
+    parser.add_argument("--hidden", type=positive_int, nargs="+", default=[8, 16], help="channels of the convex path")
+    parser.add_argument(
+        "--context", type=positive_int, nargs="+", default=[8, 16, 32], help="channels of the context path"
+    )
+    parser.add_argument("--latent", type=positive_int, default=64, help="units of the context's dense layer")
+    parser.add_argument("--dropout", type=float, default=0.5, help="dropout of these units")
+    parser.add_argument("--steps", type=positive_int, default=5, help="steps of the inner solver")
+    parser.add_argument(
+        "--rank",
+        type=non_negative_int,
+        default=256,
+        help="rank of the ridge regression inside; 0: none. Left mask only",
+    )
+    parser.add_argument("--penalty", type=positive_float, default=80.0, help="penalty of the ridge regression")
+    parser.add_argument("--weight-decay", type=float, default=1e-2, help="weight decay of AdamW")
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.supervised.imputation import TEST_FACES, AugmentedFaces, load_faces, mask_left, mask_random
+    from icnn_rl.supervised.imputation.pictures import picture
+    from icnn_rl.supervised.training.fit import falling
+
     args = options_of(args)
     with user_errors():
         faces = load_faces(args.data)
@@ -72,8 +100,13 @@ def run(args: argparse.Namespace) -> None:
     run.report(result)
 
 
-def build(args: argparse.Namespace, train: Tensor, left: Tensor) -> Model:
+def build(args: argparse.Namespace, train: Tensor, left: Tensor) -> ImputationModule | ConvRegression:
     """The model before training."""
+    import torch
+
+    from icnn_rl.solvers import BundleEntropy, ProjectedGradient
+    from icnn_rl.supervised.imputation import ConvRegression, ImputationModule
+
     shared: dict[str, Any] = {
         "shape": tuple(train.shape[1:]),
         "context": tuple(args.context),
@@ -83,7 +116,7 @@ def build(args: argparse.Namespace, train: Tensor, left: Tensor) -> Model:
         "regression_rank": args.rank if args.mask == "left" else 0,
     }
     if args.model == "regression":
-        model: Model = ConvRegression(**shared)
+        model: ImputationModule | ConvRegression = ConvRegression(**shared)
     else:
         solver: Solver = BundleEntropy(max_steps=args.steps, tol=1e-4)
         if args.model != "bundle":
@@ -108,50 +141,16 @@ def _grey(filled: Tensor, images: Tensor, mask: Tensor) -> float:
     return float((filled[~mask] - images[~mask]).square().mean() * _GREY_LEVELS)
 
 
-def error(model: Model, images: Tensor, mask: Tensor) -> float:
+def error(model: ImputationModule | ConvRegression, images: Tensor, mask: Tensor) -> float:
     """Mean squared error of the hidden pixels, in grey levels 0 .. 255 squared."""
+    import torch
+
     model.eval()
     with torch.no_grad():
         return _grey(model(images, mask), images, mask)
 
 
 def _mean_face(train: Tensor) -> Tensor:
+    import torch
+
     return torch.cat((train, train.flip(-1))).mean(0)
-
-
-def picture(model: Model, images: Tensor, masks: Tensor) -> Figure:
-    """Rows of faces: the truth, what is seen, and the completion as the inner solver's steps go on."""
-    columns = [("truth", images), ("seen, hidden blue", torch.where(masks, images, torch.nan))]
-    model.eval()
-    with torch.no_grad():
-        if isinstance(model, ImputationModule):
-            columns.append(("start", torch.where(masks, images, model.start.view(1, *model.shape))))
-            columns += [(f"{k} step{'s' * (k > 1)}", _after(model, k, images, masks)) for k in _some_steps(model)]
-        else:
-            columns.append(("completion", model(images, masks)))
-    figure, axes = new_figure(len(images), len(columns), (1.25, 1.35))
-    grey = colormaps["gray"].with_extremes(bad="tab:blue")  # what is not known is no grey
-    for at, axis in enumerate(axes):
-        row, (title, column) = at // len(columns), columns[at % len(columns)]
-        axis.imshow(column[row, 0].numpy(), cmap=grey, vmin=0.0, vmax=1.0)
-        axis.axis("off")
-        if row == 0:
-            axis.set_title(title, fontsize="x-small")
-    figure.suptitle("faces of the test set; steps of the inner solver", fontsize="small")
-    return figure
-
-
-def _some_steps(model: ImputationModule) -> list[int]:
-    steps = model.solver.max_steps
-    return sorted({1, 2, max(steps // 2, 1), steps})
-
-
-def _after(model: ImputationModule, steps: int, images: Tensor, masks: Tensor) -> Tensor:
-    """The completion after so many steps of the inner solver."""
-    solver: Any = model.solver
-    try:
-        model.solver = dataclasses.replace(solver, max_steps=steps, tol=1e-12)
-        filled: Tensor = model(images, masks)
-        return filled
-    finally:
-        model.solver = solver

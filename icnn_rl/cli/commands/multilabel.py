@@ -4,23 +4,53 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from icnn_rl.cli.options import add_supervised
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-from icnn_rl.cli.supervised_run import Run, device_of, options_of, user_errors
-from icnn_rl.solvers import BundleEntropy
-from icnn_rl.supervised.multilabel import MultiLabelData, load_bibtex
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-__all__ = ["run"]
+    from icnn_rl.cli.supervised_run import Run
+    from icnn_rl.supervised.multilabel import MultiLabelData
+
+__all__ = ["register", "run"]
+
+#: :data:`icnn_rl.supervised.multilabel.module.LOSSES`.
+MULTILABEL_LOSSES = ("argmin", "max_margin", "energy")
 
 AVERAGES = ("samples", "macro")
 
 
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(
+        commands, "multilabel", "tag BibTeX entries with a convex energy", epochs=12, batch_size=128, lr=1e-3
+    )
+    parser.add_argument("--data", default=None, help="bibtex.npz or a folder; None: ICNN_RL_DATA")
+    parser.add_argument(
+        "--model",
+        choices=("icnn", "feedforward", "logistic"),
+        default="icnn",
+        help="the estimator or one of two baselines",
+    )
+    parser.add_argument("--loss", choices=MULTILABEL_LOSSES, default="argmin", help="loss of the icnn")
+    parser.add_argument("--hidden", type=positive_int, nargs="*", default=[32], help="widths of the convex path")
+    parser.add_argument(
+        "--context", type=positive_int, nargs="*", default=[600], help="widths of the path over the features"
+    )
+    parser.add_argument("--cuts", type=positive_int, default=10, help="cuts of the bundle method")
+    parser.add_argument("--dropout", type=float, default=0.5, help="dropout of context units")
+    parser.add_argument("--input-dropout", type=float, default=0.3, help="dropout of features")
+
+
 def run(args: argparse.Namespace) -> None:
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.supervised.multilabel import MultiLabelData, load_bibtex
+
     args = options_of(args)
-    import sklearn  # noqa: F401  # an extra, first of all: before the data are read
+    import sklearn  # noqa: F401  # an extra: fail before the data are read
 
     with user_errors():
         data = MultiLabelData(*(part[: args.limit] for part in load_bibtex(args.data)))
@@ -40,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _network(data: MultiLabelData, args: argparse.Namespace, run: Run) -> tuple[NDArray[Any], dict[str, float]]:
+    from icnn_rl.runs.device import device_of
+    from icnn_rl.solvers import BundleEntropy
     from icnn_rl.supervised.multilabel.estimator import MultiLabelICNN
 
     clf = MultiLabelICNN(
@@ -64,6 +96,7 @@ def _network(data: MultiLabelData, args: argparse.Namespace, run: Run) -> tuple[
 
 def _logistic(data: MultiLabelData, args: argparse.Namespace) -> tuple[NDArray[Any], dict[str, float]]:
     """One logistic regression a label, C chosen with the thresholds on held-out rows."""
+    import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score
     from sklearn.multiclass import OneVsRestClassifier

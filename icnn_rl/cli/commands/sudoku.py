@@ -3,39 +3,72 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from torch import Tensor
-
-from icnn_rl.cli.supervised_run import Run, new_figure, options_of, user_errors
+from icnn_rl.cli.options import add_lr_decay, add_supervised
+from icnn_rl.cli.parser import SubParsers
 from icnn_rl.runs.errors import UserError
-from icnn_rl.runs.plot import whole_numbers
-from icnn_rl.supervised.sudoku import (
-    ConvNet,
-    SudokuDataset,
-    SudokuModule,
-    cell_score,
-    principal_angles,
-    score,
-    score_by_clues,
-)
-from icnn_rl.supervised.training.data_files import find_file
-from icnn_rl.supervised.training.fit import falling
+from icnn_rl.runs.values import non_negative_int, positive_float, positive_int
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from icnn_rl.cli.supervised_run import Run
+    from icnn_rl.supervised.sudoku import ConvNet, SudokuDataset, SudokuModule
+
+__all__ = ["register", "run"]
 
 _SHARES = {"boards_solved": "boards solved", "cells_solved": "blank cells right"}
 
 
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(
+        commands, "sudoku", "learn Sudoku from solved boards alone", epochs=20, batch_size=150, lr=1e-3
+    )
+    parser.add_argument("--box", type=int, choices=(2, 3), default=2, help="2: boards of 4 x 4, 3: of 9 x 9")
+    parser.add_argument(
+        "--model",
+        choices=("optnet", "hull", "rules", "true-rules", "conv"),
+        default="optnet",
+        help="optnet: start from random numbers; hull: the affine hull of the solved boards, no training; rules: start "
+        "there; true-rules: the rules themselves, no training, as a control; conv: a convolutional net",
+    )
+    parser.add_argument(
+        "--constraints", type=positive_int, default=None, help="learned equations; None: the rules' rank"
+    )
+    parser.add_argument(
+        "--channels", type=positive_int, default=512, help="channels of each of conv's ten hidden layers"
+    )
+    parser.add_argument("--q-penalty", type=positive_float, default=0.1, help="weight q of the programme's |z|^2")
+    parser.add_argument("--data", default=None, help="npz or text file of boards, also in ICNN_RL_DATA; None: generate")
+    parser.add_argument("--boards", type=positive_int, default=10_000, help="how many to generate")
+    parser.add_argument(
+        "--clues", type=non_negative_int, nargs=2, default=(4, 10), help="fewest and most givens of generated boards"
+    )
+    parser.add_argument("--split", type=positive_float, default=0.9, help="share of the boards to train on")
+    add_lr_decay(parser, False)
+    parser.add_argument(
+        "--resolves",
+        type=non_negative_int,
+        default=0,
+        help="in the test, solve again so many times with the certain digits filled in",
+    )
+
+
 def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.supervised.sudoku import SudokuModule, cell_score, principal_angles, score
+    from icnn_rl.supervised.sudoku.pictures import learned_rules, wrong_boards
+    from icnn_rl.supervised.training.fit import falling
+
     args = options_of(args)
     if args.model == "conv" and args.resolves:
         raise UserError(f"--resolves {args.resolves}: --model conv cannot solve again; leave it out or give 0.")
     with user_errors():
         train, test = _data(args)
-        hull = _hull(args, train) if args.model == "hull" else None  # before the folder: it may refuse the boards
+        hull = (
+            _hull(args, train) if args.model == "hull" else None
+        )  # before the folder is made: it may refuse the boards
         run = Run(args)
         model = hull or _model(args)
         rate = falling(args.lr) if args.lr_decay else args.lr
@@ -73,6 +106,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _report_by_clues(run: Run, model: SudokuModule | ConvNet, test: SudokuDataset) -> None:
     """clues.csv and clues.png: what is solved against the number of givens, without and with ``--resolves``."""
+    from icnn_rl.figures import new_figure, whole_numbers
+    from icnn_rl.supervised.sudoku import score_by_clues
+
     resolves = sorted({0, run.args.resolves})
     rows = score_by_clues(model, test, resolves)
     run.write_table("clues", rows)
@@ -90,6 +126,9 @@ def _report_by_clues(run: Run, model: SudokuModule | ConvNet, test: SudokuDatase
 
 
 def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
+    from icnn_rl.supervised.sudoku import SudokuDataset
+    from icnn_rl.supervised.training.data_files import find_file
+
     if args.data is None:
         data = SudokuDataset.generate(args.boards, args.box, tuple(args.clues), args.seed)
     else:
@@ -101,6 +140,8 @@ def _data(args: argparse.Namespace) -> tuple[SudokuDataset, SudokuDataset]:
 
 
 def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
+    from icnn_rl.supervised.sudoku import ConvNet, SudokuModule
+
     if args.model == "conv":
         return ConvNet(args.box, (args.channels,) * 10)
     init = "random" if args.model == "optnet" else "rules"
@@ -108,59 +149,8 @@ def _model(args: argparse.Namespace) -> SudokuModule | ConvNet:
 
 
 def _hull(args: argparse.Namespace, train: SudokuDataset) -> SudokuModule:
+    from icnn_rl.supervised.sudoku import SudokuModule
+
     model = SudokuModule(args.box, args.constraints, args.q_penalty)
     model.fit_rules_(train.solutions)
     return model
-
-
-def learned_rules(model: SudokuModule) -> Figure:
-    """A, the projection onto its rows, that of the true rules, and the angles between the two spaces."""
-    figure, axes = new_figure(1, 4, (4.4, 3.8))
-    A, true = model.A.detach().double(), model.true_rules().double()
-    variable = "variable (row, column, digit)"
-    for axis, matrix, title, rows in (
-        (axes[0], A, "A", "equation"),
-        (axes[1], _projection(A), "projection onto the rows of A", variable),
-        (axes[2], _projection(true), "projection onto the true rules", variable),
-    ):
-        bound = float(matrix.abs().max())
-        image = axis.imshow(
-            matrix.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest"
-        )
-        axis.set(title=title, xlabel=variable, ylabel=rows)
-        figure.colorbar(image, ax=axis, label="entry")
-    axes[3].plot(torch.rad2deg(principal_angles(model)).numpy(), marker=".")
-    axes[3].set(title="between the two spaces", xlabel="direction", ylabel="principal angle, degrees", ylim=(-2, 92))
-    axes[3].grid(alpha=0.3)
-    return figure
-
-
-def _projection(A: Tensor) -> Tensor:
-    """Of rank and space of the rows."""
-    projection: Tensor = torch.linalg.pinv(A, rtol=1e-3) @ A
-    return projection
-
-
-def wrong_boards(test: SudokuDataset, solved: Tensor, right: Tensor) -> Figure:
-    """Up to eight boards that are wrong: givens in black, what is wrong in red with the truth beside it."""
-    wrong = (~right).nonzero().flatten()[:8].tolist()
-    figure, axes = new_figure((len(wrong) + 3) // 4, min(len(wrong), 4), (3.2, 3.2))
-    n = test.box**2
-    for axis, i in zip(axes, wrong, strict=False):
-        for r in range(n):
-            for c in range(n):
-                given, digit, truth = (int(board[i, r, c]) for board in (test.puzzles, solved, test.solutions))
-                color = "black" if given else "tab:blue" if digit == truth else "tab:red"
-                text = f"{digit}" if digit == truth else f"{digit}({truth})"
-                axis.text(c + 0.5, r + 0.5, text, color=color, ha="center", va="center", fontsize=24 // test.box)
-        for k in range(n + 1):
-            width = 1.6 if k % test.box == 0 else 0.4
-            axis.plot([0, n], [k, k], color="black", linewidth=width)
-            axis.plot([k, k], [0, n], color="black", linewidth=width)
-        axis.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xticks=[], yticks=[], title=f"test board {i}")
-    for axis in axes[len(wrong) :]:
-        axis.axis("off")
-    meanings = {"black": "given", "tab:blue": "filled in, right", "tab:red": "filled in, wrong (the truth)"}
-    patches = [Patch(color=color, label=label) for color, label in meanings.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=1 if len(wrong) == 1 else 3, fontsize="small")
-    return figure

@@ -1,26 +1,22 @@
-"""``icnn-rl sweep``: agents, environments and seeds, every combination a job."""
+"""``icnn-rl sweep``: every combination of agents, environments and seeds, one job each."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.live import Live
-
-from icnn_rl.runs.config import learns_nothing
+from icnn_rl.cli.options import add_backend, add_retries, add_surroundings
+from icnn_rl.cli.parser import SubParsers
 from icnn_rl.runs.errors import UserError, warn
-from icnn_rl.runs.evaluate import plural
-from icnn_rl.runs.folder import write_text
-from icnn_rl.runs.jobs import Job, check_folder
-from icnn_rl.runs.pools import Submit, local_pool, ray_pool
-from icnn_rl.runs.run_jobs import JobState, draw, run_jobs
-from icnn_rl.runs.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
+from icnn_rl.runs.values import positive_int
 
-__all__ = ["open_pool", "run", "run_shown"]
+if TYPE_CHECKING:
+    from icnn_rl.runs.run_jobs import JobState
+
+__all__ = ["register", "run"]
 
 _OPTIONS = (
     "agents",
@@ -41,33 +37,63 @@ _OPTIONS = (
     "final_episodes",
 )
 
-_OPTIONS_OF = {"local": ("workers",), "ray": ("ray_address", "gpus")}
 
-
-def open_pool(args: argparse.Namespace) -> AbstractContextManager[Submit]:
-    """The pool that --backend and its options ask for.
-
-    Raises:
-        UserError: an option that means nothing to it.
-    """
-    (other,) = _OPTIONS_OF.keys() - {args.backend}
-    for name in _OPTIONS_OF[other]:
-        if value := getattr(args, name):
-            raise UserError(
-                f"--{name.replace('_', '-')} {value}: means nothing to --backend {args.backend}. "
-                f"Leave it out, or choose --backend {other}."
-            )
-    if args.backend == "ray":
-        return ray_pool(args.ray_address, args.gpus)
-    return local_pool(args.workers or _cpus())
-
-
-def _cpus() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def register(commands: SubParsers) -> None:
+    # No defaults for what a file may set: None leaves it to the file, then to the sweep's own defaults.
+    parser = commands.add_parser(
+        "sweep",
+        help="train many agents, environments and seeds",
+        description="Every agent on every environment with every seed, one job each, into OUT/ENV-AGENT-sSEED. Run "
+        "the same command\nagain to resume what is not finished. Options given here override those of the file.",
+    )
+    parser.add_argument("file", type=Path, nargs="?", metavar="SWEEP.yml", help="options as a YAML file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the sweep")
+    parser.add_argument("--agents", help="such as icnn,td3,sac")
+    parser.add_argument("--envs", help="such as HalfCheetah-v5,Hopper-v5")
+    parser.add_argument("--seeds", help="such as 0-9 or 0,3,5-7")
+    parser.add_argument("--timesteps", nargs="+", metavar="N", help="for all; ENV=N for one: 100000 Walker2d-v5=200000")
+    parser.add_argument(
+        "--warm-up",
+        metavar="STEPS",
+        help="random steps before an off-policy agent's first update: tenth: a tenth of the run, at most 10000, "
+        "for all agents; own: each agent's default; or a number. --set learning_starts overrides it (default: tenth)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        metavar="[AGENT:]KEY=VALUE",
+        help="constructor argument of all agents, or of one: td3:learning_rate=3e-4",
+    )
+    parser.add_argument("--n-envs", type=positive_int, help="copies of the environment per job (default: 1)")
+    parser.add_argument("--device", help="cpu, cuda, auto (default: cpu)")
+    parser.add_argument("--constraint", action="append", metavar="NAME:KEY=VALUE,...", help="as for icnn-rl rl")
+    add_surroundings(parser)
+    parser.add_argument(
+        "--eval-freq", type=positive_int, help="steps between evaluations (default: a tenth of the run)"
+    )
+    parser.add_argument(
+        "--eval-episodes",
+        type=positive_int,
+        help="episodes per evaluation during training (default: as for icnn-rl rl)",
+    )
+    parser.add_argument(
+        "--checkpoint-freq", type=positive_int, help="steps between checkpoints (default: a tenth of the run)"
+    )
+    parser.add_argument(
+        "--final-episodes", type=positive_int, help="episodes of the final evaluation (default: as for icnn-rl rl)"
+    )
+    add_retries(parser)
+    add_backend(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from icnn_rl.cli.pool import open_pool, run_shown
+    from icnn_rl.runs.config.record import learns_nothing
+    from icnn_rl.runs.folder import write_text
+    from icnn_rl.runs.jobs import check_folder
+    from icnn_rl.runs.sweep import make_jobs, merge_options, read_sweep, read_sweep_file
+
     options = read_sweep_file(args.file) if args.file else {}
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     sweep = read_sweep(merge_options(options, given))
@@ -81,41 +107,6 @@ def run(args: argparse.Namespace) -> None:
     with pool as submit:
         states = run_shown(jobs, submit, args.retries)
     _report_failures(states, args.out)
-
-
-def run_shown(jobs: Sequence[Job], submit: Submit, retries: int) -> list[JobState]:
-    """:func:`icnn_rl.runs.run_jobs.run_jobs` under a live table."""
-    try:
-        with Live(auto_refresh=False, transient=True) as live:
-            return run_jobs(jobs, submit, retries, _Screen(live))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from the last checkpoints.") from None
-
-
-class _Screen:
-    """The live table, and a line for every job that ends, which stays."""
-
-    def __init__(self, live: Live) -> None:
-        self.live, self.told = live, dict[Path, str]()
-
-    def __call__(self, states: Sequence[JobState]) -> None:
-        for state in states:
-            news = f"{state.state} {state.reason}" if state.state in ("done", "failed") else state.reason
-            if news and self.told.get(state.job.folder) != news:
-                self.told[state.job.folder] = news
-                self.live.console.print(
-                    f"{state.job.name}: {_line(state)}", markup=False, highlight=False, soft_wrap=True
-                )
-        if self.live.console.is_terminal:
-            self.live.update(draw(states, max(self.live.console.height - 6, 5)), refresh=True)
-
-
-def _line(state: JobState) -> str:
-    if state.state == "done":
-        if state.final is None:  # not to be seen yet on a shared disk
-            return "done"
-        return f"done, final return {state.final:.1f} over {plural(state.job.config.final_episodes, 'episode')}"
-    return f"failed: {state.reason}" if state.state == "failed" else f"broke off, starts again: {state.reason}"
 
 
 def _report_failures(states: Sequence[JobState], out: Path) -> None:

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
-from torch.utils.data import TensorDataset
+from icnn_rl.cli.options import add_supervised
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-from icnn_rl.cli.supervised_run import Run, new_figure, options_of, user_errors
-from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
-from icnn_rl.supervised.training.fit import falling
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["run"]
+    from icnn_rl.supervised.synthetic import SyntheticModule
+
+__all__ = ["register", "run"]
+
+
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(commands, "synthetic", "classify points of the plane", epochs=40, batch_size=50, lr=1e-2)
+    parser.add_argument("--points", type=positive_int, default=200, help="points to train on, and as many to test")
+    parser.add_argument("--hidden", type=positive_int, nargs="+", default=[200, 200], help="widths")
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.supervised.synthetic import PROBLEMS, SyntheticModule, make_problem
+    from icnn_rl.supervised.synthetic.pictures import picture
+    from icnn_rl.supervised.training.fit import falling
+
     args = options_of(args)
     run = Run(args)
     result: dict[str, float] = {}
@@ -42,25 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _accuracy(model: SyntheticModule, x: Tensor, label: Tensor) -> float:
+    import torch
+
     with torch.no_grad():
         return float(((model(x) >= 0.5) == (label > 0.5)).float().mean())
-
-
-def picture(trained: list[tuple[str, SyntheticModule, Tensor, Tensor]]) -> Figure:
-    """The probability over the plane, its level 1/2, and the training points."""
-    figure, axes = new_figure(len(trained) // 2, 2, (3.6, 2.9))
-    for axis, (title, model, x, label) in zip(axes, trained, strict=True):
-        reach = 1.1 * float(x.abs().max())
-        line = torch.linspace(-reach, reach, 80)
-        grid = torch.cartesian_prod(line, line)
-        with torch.no_grad():
-            p = model(grid).view(80, 80).mT.numpy()
-        levels = torch.linspace(0.0, 1.0, 21).numpy()
-        regions = axis.contourf(line, line, p, levels=levels, cmap="RdBu_r", vmin=0.0, vmax=1.0, alpha=0.8)
-        axis.contour(line, line, p, levels=[0.5], colors="black", linewidths=1.0)
-        axis.scatter(x[:, 0], x[:, 1], c=label, cmap="RdBu_r", s=8, edgecolors="white", linewidths=0.3)
-        axis.set(xlabel="x_1", ylabel="x_2")
-        axis.set_title(title, fontsize="small")
-    figure.colorbar(regions, ax=axes, label="probability of the red class; the line is at 1/2", shrink=0.6)
-    figure.suptitle("decision regions and training points", fontsize="medium")
-    return figure

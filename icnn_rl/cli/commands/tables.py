@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import TensorDataset
+from icnn_rl.cli.options import add_supervised
+from icnn_rl.cli.parser import SubParsers
+from icnn_rl.runs.values import positive_int
 
-from icnn_rl.cli.supervised_run import Run, options_of, user_errors
-from icnn_rl.solvers import BundleEntropy
-from icnn_rl.supervised.imputation import IMPUTERS, ImputationModule, RandomlyMasked, impute, mask_random, split_table
-from icnn_rl.supervised.training.fit import falling
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["run"]
+__all__ = ["register", "run"]
+
+#: :data:`icnn_rl.supervised.imputation.tables.TABLES`.
+TABLE_NAMES = ("iris", "wine", "breast_cancer", "diabetes", "faces16")
+
+
+def register(commands: SubParsers) -> None:
+    parser = add_supervised(commands, "tables", "fill holes in table rows", epochs=60, batch_size=32, lr=5e-3)
+    parser.add_argument(
+        "--table", choices=TABLE_NAMES, default="breast_cancer", help="bundled with scikit-learn, or faces"
+    )
+    parser.add_argument("--data", default=None, help="for faces16: olivetti_faces.npz or a folder; None: ICNN_RL_DATA")
+    parser.add_argument("--fraction", type=float, default=0.3, help="share of entries hidden")
+    parser.add_argument("--hidden", type=positive_int, nargs="+", default=[64], help="widths of the convex path")
+    parser.add_argument(
+        "--context", type=positive_int, nargs="+", default=[128, 128], help="widths of the context path"
+    )
+    parser.add_argument("--steps", type=positive_int, default=5, help="steps of the bundle method")
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from icnn_rl.cli.supervised_run import Run, options_of, user_errors
+    from icnn_rl.solvers import BundleEntropy
+    from icnn_rl.supervised.imputation import (
+        IMPUTERS,
+        ImputationModule,
+        RandomlyMasked,
+        impute,
+        mask_random,
+        split_table,
+    )
+    from icnn_rl.supervised.training.fit import falling
+
     args = options_of(args)
     with user_errors():
         train, test = (part[: args.limit] for part in split_table(args.table, args.seed, args.data))

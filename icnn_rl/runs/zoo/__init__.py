@@ -56,7 +56,7 @@ def run(script: str, arguments: Sequence[str]) -> None:
     function = getattr(_import(SCRIPTS[script]), script)
     given = list(arguments)
     before = sys.argv
-    ours = _own_file(given) if script == "train" else []  # first: a --conf-file given, in whatever spelling, wins
+    ours = _own_file(given) if script == "train" else []  # first, so that a --conf-file of the user's wins
     sys.argv = [f"rl_zoo3 {script}", *ours, *given]
     try:
         function()
@@ -73,7 +73,7 @@ def _own_file(arguments: Sequence[str]) -> list[str]:
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(f"rl_zoo3.{module}")
-    except (ImportError, TypeError) as error:  # TypeError: rliable's bootstrap beside pandas 3
+    except (ImportError, TypeError) as error:  # TypeError: of its plots beside pandas 3
         raise UserError(
             f"rl_zoo3.{module} does not import ({error}). The zoo comes with: {how_to_install('zoo')}; its plots "
             "need pandas < 3."

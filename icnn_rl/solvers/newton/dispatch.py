@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.newton.method import ProjectedNewton
+from icnn_rl.solvers.newton.smoothed_start import STAGES
 from icnn_rl.solvers.problem import Problem
 
 #: Variables and units of the largest problems: the Hessian is summed in the first and second cache.
@@ -54,10 +56,29 @@ def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, at
         y.new_empty(y.shape), reals[0], reals[1], status=integers[0], num_steps=integers[1], residual=reals[2]
     )
     parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
-    found = _kernel().Found(*(part.numpy() for part in parts))
-    settings = float(solver.tol), atol, int(solver.max_steps), int(solver.model_solves)
-    _kernel().newton(*_data(problem, y), stages, *settings, found)
+    energies, *box = _data(problem, y)
+    newton_compiled(energies, box, solver, atol, [part.numpy() for part in parts], stages)
     return solution
+
+
+def newton_compiled(
+    energies: Sequence[Any],
+    box: Sequence[Array],
+    solver: ProjectedNewton,
+    atol: float,
+    found: Sequence[Array],
+    stages: int = STAGES,
+) -> None:
+    """:func:`newton` for arrays that lie ready.
+
+    Args:
+        energies: the fields of the kernel's ``Energies``.
+        box: lower and upper bounds, (B, n) or (1, n), and starting points (B, n).
+        found: the fields of the kernel's ``Found``, filled.
+    """
+    kernel = _kernel()
+    settings = float(solver.tol), atol, int(solver.max_steps), int(solver.model_solves)
+    kernel.newton(kernel.Energies(*energies), *box, stages, *settings, kernel.Found(*found))
 
 
 def _one_layer(problem: Problem) -> Any:
@@ -72,7 +93,7 @@ def _data(problem: Problem, y: Tensor) -> tuple[Any, Array, Array, Array]:
     members, _, n = form.passthrough.shape
     gates = form.offset.new_ones(members, 1, n) if form.y_gate is None else form.y_gate
     tensors = (form.passthrough.mT, gates, form.offset, form.out_weight, form.linear, form.constant, form.quadratic)
-    energies = _kernel().Energies(*map(_array, tensors), form.square_width)
+    energies = (*map(_array, tensors), form.square_width)
     lower, upper = (b.expand(y.shape if b.dim() == 2 else (1, n)) for b in (problem.lower, problem.upper))
     return energies, _array(lower), _array(upper), _array(y)
 

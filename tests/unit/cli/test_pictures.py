@@ -11,17 +11,17 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from icnn_rl.cli.commands.denoising import signals
-from icnn_rl.cli.commands.digits import wrong_digits
-from icnn_rl.cli.commands.imputation import picture
-from icnn_rl.cli.commands.sudoku import wrong_boards
 from icnn_rl.cli.main import main
 from icnn_rl.cli.supervised_run import Run, learning_curve
 from icnn_rl.runs.plot import draw_band, label_curves
 from icnn_rl.supervised.denoising import DenoisingDataset, TotalVariationLayer
+from icnn_rl.supervised.denoising.pictures import signals
 from icnn_rl.supervised.digits import DigitsDataset
+from icnn_rl.supervised.digits.pictures import wrong_digits
 from icnn_rl.supervised.imputation import ImputationModule, mask_left
+from icnn_rl.supervised.imputation.pictures import picture
 from icnn_rl.supervised.sudoku import SudokuDataset
+from icnn_rl.supervised.sudoku.pictures import wrong_boards
 
 
 @pytest.fixture

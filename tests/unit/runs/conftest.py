@@ -22,7 +22,8 @@ _SMALL: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def make_config() -> Callable[..., Any]:
     """make_config("icnn", timesteps=80, n_steps=3): a Config; unknown keywords are settings."""
-    from icnn_rl.runs.config import Config, resolve_settings
+    from icnn_rl.runs.config.defaults import resolve_settings
+    from icnn_rl.runs.config.record import Config
 
     fields = {
         "env": "InvertedPendulum-v5",

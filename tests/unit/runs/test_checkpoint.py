@@ -24,7 +24,9 @@ from icnn_rl.runs.checkpoint import (
     restore,
     save_checkpoint,
 )
-from icnn_rl.runs.config import AGENTS, build_agent, read_record
+from icnn_rl.runs.config.agents import AGENTS
+from icnn_rl.runs.config.build import build_agent
+from icnn_rl.runs.config.record import read_record
 from icnn_rl.runs.environments import make_env
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import read_evaluations

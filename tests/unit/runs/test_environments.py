@@ -15,6 +15,8 @@ import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
 from icnn_rl.cli.main import main
+from icnn_rl.constraints import parse_constraint
+from icnn_rl.runs import environments
 from icnn_rl.runs.checkpoint import list_checkpoints, statistics_of
 from icnn_rl.runs.environments import constraint_of, make_env, make_single_env, read_vec_normalize
 from icnn_rl.runs.errors import UserError
@@ -30,7 +32,9 @@ LIMIT = {"TimeLimit": {"max_episode_steps": 30}}
 def test_arguments_reach_the_environment():
     assert make_single_env("Pendulum-v1", None, env_kwargs={"g": 5.0}).unwrapped.g == 5.0
     assert make_single_env("HalfCheetah-v5", None, env_kwargs={"frame_skip": 2}).unwrapped.frame_skip == 2
-    env = make_env("icnn_rl/Reacher-O03-v0", 1, 0, "box:lower=-0.5,upper=0.5", env_kwargs={"max_power": 0.1})
+    env = make_env(
+        "icnn_rl/Reacher-O03-v0", 1, 0, parse_constraint("box:lower=-0.5,upper=0.5"), env_kwargs={"max_power": 0.1}
+    )
     tightest = make_env("icnn_rl/Reacher-O03-v0", 1, 0, env_kwargs={"max_power": 0.1})
     obs = torch.ones(1, 10)
     for some in (env, tightest):
@@ -41,11 +45,11 @@ def test_arguments_reach_the_environment():
 @pytest.mark.parametrize(
     ("env", "given", "message"),
     [
-        ("Pendulum-v1", {"gg": 5}, "gg: not an argument of environment Pendulum-v1. Did you mean g"),
+        ("Pendulum-v1", {"gg": 5}, "gg: not an argument of environment Pendulum-v1. Did you mean 'g"),
         (
             "HalfCheetah-v5",
             {"frame_skp": 2},
-            "frame_skp: not an argument of environment HalfCheetah-v5. Did you mean fr",
+            "frame_skp: not an argument of environment HalfCheetah-v5. Did you mean 'fr",
         ),
         ("icnn_rl/Reacher-O03-v0", {"max_powr": 1}, "--env-kwargs: icnn_rl/Reacher-O03-v0 does not take .*max_powr"),
         ("HalfCheetah-v5", {"render_mode": "human"}, "render_mode: not an argument"),
@@ -59,7 +63,7 @@ def test_a_wrong_argument_is_named(env, given, message):
 def test_wrappers_lie_around_the_projection_in_their_order():
     wrappers = read_wrappers(["TimeLimit:max_episode_steps=7", {"gymnasium.wrappers.ClipAction": None}])
     assert wrappers == [{"TimeLimit": {"max_episode_steps": 7}}, {"gymnasium.wrappers.ClipAction": {}}]
-    env = make_single_env("Pendulum-v1", "box:lower=-1,upper=1", wrappers=wrappers)
+    env = make_single_env("Pendulum-v1", parse_constraint("box:lower=-1,upper=1"), wrappers=wrappers)
     names = []
     while isinstance(env, gym.Wrapper):
         names.append(type(env).__name__)
@@ -70,8 +74,8 @@ def test_wrappers_lie_around_the_projection_in_their_order():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("TimeLimt:max_episode_steps=7", "--wrapper TimeLimt: .*Did you mean TimeLimit"),
-        ("TimeLimit:max_steps=7", "max_steps: not an argument of wrapper TimeLimit. Did you mean max_episode_steps"),
+        ("TimeLimt:max_episode_steps=7", "--wrapper TimeLimt: .*Did you mean 'TimeLimit"),
+        ("TimeLimit:max_steps=7", "max_steps: not an argument of wrapper TimeLimit. Did you mean 'max_episode_steps"),
         ("TimeLimit:7", "expected NAME or NAME:KEY=VALUE"),
         ("TimeLimit:max_episode_steps=[7", "expected NAME or NAME:KEY=VALUE"),
         ("no_such_module.Wrapper", "--wrapper no_such_module.Wrapper: No module named 'no_such_module'"),
@@ -93,7 +97,7 @@ def test_normalisation_is_checked():
     assert read_vec_normalize(None) is None
     assert read_vec_normalize(True) == read_vec_normalize([]) == {}
     assert read_vec_normalize(["clip_obs=5", "norm_reward=false"]) == {"clip_obs": 5, "norm_reward": False}
-    with pytest.raises(UserError, match=r"clip_ob: not an argument of VecNormalize. Did you mean clip_obs"):
+    with pytest.raises(UserError, match=r"clip_ob: not an argument of VecNormalize. Did you mean 'clip_obs"):
         read_vec_normalize({"clip_ob": 5})
     with pytest.raises(UserError, match="training: not an argument of VecNormalize"):
         read_vec_normalize({"training": False})
@@ -196,3 +200,11 @@ def test_a_sweep_takes_it_from_a_file():
     config = job.config
     assert (config.env_kwargs, config.vec_normalize) == ({"g": 5}, {})
     assert config.wrappers == [{"TimeLimit": {"max_episode_steps": 20}}]
+
+
+def test_a_constraint_is_read_once_a_run(make_config, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(environments, "parse_constraint", lambda given: read.append(given) or parse_constraint(given))
+    config = dataclasses.replace(make_config("td3", n_envs=2), constraint=["l1_ball:radius=0.5"])
+    train_run(config, tmp_path / "run")
+    assert read == [["l1_ball:radius=0.5"]]

@@ -125,7 +125,7 @@ def test_mujoco_says_everything_once(capfd):
     ("timesteps", "episodes"), [(600, (1, 2)), (4000, (2, 8)), (10_000, (5, 20)), (10**6, (5, 20))]
 )
 def test_short_runs_are_evaluated_over_fewer_episodes(timesteps, episodes):
-    from icnn_rl.runs.config import default_episodes
+    from icnn_rl.runs.config.defaults import default_episodes
 
     assert default_episodes(timesteps) == episodes
 

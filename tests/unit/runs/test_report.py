@@ -1,4 +1,4 @@
-"""Reports: numbers against loops that are obviously right and against rliable, files on the kept results."""
+"""Reports: numbers against loops that are obviously right, files on the kept results."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import yaml
 
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import EvalRow, write_evaluations
+from icnn_rl.runs.plot import shared_steps
 from icnn_rl.runs.report import (
     find_runs,
     improvement,
@@ -24,15 +25,13 @@ from icnn_rl.runs.report import (
     interval,
     read_reported,
     read_runs,
-    shared_steps,
-    trimmed,
-    wins,
     write_report,
+    write_table,
 )
 from icnn_rl.runs.train import write_config
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
-metrics = pytest.importorskip("rliable.metrics", reason="needs the extra report")
+pytest.importorskip("scipy", reason="needs the extra report")
 
 
 def _rows(text, title):
@@ -69,8 +68,8 @@ def test_interquartile_mean_is_that_of_the_sorted_middle(n):
     scores = np.random.default_rng(n).normal(size=n)
     cut = n // 4
     assert interquartile_mean(scores) == pytest.approx(np.sort(scores)[cut : n - cut].mean())
-    assert trimmed(np.stack([scores, -scores])) == pytest.approx(
-        [interquartile_mean(scores), -interquartile_mean(scores)]
+    assert interquartile_mean(np.stack([scores, -scores])) == pytest.approx(
+        [float(interquartile_mean(scores)), -float(interquartile_mean(scores))]
     )
 
 
@@ -84,8 +83,7 @@ def test_improvement_counts_pairs():
     ]
     expected = np.mean([np.mean(task) for task in pairs])
     assert improvement(x, y) == pytest.approx(expected)
-    assert float(wins(*x, *y)) == pytest.approx(expected)
-    stacked = wins(*(np.stack([part, part]) for part in (*x, *y)))
+    stacked = improvement(*([np.stack([part, part]) for part in parts] for parts in (x, y)))
     assert stacked == pytest.approx([expected, expected])
 
 
@@ -96,28 +94,44 @@ def test_the_interval_is_that_of_a_bootstrap_by_hand():
     assert interval([scores], np.mean, 20_000) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.06)
 
 
+def better(x, y, axis=-1):
+    return improvement([x], [y])
+
+
 def test_the_interval_of_an_improvement_draws_every_group_from_itself():
     draw = np.random.default_rng(3)
     x, y = draw.normal(0.5, 1.0, size=8), draw.normal(0.0, 1.0, size=6)
     shares = [np.mean(draw.choice(x, size=8)[:, None] > draw.choice(y, size=6)[None, :]) for _ in range(20_000)]
-    assert interval([x, y], wins, 20_000) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.03)
+    assert interval([x, y], better, 20_000) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.03)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of arch, on which rliable's bootstrap stands
-def test_the_interval_is_rliables():
-    library = pytest.importorskip(
-        "rliable.library", reason="rliable's bootstrap needs pandas < 3", exc_type=(ImportError, TypeError)
-    )
-    scores = np.random.default_rng(4).normal(size=(10, 1))
-    _, theirs = library.get_interval_estimates(
-        {"a": scores}, metrics.aggregate_iqm, reps=5000, random_state=np.random.RandomState(0)
-    )
-    assert interval([scores[:, 0]], trimmed, 5000) == pytest.approx(theirs["a"][:, 0], abs=0.05)
+def test_the_interval_of_an_interquartile_mean_is_that_of_a_bootstrap_by_hand():
+    scores = np.random.default_rng(4).normal(size=10)
+    draw = np.random.default_rng(5)
+    middles = [np.sort(draw.choice(scores, size=10))[2:-2].mean() for _ in range(20_000)]
+    expected = np.percentile(middles, [2.5, 97.5])
+    assert interval([scores], interquartile_mean, 20_000) == pytest.approx(expected, abs=0.03)
+
+
+def test_the_interval_over_tasks_draws_every_task_from_itself():
+    draw = np.random.default_rng(6)
+    x, y = ([draw.normal(mean, 1.0, size=n) for n in (5, 7)] for mean in (0.4, 0.0))
+    means = [
+        np.mean(
+            [
+                np.mean(draw.choice(a, size=len(a))[:, None] > draw.choice(b, size=len(b))[None, :])
+                for a, b in zip(x, y, strict=True)
+            ]
+        )
+        for _ in range(10_000)
+    ]
+    found = interval([*x, *y], lambda *parts, axis: improvement(parts[:2], parts[2:]), 10_000)
+    assert found == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.03)
 
 
 def test_a_single_run_has_no_interval():
     assert interval([np.array([1.0])], np.mean, 100) is None
-    assert interval([np.array([1.0, 2.0]), np.array([1.0])], wins, 100) is None
+    assert interval([np.array([1.0, 2.0]), np.array([1.0])], better, 100) is None
 
 
 def test_equal_runs_have_an_interval_of_no_width():
@@ -138,19 +152,26 @@ def test_shared_steps():
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    runs, unfinished = read_runs(find_runs([RESULTS / "runs"]))
+    runs, unfinished = read_runs([RESULTS / "evaluations.csv"])
+    assert not unfinished
     text = write_report(runs, unfinished, out, {"paper": {"HalfCheetah-v5": 3823.0}}, 500)
     return out, text, runs
+
+
+def _kept_rows(kind):
+    with (RESULTS / "evaluations.csv").open(newline="") as stream:
+        return [row for row in csv.DictReader(stream) if row["kind"] == kind]
 
 
 def test_the_table_holds_every_group(kept):
     _, text, runs = kept
     rows = {(row[0], row[1], int(row[2])): row for row in _rows(text, "Return after training")}
     assert sum(int(row[4]) for row in rows.values()) == len(runs)
+    settings = yaml.safe_load((RESULTS / "evaluations.yml").read_text())
     means = defaultdict(list)
-    for path in (RESULTS / "runs").glob("*/evaluation_model.json"):
-        final, config = json.loads(path.read_text()), yaml.safe_load((path.parent / "config.yml").read_text())
-        means[config["env"], config["agent"], config["timesteps"]].append(final["mean"])
+    for final in _kept_rows("final"):
+        config = settings[final["run"]]
+        means[config["env"], config["agent"], config["timesteps"]].append(float(final["mean"]))
     assert means.keys() == rows.keys()
     for key, row in rows.items():
         assert int(row[4]) == len(means[key])
@@ -162,22 +183,45 @@ def test_the_table_holds_every_group(kept):
     assert "figures from elsewhere, not measured here" in text
 
 
-def test_the_page_is_the_report(kept):
+def test_the_page_is_the_report_of_its_table(tmp_path):
     page = (RESULTS.parent / "results.md").read_text()
-    rows = _rows(page, "Return after training")
-    assert [row[:5] for row in rows] == [row[:5] for row in _rows(kept[1], "Return after training")]
-    assert [row[5].split()[0] for row in rows] == [row[5].split()[0] for row in _rows(kept[1], "Return after training")]
-    pictures = re.findall(r"]\((.*\.png)\)", page)
-    assert pictures
-    assert all((RESULTS.parent / picture).is_file() for picture in pictures)
+    runs, unfinished = read_runs([RESULTS / "evaluations.csv"])
+    command = re.search("Written by `(.*)`", page)[1]
+    reported = read_reported(RESULTS / "reported.yml")
+    assert write_report(runs, unfinished, tmp_path / "results.md", reported, command=command) == page
+    for name in ("evaluations.csv", "evaluations.yml"):
+        assert (tmp_path / "results" / name).read_text() == (RESULTS / name).read_text()
+    pictures = re.findall(r"]\((.*\.svg)\)", page)
+    assert {Path(picture).name for picture in pictures} == {path.name for path in RESULTS.glob("curves-*")}
 
 
 def test_the_ablation_page_holds_the_table_of_its_runs():
     from benchmarks.ablation import ENVS, VARIANTS, table
 
-    kept = RESULTS / "ablations" / "one-at-a-time"
-    assert {path.name for path in kept.iterdir()} <= set(VARIANTS)
+    kept = RESULTS / "ablations" / "one-at-a-time.csv"
+    assert {run.folder.parent.name for run in read_runs([kept])[0]} <= set(VARIANTS)
     assert table(kept, list(VARIANTS), ENVS) in (RESULTS.parent / "ablations.md").read_text()
+
+
+def test_the_page_on_constraints_holds_the_table_of_its_runs():
+    from benchmarks.constraints.learning_table import table
+
+    runs, _ = read_runs([RESULTS / "constrained.csv"])
+    assert table(runs) in (RESULTS.parent / "results-constraints.md").read_text()
+
+
+def test_the_supervised_pages_hold_the_numbers_that_were_kept():
+    from benchmarks.supervised_table import read, table
+
+    runs = read(RESULTS / "supervised" / "numbers.csv")
+    assert "| tables-iris | 3 | rmse_icnn | 0.67" in table(runs)
+    page = (RESULTS.parent / "results-supervised-icnn.md").read_text()
+    for name in ("iris", "wine", "breast_cancer", "diabetes", "faces16"):
+        cells = []
+        for imputer in ("icnn", "knn", "iterative", "mean"):
+            errors = [float(runs[f"tables-{name}-s{seed}"][f"rmse_{imputer}"]) for seed in range(3)]
+            cells.append(f"{np.mean(errors):.3f}" + f" ± {np.std(errors, ddof=1):.3f}" * (imputer != "mean"))
+        assert f"| {name} | " + " | ".join(cells) + " |" in page.replace("**", "")
 
 
 def test_the_csv_holds_every_evaluation(kept):
@@ -185,22 +229,18 @@ def test_the_csv_holds_every_evaluation(kept):
     with (out / "evaluations.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == sum(len(run.evaluations) + 1 for run in runs)
-    (final,) = [
-        row
-        for row in rows
-        if (row["env"], row["agent"], row["seed"], row["kind"]) == ("Hopper-v5", "icnn", "0", "final")
-    ]
-    kept_mean = json.loads((RESULTS / "runs" / "Hopper-v5-icnn-s0" / "evaluation_model.json").read_text())["mean"]
-    assert float(final["mean"]) == pytest.approx(kept_mean)
+    (final,) = [row for row in rows if row["run"] == "Hopper-v5-icnn-s0" and row["kind"] == "final"]
+    assert (final["env"], final["agent"], final["seed"]) == ("Hopper-v5", "icnn", "0")
+    (run,) = [run for run in runs if run.folder.name == "Hopper-v5-icnn-s0"]
+    assert float(final["mean"]) == run.final.mean
 
 
 def test_pictures_of_every_task(kept):
     out, text, _ = kept
     tasks = {(row[0], row[2]) for row in _rows(text, "Return after training")}
-    assert len(list(out.glob("curves-*.png"))) == len(list(out.glob("curves-*.svg"))) == len(tasks)
-    assert (out / "curves-HalfCheetah-v5-100000.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.glob("curves-*"))) == len(tasks)
     assert "</svg>" in (out / "curves-HalfCheetah-v5-100000.svg").read_text()
-    assert "](curves-HalfCheetah-v5-100000.png)" in text
+    assert "](curves-HalfCheetah-v5-100000.svg)" in text
 
 
 # made-up runs
@@ -234,9 +274,9 @@ def test_a_page_with_its_pictures_in_the_folder_of_its_name(make_run, tmp_path, 
     text = page.read_text()
     assert capsys.readouterr().out.rstrip() == text.rstrip()
     assert f"Written by `icnn-rl report {folders[0]} {folders[1]} --out {page}`." in text
-    (picture,) = re.findall(r"]\((.*\.png)\)", text)
-    assert picture == "page/curves-InvertedPendulum-v5-80.png"
-    assert {path.suffix for path in (tmp_path / "page").iterdir()} == {".png", ".svg", ".csv"}
+    (picture,) = re.findall(r"]\((.*\.svg)\)", text)
+    assert picture == "page/curves-InvertedPendulum-v5-80.svg"
+    assert {path.suffix for path in (tmp_path / "page").iterdir()} == {".svg", ".csv", ".yml"}
     assert (tmp_path / picture).is_file()
     settings = {row[1]: row[7] for row in _rows(text, "Return after training")}
     assert "learning_rate=0.5" in settings["td3"]
@@ -245,7 +285,7 @@ def test_a_page_with_its_pictures_in_the_folder_of_its_name(make_run, tmp_path, 
 def test_the_versions_of_the_runs_are_told(kept):
     section = kept[1].partition("## Versions\n")[2]
     assert "torch 2.13.0+cpu" in section
-    revision = yaml.safe_load((RESULTS / "runs" / "Hopper-v5-td3-s0" / "config.yml").read_text())["revision"]
+    revision = yaml.safe_load((RESULTS / "evaluations.yml").read_text())["Hopper-v5-td3-s0"]["revision"]
     assert revision[:7] in section.partition("revision ")[2]
 
 
@@ -277,7 +317,7 @@ def test_runs_under_other_constraints_are_not_compared(make_run, tmp_path):
     assert "What stands after `under` is the run's `--constraint`." in text
     compared = [(row[0], row[1]) for row in _rows(text, "Probability of improvement")]
     assert compared == [("icnn > sac", f"{free}, 80 steps"), ("icnn > td3", f"{limited}, 80 steps")]
-    assert len(list(tmp_path.glob("curves-*.png"))) == 2
+    assert len(list(tmp_path.glob("curves-*.svg"))) == 2
 
 
 def test_an_interquartile_mean_is_shown_from_four_runs_on(make_run, tmp_path):
@@ -362,8 +402,11 @@ def test_runs_are_compared_by_the_steps_that_were_asked_for(make_run, tmp_path):
         [agent, "80", "5", "2"] for agent in ("ppo", "td3")
     ]
     assert [row[0] for row in _rows(text, "Probability of improvement")] == ["ppo > td3"]
-    assert len(re.findall(r"]\(.*\.png\)", text)) == 1
-    assert "InvertedPendulum-v5,,ppo,1,final,110," in (tmp_path / "report" / "evaluations.csv").read_text()
+    assert len(re.findall(r"]\(.*\.svg\)", text)) == 1
+    assert (
+        "InvertedPendulum-v5-ppo-s1,InvertedPendulum-v5,,ppo,1,final,110,"
+        in (tmp_path / "report" / "evaluations.csv").read_text()
+    )
 
 
 def test_curves_of_unlike_runs_are_not_averaged(make_run, tmp_path):
@@ -386,8 +429,8 @@ def test_runs_that_share_no_step_have_a_curve_that_says_so(make_run, tmp_path):
 def test_pictures_of_a_page_with_a_space_in_its_name_are_found(make_run, tmp_path):
     runs, _ = read_runs([make_run("td3", 0, 1.0)])
     text = write_report(runs, [], tmp_path / "my page.md", {}, 100)
-    assert "](my%20page/curves-InvertedPendulum-v5-80.png)" in text
-    assert (tmp_path / "my page" / "curves-InvertedPendulum-v5-80.png").is_file()
+    assert "](my%20page/curves-InvertedPendulum-v5-80.svg)" in text
+    assert (tmp_path / "my page" / "curves-InvertedPendulum-v5-80.svg").is_file()
 
 
 def test_changed_sources_stay_marked(make_run, tmp_path):
@@ -397,6 +440,54 @@ def test_changed_sources_stay_marked(make_run, tmp_path):
         path.write_text(path.read_text() + f"revision: {'0123456789' * 4}{mark}\n")
     runs, _ = read_runs(folders)
     assert "revision 0123456, 0123456+changes." in write_report(runs, [], tmp_path / "report", {}, 100)
+
+
+def test_the_table_gives_the_report_of_the_folders(make_run, tmp_path):
+    for seed, mean in enumerate([1.0, 2.5, 3.0, 4.0]):
+        make_run("td3", seed, mean)
+        make_run("icnn", seed, mean + 1.0, constraint=["l1:radius=0.5"])
+    folder = make_run("icnn", 0, 0.1 + 0.2)
+    (folder / "eval.csv").unlink()
+    (folder / "constraint.json").write_text('{"steps": 80.0, "largest_violation": "inf"}')
+    runs, _ = read_runs(find_runs([tmp_path / "runs"]))
+    text = write_report(runs, [], tmp_path / "folders", {}, 200)
+    kept, unfinished = read_runs(find_runs([tmp_path / "folders" / "evaluations.csv"]))
+    assert unfinished == []
+    assert [dataclasses.replace(run, folder=run.folder.name) for run in kept] == [
+        dataclasses.replace(run, folder=run.folder.name) for run in runs
+    ]
+    assert write_report(kept, [], tmp_path / "table", {}, 200) == text
+    files = sorted(path.name for path in (tmp_path / "folders").iterdir())
+    for name in files:
+        assert (tmp_path / "folders" / name).read_bytes() == (tmp_path / "table" / name).read_bytes()
+
+
+def test_runs_of_two_folders_keep_names_of_their_own_in_a_table(make_run, tmp_path):
+    one = make_run("td3", 0, 1.0)
+    shutil.copytree(one, tmp_path / "again" / one.name)
+    write_table(tmp_path / "all.csv", read_runs(find_runs([one.parent, tmp_path / "again"]))[0])
+    assert [run.folder for run in read_runs([tmp_path / "all.csv"])[0]] == [
+        tmp_path / "runs" / one.name,
+        tmp_path / "again" / one.name,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.with_suffix(".yml").unlink(), "No such file"),
+        (lambda path: path.write_text("run,kind\na,final\n"), "timesteps"),
+        (lambda path: path.write_text(path.read_text().replace(",final,", ",training,")), "InvertedPendulum-v5-td3-s0"),
+        (lambda path: path.with_suffix(".yml").write_text("{}"), "InvertedPendulum-v5-td3-s0"),
+    ],
+)
+def test_a_damaged_table_is_explained(make_run, tmp_path, damage, told):
+    path = tmp_path / "all.csv"
+    write_table(path, read_runs([make_run("td3", 0, 1.0)])[0])
+    damage(path)
+    with pytest.raises(UserError, match=rf"all.csv: not the table of a report .* in all.yml beside it .*{told}"):
+        read_runs([path])
 
 
 def test_the_same_runs_give_the_same_files(make_run, tmp_path):

@@ -19,9 +19,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from icnn_rl.cli.commands.sweep import _cpus
 from icnn_rl.cli.main import main
-from icnn_rl.runs.config import constructor_defaults, read_record, resolve_settings
+from icnn_rl.cli.pool import cpus
+from icnn_rl.runs.config.defaults import constructor_defaults, resolve_settings
+from icnn_rl.runs.config.record import read_record
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.evaluate import read_evaluations
 from icnn_rl.runs.jobs import JobError, Progress, check_folder, is_finished, read_progress, run_job
@@ -180,7 +181,7 @@ def test_options_of_the_other_backend_are_refused(words, message, tmp_path, caps
 
 def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
     (tmp_path / "a.yml").write_text("agent: icnn\n")
-    with pytest.raises(UserError, match=r"a.yml: agent is no option of a sweep. Known: agents"):
+    with pytest.raises(UserError, match=r"a.yml: agent is no option of a sweep. Did you mean 'agents'"):
         read_sweep_file(tmp_path / "a.yml")
 
 
@@ -299,7 +300,7 @@ def test_the_reason_is_the_error_that_ray_wraps(tmp_path):
 
 def test_workers_are_as_many_as_cpus_where_the_system_does_not_tell_which(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert _cpus() == os.cpu_count()
+    assert cpus() == os.cpu_count()
 
 
 def test_a_job_in_this_process_takes_up_what_it_finds(tmp_path):
@@ -410,7 +411,7 @@ def test_the_command_names_a_report_that_works(tmp_path, capsys):
     printed = capsys.readouterr().out.strip().splitlines()[-1]
     words = shlex.split(printed.partition("A report of them: ")[2])
     assert words == ["icnn-rl", "report", str(out), "--out", f"{out}-report"]
-    pytest.importorskip("rliable", reason="needs the extra report")
+    pytest.importorskip("scipy", reason="needs the extra report")
     assert main([*words[1:], "--resamples", "50"]) == 0
 
 

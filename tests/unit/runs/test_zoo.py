@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from icnn_rl.runs import zoo
-from icnn_rl.runs.config import resolve_settings
+from icnn_rl.runs.config.defaults import resolve_settings
 from icnn_rl.runs.errors import UserError
 from icnn_rl.runs.zoo import _own_file, hyperparameters, run
 
@@ -47,7 +47,7 @@ def test_train_enjoy_and_plots(agent, tmp_path):
     assert (folder / "Pendulum-v1.zip").is_file()
     assert (folder / "evaluations.npz").is_file()
 
-    from icnn_rl.runs.config import AGENTS
+    from icnn_rl.runs.config.agents import AGENTS
 
     model = AGENTS[agent].load(folder / "Pendulum-v1.zip", device="cpu")
     assert (model.num_timesteps, model.batch_size, model._n_updates) == (300, 8, 200)

@@ -17,7 +17,7 @@ from icnn_rl.cli.supervised_run import Run
 from icnn_rl.supervised.imputation import IMPUTERS, ImputationModule, RandomlyMasked, impute, load_table, split_table
 from icnn_rl.supervised.multilabel import MultiLabelData
 
-FACES = "icnn_rl.cli.commands.imputation.load_faces"
+FACES = "icnn_rl.supervised.imputation.load_faces"
 
 
 @pytest.mark.parametrize("model", ["bundle", "gradient", "twin", "regression"])
@@ -70,7 +70,7 @@ def few_entries(monkeypatch):
     X = (rng.random((100, 8)) < 0.4).astype(np.float32)
     Y = np.stack([X[:, 0], X[:, 1], 1 - X[:, 0]], 1)
     data = MultiLabelData(X[:60], Y[:60], X[60:], Y[60:])
-    monkeypatch.setattr("icnn_rl.cli.commands.multilabel.load_bibtex", lambda path: data)
+    monkeypatch.setattr("icnn_rl.supervised.multilabel.load_bibtex", lambda path: data)
 
 
 MULTILABEL = [

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from icnn_rl import Status
 from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents.icnn_q.algorithm import _batch
 from icnn_rl.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
 from icnn_rl.envs import ProjectAction, WithConstraint
 from icnn_rl.solvers import ProjectedNewton
@@ -164,7 +165,7 @@ def test_the_target_stays_inside_too(monkeypatch):
     monkeypatch.setattr(energy_class, "member_values", lambda self, y: seen.append(y) or original(self, y))
     data = agent.replay_buffer.sample(64)
     agent.learner.draw(data.actions.unsqueeze(0))
-    agent.learner._next_value(data.next_observations)
+    agent.learner._target(_batch(data), agent.learner._draws())
     low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in bounds(agent))
     action = low + 0.5 * (high - low) * (seen[-1].double() + 1)
     violation = CONSTRAINTS["rows"].violation(data.next_observations.double(), action)
@@ -191,7 +192,7 @@ def test_states_without_an_allowed_action():
     np.testing.assert_allclose(found.action[0, 0], 0.0, atol=1e-5)  # the least violation
     data = agent.replay_buffer.sample(64)
     agent.learner.draw(data.actions.unsqueeze(0))
-    value, usable, _ = agent.learner._next_value(data.next_observations)
+    value, usable, _ = agent.learner._target(_batch(data), agent.learner._draws())
     assert usable.all()
     assert torch.isfinite(value).all()
     assert 0.2 < agent.logger.name_to_value["solver/empty_fraction"] < 0.8

@@ -377,7 +377,7 @@ def _constrained(seed: int) -> ICNNQ:
         ),
         (
             lambda seed: make({"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))}),
-            "action_noise: .* needs NormalActionNoise",
+            "action_noise: .* needs an exploration",
         ),
         (
             lambda seed: make({"policy_kwargs": {**SMALL, "optimizer_class": torch.optim.SGD}}),
