@@ -137,7 +137,7 @@ class EnsembleEnergy:
         self._kept: dict[tuple[str, bool], Any] = {}
 
     def _once(self, name: str, make: Callable[[], Kept]) -> Kept:
-        """What does not depend on y is made once; and again with a graph, where it was made without."""
+        """Make what does not depend on y once; and once more with a graph, where the first was made without."""
         key = name, torch.is_grad_enabled()
         if key not in self._kept:
             self._kept[key] = make()
@@ -283,7 +283,7 @@ class EnsembleEnergy:
     # the sweeps: of every member, or, for the mean, of the sum of its layers
 
     def _total(self, parts: Tensor) -> Tensor:
-        """What the members' layers (E, ...) add to f or to a derivative of it."""
+        """The share of f, or of a derivative, that the members' layers (E, ...) contribute."""
         return parts.sum(0) if self.reduction == "mean" else parts
 
     def _pre_activation(self, layer: ConvexLayer, z: Tensor | None, y: Tensor) -> Tensor:

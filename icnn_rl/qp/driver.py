@@ -105,7 +105,7 @@ def check_convex(problem: Problem, outcome: Outcome) -> None:
 
 
 def _confirmed(problem: Problem, outcome: Outcome, left: Tensor, solver: PrimalDual) -> tuple[Outcome, Tensor]:
-    """Ask rows that the kernel has proven to have no solution for certificates' proof, and for nothing else.
+    """For rows that the kernel claims to have no solution, look for the proof of :mod:`.certificates`, and no more.
 
     Returns:
         The outcome with what was confirmed, and the indices of the rows that are still left.
@@ -186,7 +186,7 @@ def _with_stand_ins(problem: Problem, excluded: Tensor) -> Problem:
 
 
 def _set_aside(problem: Problem, outcome: Outcome, bad: Tensor, impossible: Tensor, saddle: Tensor | None) -> Outcome:
-    """What rows that were not solved report instead of their stand-in's answer: NaN where a number of theirs is;
+    """Replace the stand-ins' answers by what the rows that were set aside report: NaN where an input is;
     0, infinitely far from the set, where no point can meet a constraint; 0 and its residuals where Q is not convex."""
     value = torch.where(bad, torch.nan, 0.0)
     off = torch.where(bad, torch.nan, torch.inf)

@@ -93,7 +93,7 @@ class QPSolution(Solution):
         return solution
 
     def __getattr__(self, name: str) -> Any:
-        """Of fields that were not asked for before."""
+        """A field that is read for the first time."""
         field = self.__dict__.get("_field")
         if field is None or name not in _FIELDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Conjugate gradients for a batch of symmetric positive definite systems that are known by their products."""
+"""Conjugate gradients for a batch of symmetric positive definite systems, given as products with vectors."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def minimum(problem: Problem, solver: Solver, solution: Solution, domain: Domain
 
 
 def _moved(problem: Problem, solver: Solver, solution: Solution, domain: Domain, live: Live) -> Tensor | None:
-    """What the domain makes of y when it moves (..., n): 0 by its value. None: it does not move."""
+    """The motion of y (..., n) that the domain imposes: 0 in value, with its graph. None: the domain stays."""
     y = solution.value.detach()
     if problem.region is not None:
         tensors: list[Tensor] = []
