@@ -74,7 +74,7 @@ def check_batch(name: str, value: Tensor, size: int, ensemble: int | None) -> No
 
 
 def intercepted() -> bool:
-    """Whether something records or transforms operations, or casts their results: so that code of ours must not
+    """Whether something records or transforms operations, or casts their results, so that code of ours must not
     stand in for them."""
     return recorded() or any_transform() or torch._C._is_any_autocast_enabled()
 
