@@ -17,6 +17,7 @@ from icnn_rl.agents.constrained import (
     ConstrainedSACPolicy,
     ConstrainedTD3Policy,
     ConstraintCallback,
+    check_agent,
 )
 from icnn_rl.agents.icnn_q import ICNNQ, Greedy, ICNNQPolicy, StackedICNNQ
 from icnn_rl.agents.naf import NAF, NAFPolicy
@@ -35,4 +36,5 @@ __all__ = [
     "ICNNQPolicy",
     "NAFPolicy",
     "StackedICNNQ",
+    "check_agent",
 ]

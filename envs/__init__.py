@@ -16,16 +16,16 @@ __all__ = ["ENVIRONMENTS", "ProjectAction", "VecProjectAction", "WithConstraint"
 #: Where each environment is made (gymnasium imports the module when it is asked for), with which arguments, and the
 #: steps of an episode.
 _MADE: dict[str, tuple[str, dict[str, float], int]] = {
-    "Reacher-O03-v0": ("mujoco_limits:reacher_o", {"max_power": 0.3}, 50),
-    "Reacher-O10-v0": ("mujoco_limits:reacher_o", {"max_power": 1.0}, 50),
-    "Reacher-O30-v0": ("mujoco_limits:reacher_o", {"max_power": 3.0}, 50),
-    "Reacher-L2-v0": ("mujoco_limits:reacher_l2", {}, 50),
-    "HalfCheetah-O-v0": ("mujoco_limits:half_cheetah_o", {}, 1000),
-    "HalfCheetah-MA-v0": ("mujoco_limits:half_cheetah_ma", {}, 1000),
-    "HalfCheetah-Box-v0": ("mujoco_limits:half_cheetah_box", {}, 1000),
-    "Hopper-M-v0": ("mujoco_limits:hopper_m", {}, 1000),
-    "Hopper-Box-v0": ("mujoco_limits:hopper_box", {}, 1000),
-    "Walker2d-M-v0": ("mujoco_limits:walker2d_m", {}, 1000),
+    "Reacher-O03-v0": ("reacher:reacher_o", {"max_power": 0.3}, 50),
+    "Reacher-O10-v0": ("reacher:reacher_o", {"max_power": 1.0}, 50),
+    "Reacher-O30-v0": ("reacher:reacher_o", {"max_power": 3.0}, 50),
+    "Reacher-L2-v0": ("reacher:reacher_l2", {}, 50),
+    "HalfCheetah-O-v0": ("half_cheetah:half_cheetah_o", {}, 1000),
+    "HalfCheetah-MA-v0": ("half_cheetah:half_cheetah_ma", {}, 1000),
+    "HalfCheetah-Box-v0": ("half_cheetah:half_cheetah_box", {}, 1000),
+    "Hopper-M-v0": ("hopper:hopper_m", {}, 1000),
+    "Hopper-Box-v0": ("hopper:hopper_box", {}, 1000),
+    "Walker2d-M-v0": ("walker2d:walker2d_m", {}, 1000),
     "Pendulum-Angle-v0": ("pendulum_angle:pendulum_angle", {}, 200),
     "Point-Discs-v0": ("point_discs:point_discs", {}, 200),
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icnn_rl.constraints import ActionConstraint, Barrier, control_barrier
 from icnn_rl.envs import drawing as draw
-from icnn_rl.envs.mujoco_limits import constrained
+from icnn_rl.envs.project_action import constrained
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

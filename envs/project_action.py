@@ -8,25 +8,18 @@ from typing import Any, NoReturn
 import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from icnn_rl._wrappers import CHANGED_UNITS
-from icnn_rl.constraints import ActionConstraint
-from icnn_rl.constraints.base import Fallback, warn_of_step
-from icnn_rl.envs.projector import (
-    Array,
-    Executed,
-    Projector,
-    checked_actions,
-    ending_with,
-    last_action_key,
-    with_last_action,
-)
+from icnn_rl.constraints import ActionConstraint, Fallback
+from icnn_rl.constraints.control_barrier import warn_of_step
+from icnn_rl.constraints.spaces import CHANGED_UNITS, as_box
+from icnn_rl.envs.action_sets import Array
+from icnn_rl.envs.last_action import ending_with, last_action_key, with_last_action
+from icnn_rl.envs.projector import Executed, Projector, checked_actions
 
-__all__ = ["ProjectAction", "VecProjectAction", "WithConstraint"]
+__all__ = ["ProjectAction", "VecProjectAction", "WithConstraint", "constrained"]
 
 #: Attributes that VecProjectAction does not leave to the environments.
 _OWN = ("constraint", "enforced_constraint", "size_with_last_action")
@@ -105,17 +98,15 @@ class ProjectAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             _check_actions(env)
         self.constraint = constraint
         self._projector = Projector(constraint, env.action_space, fallback, tol)
-        if not isinstance(fallback, str) and not callable(fallback):
-            fallback = tuple(np.asarray(fallback, np.float64).tolist())  # specs are compared, which arrays do not like
         RecordConstructorArgs.__init__(
-            self, constraint=constraint, fallback=fallback, tol=tol, trust_actions=trust_actions
+            self, constraint=constraint, fallback=self._projector.fallback, tol=tol, trust_actions=trust_actions
         )
         self._trust_actions = trust_actions
         self.executed_action = self._projector.rest
         self._obs: Any = None
         self._key = last_action_key(constraint, env.observation_space)
         if constraint.needs_last_action:
-            self.observation_space = with_last_action(env.observation_space, _box(env.action_space), self._key)
+            self.observation_space = with_last_action(env.observation_space, as_box(env.action_space), self._key)
         self._projector.try_on(self.observation_space)
         _warn_of_step(constraint, getattr(env.unwrapped, "dt", None))
 
@@ -168,6 +159,15 @@ class WithConstraint(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.constraint = constraint
 
 
+def constrained(
+    env: gym.Env[Any, Any], constraint: ActionConstraint, *, project: bool = True, **settings: Any
+) -> gym.Env[Any, Any]:
+    """The environment in a :class:`ProjectAction`, or as it is with the constraint as an attribute."""
+    if project:
+        return ProjectAction(env, constraint, **settings)
+    return WithConstraint(env, constraint)
+
+
 class VecProjectAction(VecEnvWrapper):
     """:class:`ProjectAction` for all environments of a Stable-Baselines3 VecEnv: one batched projection a step.
 
@@ -202,7 +202,7 @@ class VecProjectAction(VecEnvWrapper):
         space = venv.observation_space
         self._key = last_action_key(constraint, space)
         if constraint.needs_last_action:
-            space = with_last_action(space, _box(venv.action_space), self._key)
+            space = with_last_action(space, as_box(venv.action_space), self._key)
         super().__init__(venv, observation_space=space)
         self.constraint = constraint
         self._projector = projector
@@ -280,17 +280,12 @@ def _size_with_last_action(wrapper: ProjectAction | VecProjectAction) -> int:
     if not wrapper.constraint.needs_last_action:
         return 0
     space: Any = wrapper.observation_space
-    return _box(space if wrapper._key is None else space[wrapper._key]).shape[0]
+    return as_box(space if wrapper._key is None else space[wrapper._key]).shape[0]
 
 
 def _warn_of_step(constraint: ActionConstraint, step: object) -> None:
     if isinstance(step, int | float | np.floating) and not isinstance(step, bool):
         warn_of_step(constraint, float(step))
-
-
-def _box(space: spaces.Space[Any]) -> spaces.Box:
-    assert isinstance(space, spaces.Box)  # the projector has refused others
-    return space
 
 
 def _check_units(env: gym.Env[Any, Any]) -> None:

@@ -14,8 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from icnn_rl.agents.buffers import ExecutedActionDictReplayBuffer, ExecutedActionReplayBuffer
 from icnn_rl.agents.constrained import ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy
 from icnn_rl.agents.icnn_q.algorithm import ICNNQ
-from icnn_rl.constraints import ActionConstraint
-from icnn_rl.constraints.base import Fallback
+from icnn_rl.constraints import ActionConstraint, Fallback
 from icnn_rl.envs.project_action import ProjectAction, VecProjectAction
 
 __all__ = ["Constrained", "constrain"]

@@ -7,9 +7,10 @@ guarantee, since the algorithms add noise and warm-up samples after the policy. 
 density and which action each loss sees.
 """
 
+from icnn_rl.agents.constrained.base import check_agent
 from icnn_rl.agents.constrained.callback import ConstraintCallback
 from icnn_rl.agents.constrained.ppo import ConstrainedPPOPolicy
 from icnn_rl.agents.constrained.sac import ConstrainedSACPolicy
 from icnn_rl.agents.constrained.td3 import ConstrainedTD3Policy
 
-__all__ = ["ConstrainedPPOPolicy", "ConstrainedSACPolicy", "ConstrainedTD3Policy", "ConstraintCallback"]
+__all__ = ["ConstrainedPPOPolicy", "ConstrainedSACPolicy", "ConstrainedTD3Policy", "ConstraintCallback", "check_agent"]

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import Tensor
 
 from icnn_rl.agents.arguments import checks_names
 from icnn_rl.agents.constrained.both_halves import check_halves
-from icnn_rl.agents.constrained.observations import algorithm_under_construction, check_observations
+from icnn_rl.agents.constrained.observations import check_observations
 from icnn_rl.checks import check_choice, check_positive_int, check_range
-from icnn_rl.constraints import ActionConstraint, ActionProjection, OptNetHead
-from icnn_rl.constraints.base import Fallback
+from icnn_rl.constraints import ActionConstraint, ActionProjection, ConstraintWarning, Fallback, OptNetHead
+from icnn_rl.constraints.base import check_constraint
+from icnn_rl.constraints.spaces import as_box
 
-__all__ = ["ConstrainedPolicy", "Head", "Settings", "action_box", "apply_head", "feature_width"]
+__all__ = ["ConstrainedPolicy", "Head", "Settings", "apply_head", "check_agent", "feature_width"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,7 @@ class Settings:
     trust_actions: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.constraint, ActionConstraint):
-            raise ValueError(
-                f"constraint: expected an ActionConstraint of icnn_rl.constraints, got "
-                f"{type(self.constraint).__name__}."
-            )
+        check_constraint(self.constraint)
         check_choice("head", self.head, ("projection", "optnet"))
         check_range("projection_penalty", self.projection_penalty, 0.0, float("inf"))
         if self.optnet_kwargs and self.head != "optnet":
@@ -88,20 +88,26 @@ class ConstrainedPolicy(BasePolicy):
         projection_penalty: lambda >= 0: adds lambda mean_b ||raw_b - a_b||^2 to the loss whose gradient passes through
             the action, by adding its gradient in the backward pass: the number that is logged as the loss is without
             it. In scaled units for SAC and TD3, in the environment's for PPO.
-        fallback: for states whose set is empty, see :class:`icnn_rl.qp.ActionProjection`.
-        optnet_kwargs: of :class:`icnn_rl.qp.OptNetHead`: ``quadratic``, ``n_ineq``, ``n_eq``, ``eps``.
+        fallback: for states whose set is empty, see :class:`icnn_rl.constraints.ActionProjection`.
+        optnet_kwargs: of :class:`icnn_rl.constraints.OptNetHead`: ``quadratic``, ``n_ineq``, ``n_eq``, ``eps``.
         obs_size: length of the observation vector that the constraint was written for; another one is refused.
         trust_obs: take the observations for the constraint's, whatever wrappers there are.
         trust_actions: take the actions for the constraint's, whatever wrappers there are, and ask for no second half.
         features_extractor_class: by default the one for the observations: CombinedExtractor for a Dict, NatureCNN for
             images, FlattenExtractor else.
 
+    SB3 tells a policy nothing of its environment. Whether observations are normalised, or a wrapper is missing, is
+    checked by :class:`icnn_rl.agents.ConstraintCallback` when training starts, or by
+    :func:`icnn_rl.agents.check_agent` at any time; a policy that is trained without either warns.
+
     Raises:
-        ValueError: a wrong argument; the action space is no Box; or the constraint depends on the state and would read
-            observations that are normalised (VecNormalize, NormalizeObservation) or stacked (VecFrameStack).
+        ValueError: a wrong argument; the action space is no Box; or the constraint does not fit the observation space.
     """
 
     settings: Settings
+
+    #: Whether somebody has looked at the environment, see :meth:`check_environment`.
+    _environment_seen = False
 
     @checks_names()
     def __init__(
@@ -127,17 +133,7 @@ class ConstrainedPolicy(BasePolicy):
         self.settings = Settings(
             constraint, head, projection_penalty, fallback, optnet_kwargs, obs_size, trust_obs, trust_actions
         )
-        algorithm = algorithm_under_construction()
-        env = None if algorithm is None else algorithm.get_env()
-        check_halves(constraint, env, trust_actions=trust_actions, algorithm=algorithm)
-        check_observations(
-            constraint,
-            observation_space,
-            action_space,
-            obs_size=obs_size,
-            trust_obs=trust_obs,
-            env=env,
-        )
+        check_observations(constraint, observation_space, action_space, obs_size=obs_size, trust_obs=trust_obs)
         super().__init__(
             observation_space,
             action_space,
@@ -149,10 +145,46 @@ class ConstrainedPolicy(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.settings.as_kwargs()}
 
+    def check_environment(self, env: VecEnv, algorithm: BaseAlgorithm | None = None) -> None:
+        """Refuse an environment whose observations or actions are not the constraint's, and warn of a half that is
+        missing.
+
+        Args:
+            env: that the policy is trained on.
+            algorithm: that trains it, whose replay buffer is looked at.
+
+        Raises:
+            ValueError: the constraint depends on the state and would read observations that are normalised
+                (VecNormalize, NormalizeObservation) or stacked (VecFrameStack), or a wrapper changes the actions.
+        """
+        s = self.settings
+        check_halves(s.constraint, env, trust_actions=s.trust_actions, algorithm=algorithm)
+        check_observations(
+            s.constraint,
+            self.observation_space,
+            as_box(self.action_space),
+            obs_size=s.obs_size,
+            trust_obs=s.trust_obs,
+            env=env,
+        )
+        self._environment_seen = True
+
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, without walking through all modules where nothing changes: predict asks at every step."""
-        if self.training != mode:
-            super().set_training_mode(mode)
+        if self.training == mode:
+            return
+        super().set_training_mode(mode)
+        s = self.settings
+        trusted = s.trust_actions and (s.trust_obs or not s.constraint.depends_on_state)
+        if mode and not trusted and not self._environment_seen:
+            self._environment_seen = True  # to say it once
+            warnings.warn(
+                "constraint: nobody has looked at the environment: are observations normalised or stacked, does a "
+                "wrapper enforce it? learn(..., callback=ConstraintCallback()) looks, and counts, or "
+                "icnn_rl.agents.check_agent(agent) before. trust_obs=True, trust_actions=True: it is meant.",
+                ConstraintWarning,
+                stacklevel=3,
+            )
 
     def heads(self) -> list[Head]:
         """Every head of the policy."""
@@ -170,6 +202,26 @@ class ConstrainedPolicy(BasePolicy):
         return {name: sum(getattr(head, name) for head in heads) for name in ("rows", "moved", "failed")}
 
 
+def check_agent(agent: BaseAlgorithm) -> None:
+    """Whether the agent's constraint and its environment fit together, see
+    :meth:`ConstrainedPolicy.check_environment`. Without a constrained policy there is nothing to check: ICNNQ and NAF
+    ask by themselves, whenever they get an environment.
+
+    Raises:
+        ValueError: they do not; or the agent has no environment.
+
+    Example:
+        >>> agent = SAC(ConstrainedSACPolicy, env, policy_kwargs={"constraint": l1_ball(1.0)})  # doctest: +SKIP
+        >>> check_agent(agent)  # doctest: +SKIP
+    """
+    policy, env = agent.policy, agent.get_env()
+    if not isinstance(policy, ConstrainedPolicy):
+        return
+    if env is None:
+        raise ValueError("agent: it has no environment to look at; set_env gives it one.")
+    policy.check_environment(env, agent)
+
+
 def _extractor_for(observation_space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
     if isinstance(observation_space, spaces.Dict):
         return CombinedExtractor
@@ -180,8 +232,3 @@ def feature_width(actor: TD3Actor | SACActor) -> int:
     """Size of what the actor's last layer reads."""
     width: int = actor.net_arch[-1] if actor.net_arch else actor.features_dim
     return width
-
-
-def action_box(space: spaces.Space[Any]) -> spaces.Box:
-    assert isinstance(space, spaces.Box)
-    return space

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from icnn_rl.agents.constrained.base import check_agent
 from icnn_rl.solution import Status
 
 __all__ = ["TOLERANCE", "ConstraintCallback"]
@@ -22,6 +23,9 @@ class ConstraintCallback(BaseCallback):
     constraint/state_violations where the environment tells, projected or not. Totals are the model's
     ``constraint_totals``, so that they are saved with it and go on from there.
 
+    Before the first step it looks whether a constrained policy and the environment fit together, and raises where they
+    do not, see :meth:`icnn_rl.agents.constrained.base.ConstrainedPolicy.check_environment`.
+
     Example:
         >>> agent.learn(10_000, callback=ConstraintCallback())  # doctest: +SKIP
     """
@@ -31,6 +35,7 @@ class ConstraintCallback(BaseCallback):
         self.totals: dict[str, float] = {}
 
     def _on_training_start(self) -> None:
+        check_agent(self.model)
         self.totals = vars(self.model).setdefault("constraint_totals", _nothing())
 
     def _on_step(self) -> bool:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecEnv, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
-from torch import Tensor
 
-from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.constraints import ActionConstraint
+from icnn_rl.constraints.observations import Parts
+from icnn_rl.constraints.spaces import CHANGED_UNITS, two_observations
 
-__all__ = ["algorithm_under_construction", "check_observations"]
+__all__ = ["check_observations"]
 
 #: Attribute of the wrappers that append the last action: the size of their observations; 0: they do not.
 _SIZE = "size_with_last_action"
@@ -33,11 +29,8 @@ def check_observations(
     trust_obs: bool = False,
     env: VecEnv | None = None,
 ) -> None:
-    """Whether the constraint can read these observations: by their shape, by a trial, and, where the policy is being
-    built by an SB3 algorithm, by the wrappers of its environment.
-
-    SB3's VecNormalize leaves the observation space as it was (but for images), so that a policy cannot tell from its
-    arguments.
+    """Whether the constraint can read these observations: by their shape, by a trial, and by the wrappers of ``env``,
+    where there is one: SB3's VecNormalize leaves the observation space as it was (but for images).
 
     Raises:
         ValueError: the observations are, or may be, in other units than the constraint's.
@@ -122,42 +115,8 @@ def _parts_read(
     which also finds indices and rows that do not fit."""
     n = get_action_dim(action_space)
     if not isinstance(observation_space, spaces.Dict):
-        constraint.at(_some(observation_space), n)
+        constraint.at(torch.from_numpy(two_observations(observation_space)), n)
         return {None}
-    log = _Log({key: _some(part) for key, part in observation_space.spaces.items()})
-    constraint.at(log, n)
-    return set(log.read)
-
-
-class _Log(dict[str, Tensor]):
-    """Remembers which parts were read."""
-
-    def __init__(self, parts: Mapping[str, Tensor]) -> None:
-        super().__init__(parts)
-        self.read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Tensor:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-
-def _some(space: spaces.Space[Any]) -> Tensor:
-    """Two observations, which a function that takes the batch for something else mistakes: zeros, as far as the space
-    allows."""
-    if not isinstance(space, spaces.Box):
-        return torch.zeros(2, *(space.shape or ()), dtype=torch.float64)
-    zeros = np.clip(np.zeros((2, *space.shape)), space.low, space.high)
-    return torch.as_tensor(zeros, dtype=torch.float64)
-
-
-def algorithm_under_construction() -> BaseAlgorithm | None:
-    """The SB3 algorithm that is building a policy, from the call stack: SB3 passes no reference to a policy, and
-    without its environment normalised observations would silently be read in wrong units."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "_setup_model":
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, BaseAlgorithm):
-                return owner
-        frame = frame.f_back
-    return None
+    parts = Parts(observation_space.spaces, lambda part: torch.from_numpy(two_observations(part)))
+    constraint.at(parts, n)
+    return {*parts.read}

@@ -12,7 +12,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from icnn_rl.agents.constrained.base import ConstrainedPolicy, action_box, apply_head
+from icnn_rl.agents.constrained.base import ConstrainedPolicy, apply_head
+from icnn_rl.constraints.spaces import as_box
 
 __all__ = ["ConstrainedPPOPolicy"]
 
@@ -46,7 +47,7 @@ class ConstrainedPPOPolicy(ConstrainedPolicy, ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        space = action_box(self.action_space)
+        space = as_box(self.action_space)
         self.head = self.settings.make(self.mlp_extractor.latent_dim_pi, space, scaled=False)
         self.projection = self.settings.projection(space, scaled=False)
         # once more, with the parameters of the head
@@ -89,7 +90,7 @@ class ConstrainedPPOPolicy(ConstrainedPolicy, ActorCriticPolicy):
         if deterministic:
             return raw
         # SB3 clips a sample before it steps the environment, and the wrapper projects what it gets
-        space = action_box(self.action_space)
+        space = as_box(self.action_space)
         low, high = (
             torch.as_tensor(b.reshape(-1), device=raw.device, dtype=raw.dtype) for b in (space.low, space.high)
         )

@@ -10,8 +10,9 @@ from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 
-from icnn_rl.agents.constrained.base import ConstrainedPolicy, Settings, action_box, apply_head, feature_width
+from icnn_rl.agents.constrained.base import ConstrainedPolicy, Settings, apply_head, feature_width
 from icnn_rl.constraints import OptNetHead
+from icnn_rl.constraints.spaces import as_box
 
 __all__ = ["ConstrainedSACPolicy"]
 
@@ -22,7 +23,7 @@ class ConstrainedSACActor(SACActor):
     def __init__(self, *args: Any, settings: Settings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
-        self.head = settings.make(feature_width(self), action_box(self.action_space), scaled=True)
+        self.head = settings.make(feature_width(self), as_box(self.action_space), scaled=True)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._feasible(obs, super().forward(obs, deterministic))

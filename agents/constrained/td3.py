@@ -11,8 +11,9 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
-from icnn_rl.agents.constrained.base import ConstrainedPolicy, Settings, action_box, apply_head, feature_width
+from icnn_rl.agents.constrained.base import ConstrainedPolicy, Settings, apply_head, feature_width
 from icnn_rl.constraints import ActionProjection
+from icnn_rl.constraints.spaces import as_box
 
 __all__ = ["ConstrainedTD3Policy"]
 
@@ -23,7 +24,7 @@ class ConstrainedTD3Actor(TD3Actor):
     def __init__(self, *args: Any, settings: Settings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
-        self.head = settings.make(feature_width(self), action_box(self.action_space), scaled=True)
+        self.head = settings.make(feature_width(self), as_box(self.action_space), scaled=True)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         *layers, last, squash = self.mu
@@ -79,7 +80,7 @@ class ConstrainedTD3Policy(ConstrainedPolicy, TD3Policy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         if self.project_target:
-            self.critic_target.projection = self.settings.projection(action_box(self.action_space), scaled=True)
+            self.critic_target.projection = self.settings.projection(as_box(self.action_space), scaled=True)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> ConstrainedTD3Actor:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics, is_compiled
 from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space, preprocess
-from icnn_rl.constraints import ActionConstraint, ActionProjection
-from icnn_rl.constraints.base import Fallback
+from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.linear import intercepted

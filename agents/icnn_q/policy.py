@@ -28,8 +28,8 @@ from icnn_rl.agents.arguments import arguments, checks_names
 from icnn_rl.agents.icnn_q.critic import ConcaveCritic, ICNNCritic, finite_in_float32
 from icnn_rl.agents.normalization import NormalizedCombinedExtractor, normalizing, share_moments
 from icnn_rl.checks import check_widths
-from icnn_rl.constraints import ActionConstraint
-from icnn_rl.constraints.base import Fallback
+from icnn_rl.constraints import ActionConstraint, Fallback
+from icnn_rl.constraints.base import check_constraint
 from icnn_rl.nn.activations import resolve_activation
 from icnn_rl.solvers import ProjectedNewton, Solver
 
@@ -146,7 +146,8 @@ class ICNNQPolicy(BasePolicy):
         self.solver = solver
         self.act_solver = act_solver or _patient(solver)
         _check_bends(activation, self.solver, self.act_solver)
-        self.constraint, self.fallback = _check_constraint(constraint), fallback
+        self.constraint = None if constraint is None else check_constraint(constraint)
+        self.fallback = fallback
         self.trust_obs, self.trust_actions = trust_obs, trust_actions
         self.picnn_kwargs = _check_picnn_kwargs(picnn_kwargs or {})
         self.share_features_extractor = share_features_extractor
@@ -295,14 +296,6 @@ class ICNNQMultiInputPolicy(ICNNQPolicy):
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
-
-
-def _check_constraint(constraint: object) -> ActionConstraint | None:
-    if constraint is not None and not isinstance(constraint, ActionConstraint):
-        raise ValueError(
-            f"constraint: expected an ActionConstraint from icnn_rl.constraints, got {type(constraint).__name__}."
-        )
-    return constraint
 
 
 def _patient(solver: Solver) -> Solver:

@@ -20,8 +20,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.qp import peers  # noqa: E402
-from icnn_rl.constraints.base import box, power_limit  # noqa: E402
-from icnn_rl.sets.convex_set import ConvexSet  # noqa: E402
+from icnn_rl.constraints import box, power_limit  # noqa: E402
+from icnn_rl.sets import ConvexSet  # noqa: E402
 from icnn_rl.testing import cone_references as cones  # noqa: E402
 
 ROUNDS, BUDGET = 15, 3.0  # calls at most, and seconds after which there are no more

@@ -15,20 +15,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from icnn_rl.constraints import base as constraints
 from icnn_rl.constraints.base import ActionConstraint
+from icnn_rl.constraints.registry import Kind, find_constraint, known_constraints
 from icnn_rl.spelling import did_you_mean
 
 __all__ = ["parse_constraint"]
-
-#: What can be named.
-_KNOWN: dict[str, Callable[..., ActionConstraint]] = {
-    name: getattr(constraints, name)
-    for name in ("ball", "box", "control_barrier", "ellipsoid", "l1_ball", "linear", "power_limit", "rate_limit")
-}
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _SLICE = re.compile(r"-?\d*:-?\d*")
@@ -77,7 +71,7 @@ def _part(part: Any) -> ActionConstraint:
 
 
 def _from_text(text: str) -> dict[str, Any] | ActionConstraint:
-    if _OBJECT.fullmatch(text.strip()) and text.strip().partition(":")[0] not in _KNOWN:
+    if _OBJECT.fullmatch(text.strip()) and find_constraint(text.strip().partition(":")[0]) is None:
         found = _object("constraint", text.strip())
         if not isinstance(found, ActionConstraint):
             raise ValueError(f"constraint: expected {text.strip()} to be a constraint, got {type(found).__name__}.")
@@ -119,35 +113,37 @@ def _value(key: str, text: str) -> Any:
 
 def _build(part: Mapping[str, Any]) -> ActionConstraint:
     ((name, arguments),) = part.items()
-    if name not in _KNOWN:
-        raise ValueError(f"constraint: unknown name {name!r}.{did_you_mean(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
-    parameters = inspect.signature(_KNOWN[name]).parameters
-    known = list(parameters)
+    kind = find_constraint(name) if isinstance(name, str) else None
+    if kind is None:
+        known = known_constraints()
+        raise ValueError(f"constraint: unknown name {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    parameters = kind.parameters
     if not isinstance(arguments, Mapping):
-        needed = [key for key in known if parameters[key].default is inspect.Parameter.empty]
+        needed = [key for key in parameters if parameters[key].default is inspect.Parameter.empty]
         if arguments is not None and len(needed) != 1:
             raise ValueError(f"{name}: expected a mapping of arguments, got {arguments!r}.")
         arguments = {} if arguments is None else {needed[0]: arguments}
     for key in arguments:
-        if key not in (*known, "reading"):
+        if key not in (*parameters, "reading"):
             raise ValueError(
-                f"{name}: unknown key {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}, reading."
+                f"{name}: unknown key {key!r}.{did_you_mean(key, parameters)} Known: {', '.join(parameters)}, reading."
             )
-    values = {key: _plain(value) for key, value in arguments.items() if key != "reading"}
-    for key, value in values.items():
-        if key != "velocity_index" and isinstance(value, str) and _OBJECT.fullmatch(value):
-            values[key] = _object(f"{name}.{key}", value)
-    index = values.get("velocity_index")
-    if isinstance(index, int) and not isinstance(index, bool):
-        raise ValueError(
-            f"{name}.velocity_index: got the number {index}. YAML reads a slice without quotes, 8:11, as a number of "
-            f'base sixty: write "8:11", or [{index}] for the one place {index}.'
-        )
+    values = {key: _read(name, kind, key, value) for key, value in arguments.items() if key != "reading"}
     try:
-        constraint = _KNOWN[name](**values)
+        constraint = kind.make(**values)
     except TypeError as error:  # an argument is missing
-        raise ValueError(f"{name}: {error}. Known keys: {', '.join(known)}.") from error
+        raise ValueError(f"{name}: {error}. Known keys: {', '.join(parameters)}.") from error
     return constraint.reading(str(arguments["reading"])) if "reading" in arguments else constraint
+
+
+def _read(name: str, kind: Kind, key: str, value: Any) -> Any:
+    """An argument's value."""
+    value = _plain(value)
+    if key in kind.readers:
+        return kind.readers[key](f"{name}.{key}", value)
+    if isinstance(value, str) and _OBJECT.fullmatch(value):
+        return _object(f"{name}.{key}", value)
+    return value
 
 
 def _object(name: str, text: str) -> Any:

@@ -1,21 +1,37 @@
-"""Sets that y may range over, and what a convex function's gradient certifies on them."""
+"""Sets that y may range over, from which a :class:`ConvexSet` for points of a given shape is made."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from icnn_rl.checks import check_range
-from icnn_rl.sets.convex_set import ConvexSet, Ellipsoid
+from icnn_rl.sets.convex_set import ConvexSet
+from icnn_rl.sets.ellipsoid import Ellipsoid
+from icnn_rl.sets.fit import check_rows, fit_set
 
-__all__ = ["Ball", "Box", "Polytope", "Simplex", "Unconstrained"]
+__all__ = ["Ball", "Box", "Domain", "Polytope", "Simplex", "Unconstrained"]
 
 Bound = float | Tensor
 
 _LARGEST = 1e150  # the squares of larger numbers are not finite
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """What ``minimize`` ranges over: whatever says which set it is."""
+
+    def as_set(self, y: Tensor) -> ConvexSet:
+        """The set for points like ``y`` (..., n), live where its tensors are.
+
+        Raises:
+            ValueError: it does not fit ``y``.
+        """
+        ...
 
 
 def _describe(bound: Bound) -> str:
@@ -63,6 +79,11 @@ class Box:
             sides.append(side)
         return sides[0], sides[1]
 
+    def as_set(self, y: Tensor) -> ConvexSet:
+        """The set, with the dtype and device of ``y`` (..., n)."""
+        lower, upper = self.bounds(y)
+        return ConvexSet(lb=lower, ub=upper)
+
 
 @dataclass(frozen=True)
 class Unconstrained:
@@ -74,6 +95,11 @@ class Unconstrained:
     def bounds(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(-inf, inf), as tensors of the dtype and device of ``y``."""
         return y.new_tensor(self.lower), y.new_tensor(self.upper)
+
+    def as_set(self, y: Tensor) -> ConvexSet:
+        """Bounds that are infinite."""
+        lower, upper = self.bounds(y)
+        return ConvexSet(lb=lower, ub=upper)
 
 
 @dataclass(frozen=True)
@@ -102,7 +128,7 @@ class Polytope:
     ub: Bound | None = None
 
     def __post_init__(self) -> None:
-        _check_rows("Polytope", self.G, self.h, self.A, self.b)
+        check_rows("Polytope", self.G, self.h, self.A, self.b)
 
     def as_set(self, y: Tensor) -> ConvexSet:
         """The set, with the dtype and device of ``y`` (..., n).
@@ -135,7 +161,7 @@ class Simplex:
 @dataclass(frozen=True)
 class Ball:
     """{ y : ||y - center|| <= radius }. For (y - c)^T M (y - c) <= r, or a ball cut by rows, hand ``minimize`` a
-    :class:`icnn_rl.sets.convex_set.ConvexSet`.
+    :class:`icnn_rl.sets.ConvexSet`.
 
     Args:
         radius: > 0.
@@ -160,89 +186,3 @@ class Ball:
         center = center.expand(n) if center.dim() == 0 else center
         eye = torch.eye(n, dtype=y.dtype, device=y.device)
         return fit_set("Ball", ConvexSet(ellipsoid=Ellipsoid(eye, center, y.new_tensor(self.radius**2))), y)
-
-
-def fit_set(name: str, region: ConvexSet, y: Tensor) -> ConvexSet:
-    """``region`` with the dtype and device of ``y`` (..., n).
-
-    Raises:
-        ValueError: a shape does not fit ``y``; names what came and what was expected.
-    """
-    _check_rows(name, region.G, region.h, region.A, region.b)
-    region, n, k = region.to(y), y.shape[-1], region.lifted
-    parts = [(f"{name}.{part}", getattr(region, part), 2, "m, ") for part in ("G", "A")]
-    parts += [(f"{name}.{part}", getattr(region, part), 1, "") for part in ("lb", "ub")]
-    width = f"{n + k}" if k else f"{n}"
-    if region.ellipsoid is not None:
-        _check_core(f"{name}.ellipsoid.M", region.ellipsoid.M, 2, "n, ", n, str(n), y)
-        _check_core(f"{name}.ellipsoid.center", region.ellipsoid.center, 1, "", n, str(n), y)
-        _check_batch(f"{name}.ellipsoid.size", region.ellipsoid.size, 0, y)
-    for label, part, core, rows in parts:
-        if isinstance(part, Tensor) and part.dim() > 0:
-            _check_core(label, part, core, rows, n + k, width, y)
-    for label, part in ((f"{name}.h", region.h), (f"{name}.b", region.b)):
-        if part is not None:
-            _check_batch(label, part, 1, y)
-    for label, bound in ((f"{name}.lb", region.lb), (f"{name}.ub", region.ub)):
-        if bound is not None and bool(torch.as_tensor(bound).isnan().any()):
-            raise ValueError(f"{label}: contains NaN. Use -inf or inf for a missing bound.")
-    return region
-
-
-def _check_rows(name: str, *parts: Tensor | None) -> None:
-    """G with h, A with b, as many numbers as rows."""
-    for matrix, right, m, v in (("G", "h", *parts[:2]), ("A", "b", *parts[2:])):
-        if (m is None) != (v is None):
-            missing = matrix if m is None else right
-            raise ValueError(f"{name}.{missing}: missing. {matrix} and {right} go together; give both or neither.")
-        if m is None or v is None:
-            continue
-        if not isinstance(m, Tensor) or not isinstance(v, Tensor) or m.dim() < 2 or v.dim() < 1:
-            raise ValueError(f"{name}.{matrix}, {name}.{right}: expected tensors of shape (..., m, n) and (..., m).")
-        if m.shape[-2] != v.shape[-1]:
-            raise ValueError(
-                f"{name}.{right}: expected shape (..., {m.shape[-2]}), a number for each row of {matrix}, got "
-                f"{tuple(v.shape)}."
-            )
-
-
-def _check_core(label: str, part: Tensor, core: int, rows: str, n: int, width: str, y: Tensor) -> None:
-    if part.shape[-1] != n and not (core == 1 and part.shape[-1] == 1):
-        raise ValueError(
-            f"{label}: expected shape (..., {rows}{width}) for y {tuple(y.shape)}, got {tuple(part.shape)}."
-        )
-    _check_batch(label, part, core, y)
-
-
-def _check_batch(label: str, part: Tensor, core: int, y: Tensor) -> None:
-    own, batch = part.shape[: part.dim() - core], y.shape[:-1]
-    if len(own) > len(batch) or any(a not in (1, b) for a, b in zip(own[::-1], batch[::-1], strict=False)):
-        raise ValueError(
-            f"{label}: batch dimensions {tuple(own)} do not broadcast to those of y {tuple(y.shape)}. Leave them out "
-            "for what all rows share."
-        )
-
-
-def certificate(grad: Tensor, low: Tensor, high: Tensor, curvature: Tensor | None, *, strict: bool = False) -> Tensor:
-    """Upper bound on f(y) - min f over the box, from one gradient: (..., n) -> (...).
-
-    With f - 1/2 sum_j m_j y_j^2 convex (m = ``curvature``, or 0),
-
-        f(y + d) >= f(y) + g . d + 1/2 sum_j m_j d_j^2,        low <= d <= high,
-
-    and the right-hand side separates: minimise it over every coordinate's interval. For m = 0 this is the Frank-Wolfe
-    gap sum_j max( -g_j low_j, -g_j high_j ); without bounds it is sum_j g_j^2 / (2 m_j). Infinite where neither helps.
-    ``grad`` may be any subgradient at y; ``low`` <= 0 <= ``high`` are the bounds minus y; ``curvature`` >= 0 or None;
-    ``strict`` says that it is positive everywhere.
-    """
-    if curvature is None:
-        # a flat coordinate offers no decrease, however long its interval (0 * inf would be NaN)
-        step = torch.where(grad > 0, low, high).masked_fill(grad == 0, 0.0)
-        return -(grad * step).sum(-1)
-    down = -grad
-    step = torch.clamp(down / curvature, low, high)
-    if strict:
-        return (torch.addcmul(down, curvature, step, value=-0.5) * step).sum(-1)
-    step = step.masked_fill(grad == 0, 0.0)  # 0 / 0
-    bend = (curvature * step).masked_fill(curvature == 0, 0.0)  # 0 * inf
-    return (torch.sub(down, bend, alpha=0.5) * step).sum(-1)

@@ -121,6 +121,15 @@ class Ellipsoid(NamedTuple):
         finite = torch.isfinite(self.M.detach()).flatten(-2).all(-1)
         return finite & (spectrum.values[..., 0] < -spectrum.rounding)
 
+    def sound(self, eps: float = torch.finfo(torch.float64).eps) -> tuple[Ellipsoid, Tensor | None]:
+        """With the positive part of M, and where M has a negative eigenvalue that is not rounding; None: nowhere.
+        ``eps``: of the dtype that M came in."""
+        if transformed():
+            return self, None
+        spectrum = self.spectrum(eps)
+        indefinite = self.indefinite(spectrum)
+        return self.without_rounding(spectrum), indefinite if bool(indefinite.any()) else None
+
     def reach(self) -> Tensor:
         """How far the ellipsoid goes from its centre in every variable, inf where it has no end: (..., n)."""
         spectrum = self.spectrum()

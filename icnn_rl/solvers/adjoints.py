@@ -18,7 +18,7 @@ from icnn_rl.solvers import derivatives
 from icnn_rl.solvers.box_qp import times
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy, to_unit
 from icnn_rl.solvers.conjugate_gradients import conjugate_gradients
-from icnn_rl.solvers.problem import Problem, as_set
+from icnn_rl.solvers.problem import Problem
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 
 __all__ = ["DualKKT", "Implicit", "ImplicitCG", "Live", "Unrolled", "differentiable"]
@@ -143,7 +143,7 @@ def _with_graph(
         if isinstance(adjoint, ImplicitCG):
             raise ValueError("adjoint: ImplicitCG() differentiates on a box; on other sets use Implicit().")
         f, g = derivatives.live_value_and_grad(problem.energy, y)
-        return Live(_implicit_on_set(adjoint, problem, solution, as_set(domain, y.double()), y, g), f, g)
+        return Live(_implicit_on_set(adjoint, problem, solution, domain.as_set(y.double()), y, g), f, g)
     tau = solver.entropy if isinstance(solver, BundleEntropy) else 0.0
     if isinstance(adjoint, ImplicitCG):
         if transformed():

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from icnn_rl.first_order import first_order
+from icnn_rl.sets import Domain
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.adjoints import Live
 from icnn_rl.solvers.bundle import BundleEntropy, to_unit
-from icnn_rl.solvers.problem import Domain, Problem, Solver, as_set
+from icnn_rl.solvers.problem import Problem, Solver
 
 __all__ = ["minimum"]
 
@@ -39,10 +40,10 @@ def _moved(problem: Problem, solver: Solver, solution: Solution, domain: Domain,
     y = solution.value.detach()
     if problem.region is not None:
         tensors: list[Tensor] = []
-        as_set(domain, y)._map(lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
+        domain.as_set(y).mapped(lambda t: tensors.append(t) or t)  # type: ignore[func-returns-value]
         # where f and C both move y, what f does is along C, where g is 0
         return live.value - live.value.detach() if any(t.requires_grad for t in tensors) else None
-    lower, upper = domain.bounds(y)  # type: ignore[union-attr]  # without a region it is a box
+    lower, upper = domain.bounds(y)  # type: ignore[attr-defined]  # without a region it is a box
     if not (lower.requires_grad or upper.requires_grad):
         return None
     if isinstance(solver, BundleEntropy):  # w, of which y = lower + width w, is what is held fixed

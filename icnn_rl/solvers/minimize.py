@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icnn_rl.checks import check_float_tensor, check_same_kind
 from icnn_rl.eager import eager, no_forward_mode, transforms
-from icnn_rl.sets import Unconstrained
+from icnn_rl.sets import Domain, Unconstrained
 from icnn_rl.solution import Solution, SolveError, Status
 from icnn_rl.solvers.adjoints import DualKKT, Implicit, ImplicitCG, Unrolled, differentiable
 from icnn_rl.solvers.bundle import BundleEntropy
@@ -21,7 +21,7 @@ from icnn_rl.solvers.loop import finite_start, freeze, report, solved
 from icnn_rl.solvers.newton import dispatch
 from icnn_rl.solvers.newton.method import ProjectedNewton
 from icnn_rl.solvers.newton.smoothed_start import STAGES, smoothed_start
-from icnn_rl.solvers.problem import Domain, Problem, Progress, Solver
+from icnn_rl.solvers.problem import Problem, Progress, Solver
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 from icnn_rl.solvers.unbounded import without_minimum
 
@@ -114,7 +114,7 @@ def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object,
         raise ValueError(f"energy: expected a callable y (B, n) -> (B,), got {type(energy).__name__}.")
     if isinstance(solver, type) or not all(hasattr(solver, name) for name in ("init", "step", "progress", "max_steps")):
         raise ValueError(f"solver: expected a solver object such as ProjectedNewton(), got {solver!r}.")
-    if not isinstance(domain, Domain):
+    if isinstance(domain, type) or not isinstance(domain, Domain):
         raise ValueError(
             "domain: expected Box(lower, upper), Unconstrained(), Polytope(...), Simplex(), Ball(radius) or a "
             f"ConvexSet, got {domain!r}."

@@ -10,30 +10,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from icnn_rl.sets import Ball, Box, ConvexSet, Polytope, Simplex, Unconstrained
-from icnn_rl.sets.domains import certificate, fit_set
+from icnn_rl.sets import Box, Domain, Unconstrained
+from icnn_rl.sets.certificate import certificate
 from icnn_rl.solvers import derivatives
 from icnn_rl.solvers.derivatives import EnergyFunction
 from icnn_rl.solvers.region import Region
 
-Domain = Box | Unconstrained | Polytope | Simplex | Ball | ConvexSet
-
 #: Rounding of f, in units of eps (|f| + scale): a change of f by less says nothing.
 NOISE = 4.0
-
-
-def as_set(domain: Domain, y: Tensor) -> ConvexSet:
-    """The set that ``domain`` is for points like ``y`` (..., n), live where its tensors are.
-
-    Raises:
-        ValueError: it does not fit ``y``.
-    """
-    if isinstance(domain, ConvexSet):
-        return fit_set("ConvexSet", domain, y)
-    if isinstance(domain, Box | Unconstrained):
-        lower, upper = domain.bounds(y)
-        return ConvexSet(lb=lower, ub=upper)
-    return domain.as_set(y)
 
 
 class Problem:
@@ -55,7 +39,7 @@ class Problem:
         if isinstance(domain, Box | Unconstrained):
             bounds = domain.bounds(y)
         else:
-            self.region = Region.of(as_set(domain, y), y)
+            self.region = Region.of(domain.as_set(y), y)
             bounds = self.region.own_bounds(y)
         self.lower, self.upper = (bound.detach() for bound in bounds)
         self.curvature = derivatives.curvature_of(energy)
@@ -129,7 +113,7 @@ class Problem:
         return derivatives.value_grad_hessian(self.energy, y)
 
     def gap(self, y: Tensor, grad: Tensor) -> Tensor:
-        """Certified bound on f(y) - min f, see :func:`icnn_rl.sets.domains.certificate`. On a set it takes a
+        """Certified bound on f(y) - min f, see :func:`icnn_rl.sets.certificate.certificate`. On a set it takes a
         quadratic programme for the multipliers; solvers that have some ask the region."""
         if self.region is not None:
             return self._gap_on_set(self.region, y, grad)[0]

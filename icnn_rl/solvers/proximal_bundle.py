@@ -27,7 +27,7 @@ from torch import Tensor
 from icnn_rl.checks import check_positive_int, check_range
 from icnn_rl.qp.problem import Diagonal
 from icnn_rl.sets import ConvexSet, Ellipsoid
-from icnn_rl.sets.convex_set import join, vector_of
+from icnn_rl.sets.rows import join, vector_of
 from icnn_rl.solution import Status
 from icnn_rl.solvers.loop import grown
 from icnn_rl.solvers.problem import Problem, Progress

@@ -18,7 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
 from icnn_rl import solvers
-from icnn_rl.agents import ICNNQ, ExecutedActionReplayBuffer
+from icnn_rl.agents import ICNNQ, ExecutedActionReplayBuffer, check_agent
 from icnn_rl.runs.arguments import argument_defaults, check_keys
 from icnn_rl.runs.config.agents import AGENTS, CONSTRAINED_POLICIES
 from icnn_rl.runs.config.check import read_schedule
@@ -71,11 +71,13 @@ def build_agent(config: Config, env: Any, tensorboard_log: str | None) -> BaseAl
     if (size := buffer_size(config)) is not None:
         settings["buffer_size"] = size
     try:
-        return algorithm(
+        agent = algorithm(
             policy, env, seed=config.seed, device=config.device, tensorboard_log=tensorboard_log, **settings
         )
+        check_agent(agent)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"agent {config.agent!r} on {config.env}: {error}") from error
+    return agent
 
 
 def buffer_size(config: Config) -> int | None:

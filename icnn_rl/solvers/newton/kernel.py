@@ -347,7 +347,7 @@ def _variation(r: _Row, at: _Point) -> float:
 
 @jit
 def _gap(r: _Row, at: _Point) -> float:
-    """Upper bound on f(y) - min f, see :func:`icnn_rl.sets.domains.certificate`."""
+    """Upper bound on f(y) - min f, see :func:`icnn_rl.sets.certificate.certificate`."""
     total = 0.0
     for i in range(len(at.g)):
         g, q = at.g[i], r.q[i]

@@ -25,7 +25,7 @@ from icnn_rl.constraints import (
     power_limit,
     rate_limit,
 )
-from icnn_rl.constraints.base import backup
+from icnn_rl.constraints.fallback import backup
 from icnn_rl.sets import ConvexSet
 from icnn_rl.testing import cone_references as cones
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from icnn_rl.constraints import base as c
+import icnn_rl.constraints as c
 from icnn_rl.constraints import parse_constraint
 
 POWER = c.power_limit("8:11", 20.0)

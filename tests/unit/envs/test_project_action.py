@@ -32,8 +32,7 @@ from icnn_rl.constraints import (
     power_limit,
     rate_limit,
 )
-from icnn_rl.envs import ProjectAction, VecProjectAction
-from icnn_rl.envs import projector as _projection
+from icnn_rl.envs import ProjectAction, VecProjectAction, action_sets
 
 
 class Walk(gym.Env):
@@ -186,7 +185,7 @@ def test_huge_float64_actions_are_projected():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match=r"constraint: expected an ActionConstraint, got list"):
+    with pytest.raises(ValueError, match=r"constraint: expected an ActionConstraint of icnn_rl.constraints, got list"):
         ProjectAction(Walk(), [1.0])
     with pytest.raises(ValueError, match=r"tol: expected a number > 0, got 0"):
         ProjectAction(Walk(), SUMS, tol=0)
@@ -253,7 +252,7 @@ def test_a_projection_that_is_not_a_number_is_not_sent(monkeypatch):
     env.reset(seed=0)
     env._obs[:] = 1.0
     lost = np.full((1, 3), np.nan), np.zeros(1, np.int64)
-    monkeypatch.setattr(_projection._Polytopes, "nearest", lambda self, a: lost)
+    monkeypatch.setattr(action_sets._Polytopes, "nearest", lambda self, a: lost)
     with pytest.raises(ValueError, match="is not a number"):
         env.step(np.ones(3, np.float32))
     assert env.unwrapped.received == []

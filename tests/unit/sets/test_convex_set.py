@@ -13,7 +13,8 @@ from torch import Tensor
 
 from icnn_rl import SolveError, Status
 from icnn_rl.sets import ConvexSet, Ellipsoid
-from icnn_rl.sets.convex_set import row_violation
+from icnn_rl.sets.deepest import nearest_to_center
+from icnn_rl.sets.rows import row_violation
 from icnn_rl.testing import cone_references as cones
 
 DOUBLE = torch.float64
@@ -483,16 +484,17 @@ def test_gradients_over_a_flat_ellipsoid() -> None:
 def test_no_depth_and_no_success_without_the_auxiliary_programme(monkeypatch: pytest.MonkeyPatch) -> None:
     corner = torch.full((2,), 2.0, dtype=DOUBLE)
     ball = Ellipsoid(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE), torch.tensor(1.0, dtype=DOUBLE))
-    s, whole = ConvexSet(lb=corner, ub=corner + 1.0, ellipsoid=ball), ConvexSet._nearest_to_center
+    s = ConvexSet(lb=corner, ub=corner + 1.0, ellipsoid=ball)
 
-    def failing(self: ConvexSet, ellipsoid: Ellipsoid, like: Tensor, *noise: Any) -> Any:
-        found, _ = whole(self, ellipsoid, like, *noise)
+    def failing(C: ConvexSet, ellipsoid: Ellipsoid, like: Tensor, *noise: Any) -> Any:
+        found, _ = nearest_to_center(C, ellipsoid, like, *noise)
         status = torch.full_like(found.status, int(Status.NUMERICAL))
         inside = dataclasses.replace(found.solution, value=torch.zeros_like(found.value), status=status)
         nothing = torch.full_like(found.status, -INF, dtype=DOUBLE)
         return found._replace(value=torch.zeros_like(found.value), solution=inside), nothing
 
-    monkeypatch.setattr(ConvexSet, "_nearest_to_center", failing)
+    for module in ("boundary", "interior"):
+        monkeypatch.setattr(f"icnn_rl.sets.{module}.nearest_to_center", failing)
     point = torch.tensor([[2.5, 2.5]], dtype=DOUBLE)
     assert s.project(point, throw=False).status.tolist() != [SOLVED]
     assert not float(s.interior(point).depth) >= 0

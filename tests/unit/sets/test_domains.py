@@ -10,7 +10,8 @@ import torch
 
 from icnn_rl import Box, Status, Unconstrained, minimize
 from icnn_rl.nn import ICNN
-from icnn_rl.sets.domains import certificate
+from icnn_rl.sets import ConvexSet
+from icnn_rl.sets.certificate import certificate
 from icnn_rl.solvers import ProjectedGradient, ProjectedNewton
 from icnn_rl.testing import minimisation_references as references
 from icnn_rl.testing.minimisation import draw
@@ -53,6 +54,26 @@ def test_wrong_boxes_are_refused(lower: object, upper: object, message: str) -> 
 def test_bounds_that_do_not_fit_y_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"Box\.lower: shape .* does not broadcast to y's \(4, 3\)"):
         Box(torch.zeros(shape), 1.0).bounds(torch.zeros(4, 3))
+
+
+class Band:
+    """{ y : |sum_j y_j| <= width }: a set from somewhere else."""
+
+    def __init__(self, width: float) -> None:
+        self.width = width
+
+    def as_set(self, y: torch.Tensor) -> ConvexSet:
+        ones = y.new_ones(1, y.shape[-1])
+        return ConvexSet(G=torch.cat((ones, -ones)), h=y.new_full((2,), self.width))
+
+
+def test_whatever_says_which_set_it_is_will_do() -> None:
+    start = torch.zeros(1, 2, dtype=torch.float64)
+    found = minimize(lambda y: ((y - 1.0) ** 2).sum(-1), ProjectedNewton(), start, domain=Band(1.0))
+    torch.testing.assert_close(found.value.detach(), torch.full_like(start, 0.5))
+    for wrong in (Band, 1.0):
+        with pytest.raises(ValueError, match="domain: expected Box"):
+            minimize(lambda y: (y**2).sum(-1), ProjectedNewton(), start, domain=wrong)  # type: ignore[arg-type]
 
 
 def test_domains_are_plain_settings() -> None:

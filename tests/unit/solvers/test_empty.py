@@ -10,9 +10,10 @@ from icnn_rl import Ball, Box, Polytope, Simplex, Unconstrained, minimize
 from icnn_rl.constraints import ActionProjection, OptNetHead, l1_ball
 from icnn_rl.nn import ICNN, PICNN, ConvPICNN
 from icnn_rl.qp import QPLayer
+from icnn_rl.sets import Domain
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle, Solver, solve
 from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
-from icnn_rl.solvers.problem import Domain, Problem
+from icnn_rl.solvers.problem import Problem
 
 N = 4
 ROWS = Polytope(G=torch.ones(1, N), h=torch.ones(1), lb=-1.0, ub=1.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from icnn_rl import Ball, Box, Polytope, Unconstrained, minimize
 from icnn_rl.nn import ICNN
+from icnn_rl.sets import Domain
 from icnn_rl.solvers import (
     BundleEntropy,
     Implicit,
@@ -20,7 +21,6 @@ from icnn_rl.solvers import (
     Solver,
     Unrolled,
 )
-from icnn_rl.solvers.problem import Domain
 from icnn_rl.testing.minimisation import MaxAffine, draw
 
 DOUBLE = torch.float64

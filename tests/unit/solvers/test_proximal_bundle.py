@@ -12,9 +12,8 @@ from torch import Tensor
 
 from icnn_rl import Box, Polytope, Simplex, Status, minimize
 from icnn_rl.nn import PICNN
-from icnn_rl.sets import Ball, ConvexSet
+from icnn_rl.sets import Ball, ConvexSet, Domain
 from icnn_rl.solvers import Implicit, ProjectedNewton, ProximalBundle
-from icnn_rl.solvers.problem import Domain
 from icnn_rl.testing.minimisation import draw
 
 DOUBLE = torch.float64

@@ -15,9 +15,9 @@ from torch import Tensor
 from icnn_rl import Box, Polytope, Simplex, SolveError, Status, Unconstrained, minimize
 from icnn_rl.constraints import power_limit
 from icnn_rl.nn import ICNN, PICNN
-from icnn_rl.sets import Ball, ConvexSet, Ellipsoid
+from icnn_rl.sets import Ball, ConvexSet, Domain, Ellipsoid
 from icnn_rl.solvers import BundleEntropy, Implicit, ProjectedGradient, ProjectedNewton, Unrolled
-from icnn_rl.solvers.problem import Domain, Problem, as_set
+from icnn_rl.solvers.problem import Problem
 from icnn_rl.solvers.region import Region
 from icnn_rl.testing import qp_references
 from icnn_rl.testing.minimisation import draw
@@ -110,7 +110,7 @@ ENERGIES: dict[str, Callable[[torch.dtype], Energy]] = {"quadratic": quadratic, 
 
 def violation(domain: Domain, y: Tensor) -> Tensor:
     """Largest violation, relative to the sizes at hand; of a lifted set through its projection."""
-    s = as_set(domain, y)
+    s = domain.as_set(y)
     if s.lifted:
         return (s.project(y).value - y).abs().amax(-1)
     return s.violation(y)
@@ -118,7 +118,7 @@ def violation(domain: Domain, y: Tensor) -> Tensor:
 
 def reference(energy: Energy, domain: Domain, like: Tensor, row: int) -> tuple[float, Array]:
     """SLSQP to the end of float64, over the auxiliary variables as well."""
-    s = as_set(domain, like)
+    s = domain.as_set(like)
     n, k = like.shape[-1], s.lifted
     pick = Region.of(s, like).rows(torch.tensor([row])).set
     function = numpy_function(energy, row, like)
@@ -213,7 +213,7 @@ def test_batch_is_a_loop_over_rows(where: str) -> None:
     energy, y0 = quadratic(), 0.3 * draw(2, B, N).double()
     domain = DOMAINS[where](DOUBLE)
     together = minimize(energy, NEWTON, y0, domain=domain, adjoint=None)
-    whole = as_set(domain, y0)
+    whole = domain.as_set(y0)
     for row in range(B):
         index = torch.tensor([row])
         alone = minimize(energy.rows(index), NEWTON, y0[index], domain=whole.rows(index), adjoint=None)
@@ -225,7 +225,7 @@ def test_batch_is_a_loop_over_rows(where: str) -> None:
 def test_quadratic_is_solved_as_the_quadratic_programme(where: str) -> None:
     energy, domain, y0 = quadratic(), DOMAINS[where](DOUBLE), torch.zeros(B, N, dtype=DOUBLE)
     solution = minimize(energy, NEWTON, y0, domain=domain, adjoint=None)
-    expected = as_set(domain, y0).minimise(energy.H, energy.p).value
+    expected = domain.as_set(y0).minimise(energy.H, energy.p).value
     torch.testing.assert_close(solution.value, expected, rtol=0, atol=1e-8)
 
 

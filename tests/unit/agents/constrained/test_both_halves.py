@@ -25,6 +25,7 @@ from icnn_rl.agents import (
     ConstrainedTD3Policy,
     ConstraintCallback,
     ExecutedActionReplayBuffer,
+    check_agent,
 )
 from icnn_rl.constraints import ActionConstraint, ConstraintWarning, ball, box, l1_ball, linear, rate_limit
 from icnn_rl.envs import ProjectAction, VecProjectAction, WithConstraint
@@ -46,8 +47,8 @@ def test_one_call_makes_both_halves(agent: type[BaseAlgorithm], as_dict: bool) -
         warnings.simplefilter("error", ConstraintWarning)
         env, kwargs = icnn_rl.constrain(DriftEnv(as_dict), constraint, agent, policy_kwargs={"net_arch": [8]})
         model = agent(env=env, **kwargs, **SMALL[agent], device="cpu", seed=0)
-    assert model.policy_kwargs["net_arch"] == [8]
-    model.learn(24)
+        assert model.policy_kwargs["net_arch"] == [8]
+        model.learn(24, callback=ConstraintCallback())
     obs, _ = env.reset(seed=1)
     for _ in range(5):
         action, _ = model.predict(obs, deterministic=True)
@@ -132,7 +133,9 @@ def icnn_agent(env: Any, **policy_kwargs: Any) -> ICNNQ:
 
 def td3(env: Any, buffer: type[ReplayBuffer] | None = ExecutedActionReplayBuffer, **policy_kwargs: Any) -> TD3:
     policy_kwargs = {"net_arch": [8], **policy_kwargs}
-    return TD3(ConstrainedTD3Policy, env, buffer_size=10, replay_buffer_class=buffer, policy_kwargs=policy_kwargs)
+    model = TD3(ConstrainedTD3Policy, env, buffer_size=10, replay_buffer_class=buffer, policy_kwargs=policy_kwargs)
+    check_agent(model)
+    return model
 
 
 @pytest.mark.parametrize("agent", [ICNNQ, TD3])

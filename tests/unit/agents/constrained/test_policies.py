@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,13 @@ from icnn_rl.agents import (
     ConstrainedPPOPolicy,
     ConstrainedSACPolicy,
     ConstrainedTD3Policy,
+    ConstraintCallback,
     ExecutedActionDictReplayBuffer,
     ExecutedActionReplayBuffer,
+    check_agent,
 )
 from icnn_rl.agents.constrained.observations import check_observations
-from icnn_rl.constraints import ActionProjection, box, l1_ball, linear, power_limit, rate_limit
+from icnn_rl.constraints import ActionProjection, ConstraintWarning, box, l1_ball, linear, power_limit, rate_limit
 from icnn_rl.envs import VecProjectAction
 from tests.unit.agents.constrained_env import BUDGET, HIGH, LOW, DriftEnv, Projecting
 
@@ -61,7 +64,9 @@ def _agent(name: str, env: Any = None, **policy_kwargs: Any) -> Any:
         options.pop("replay_buffer_class", None)
     kwargs = {"constraint": BUDGET, "net_arch": [16], **policy_kwargs}
     env = Projecting(DriftEnv(), BUDGET) if env is None else env
-    return algorithm(policy, env, seed=0, device="cpu", policy_kwargs=kwargs, **options)  # type: ignore[call-arg]
+    agent = algorithm(policy, env, seed=0, device="cpu", policy_kwargs=kwargs, **options)  # type: ignore[call-arg]
+    check_agent(agent)
+    return agent
 
 
 def _observations(count: int = 60) -> np.ndarray:
@@ -294,7 +299,40 @@ def test_the_last_action_is_looked_for_in_other_processes_too() -> None:
 def test_refuses_a_saved_agent_under_normalisation(tmp_path: Path) -> None:
     _agent("sac").save(tmp_path / "agent")
     with pytest.raises(ValueError, match=r"VecNormalize has normalised"):
-        SAC.load(tmp_path / "agent", env=VecNormalize(DummyVecEnv([lambda: DriftEnv()])))
+        check_agent(SAC.load(tmp_path / "agent", env=VecNormalize(DummyVecEnv([lambda: DriftEnv()]))))
+
+
+@pytest.mark.parametrize("name", ["td3", "ppo"])
+def test_refuses_normalised_observations_before_the_first_step(name: str) -> None:
+    algorithm, policy = AGENTS[name]
+    env = VecNormalize(DummyVecEnv([lambda: DriftEnv()]))
+    agent = algorithm(policy, env, policy_kwargs={"constraint": BUDGET}, **_options(name))
+    with pytest.raises(ValueError, match=r"VecNormalize has normalised"):
+        agent.learn(60, callback=ConstraintCallback())
+    assert agent.num_timesteps == 0
+
+
+@pytest.mark.parametrize("name", ["td3", "ppo"])
+def test_warns_where_nobody_has_looked_at_the_environment(name: str) -> None:
+    algorithm, policy = AGENTS[name]
+    for options, callback, told in (
+        ({}, None, 1),
+        ({}, ConstraintCallback(), 0),
+        ({"trust_actions": True, "trust_obs": True}, None, 0),
+    ):
+        kwargs = {"constraint": BUDGET, "net_arch": [8], **options}
+        agent = algorithm(policy, Projecting(DriftEnv(), BUDGET), policy_kwargs=kwargs, **_options(name))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConstraintWarning)
+            agent.learn(60, callback=callback)
+        assert sum("nobody has looked at the environment" in str(w.message) for w in caught) == told
+
+
+def test_without_an_environment_there_is_nothing_to_look_at(tmp_path: Path) -> None:
+    _agent("sac").save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"agent: it has no environment"):
+        check_agent(SAC.load(tmp_path / "agent"))
+    check_agent(TD3("MlpPolicy", DriftEnv(), buffer_size=10))
 
 
 def test_refuses_observations_of_another_shape() -> None:

@@ -19,10 +19,10 @@ from gymnasium.wrappers import (
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from icnn_rl import Status
-from icnn_rl._wrappers import CHANGED_UNITS
 from icnn_rl.agents import ICNNQ, NAF
 from icnn_rl.agents.icnn_q.algorithm import _batch
 from icnn_rl.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
+from icnn_rl.constraints.spaces import CHANGED_UNITS
 from icnn_rl.envs import ProjectAction, WithConstraint
 from icnn_rl.solvers import ProjectedNewton
 
