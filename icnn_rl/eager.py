@@ -1,8 +1,8 @@
-"""Functions that look at the numbers in their tensors, and what PyTorch has around a program besides running it.
+"""Functions whose control flow depends on the numbers in their tensors, and how PyTorch's tracers may treat them.
 
-Which way a solve takes depends on its numbers. What records one way through it (``torch.jit.trace``, ``torch.export``,
-the ONNX exporters) would repeat that way for all others and return numbers that are none, so that it is refused.
-``torch.compile`` goes around, and lower precision by autocast stays outside.
+How a solve proceeds depends on its numbers. A recording of one (``torch.jit.trace``, ``torch.export``, the ONNX
+exporters) would repeat its steps for all others and return wrong answers, so recording is refused. ``torch.compile``
+leaves these functions out of its graphs, and autocast is switched off inside.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from icnn_rl.agents.normalization import NormalizedExtractor, is_vector_space, p
 from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
-from icnn_rl.nn.linear import plain
+from icnn_rl.nn.linear import intercepted
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
@@ -278,7 +278,12 @@ class ICNNCritic(ConcaveCritic):
 
     @eager("The greedy action")
     def _solve(self, obs: PyTorchObs) -> Solution:
-        if self.limits is None and is_compiled(self.solver) and plain() and (compiled := self.compiled) is not None:
+        if (
+            self.limits is None
+            and is_compiled(self.solver)
+            and not intercepted()
+            and (compiled := self.compiled) is not None
+        ):
             with torch.no_grad():
                 solution = compiled.act(self.extract_features(obs, self.features_extractor), self.solver)
             return self._count(solution)

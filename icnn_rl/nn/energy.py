@@ -8,13 +8,18 @@ Both networks of the paper end here. With z_0 absent and, for every layer i = 0 
 the gates and offsets have been computed from the context once (or are constants, in a fully convex network). Value,
 gradient and Hessian in y are then a handful of matrix products and need no autograd graph:
 
-    reverse:  d_k = wout,    d_i = zgate_i * W_i^(z)T (d_{i+1} * g'(p_i)),    grad = sum_i ygate_i * W_i^(y)T (d_{i+1} *
-    g'(p_i)) + lin + q * y
-    forward:  J_0 = W_0^(y) diag(ygate_0),    J_i = W_i^(z) diag(zgate_i * g'(p_{i-1})) J_{i-1} + W_i^(y) diag(ygate_i)
-    Hessian:  H = sum_i J_i^T diag(d_{i+1} * g''(p_i)) J_i + diag(q).
+    reverse:   d_k  = wout
+               d_i  = zgate_i * W_i^(z)T ( d_{i+1} * g'(p_i) )
+               grad = sum_i ygate_i * W_i^(y)T ( d_{i+1} * g'(p_i) ) + lin + q * y
 
+    forward:   J_0  = W_0^(y) diag(ygate_0)
+               J_i  = W_i^(z) diag( zgate_i * g'(p_{i-1}) ) J_{i-1} + W_i^(y) diag(ygate_i)
+
+    Hessian:   H    = sum_i J_i^T diag( d_{i+1} * g''(p_i) ) J_i + diag(q)
+
+Here J_i is the Jacobian of p_i in y, and d_i the derivative of f in z_i.
 J_0 has the form (fixed matrix) x diagonal, so the first layer's part of H is one product with the table of outer
-products of the rows of W_0^(y); only deeper layers need Jacobians per row.
+products of the rows of W_0^(y); only deeper layers need a Jacobian for each sample.
 """
 
 from __future__ import annotations
@@ -132,7 +137,7 @@ class EnsembleEnergy:
         self._kept: dict[tuple[str, bool], Any] = {}
 
     def _once(self, name: str, make: Callable[[], Kept]) -> Kept:
-        """What does not depend on y is made once; and again with a graph, where it was made without."""
+        """Make what does not depend on y once; and once more with a graph, where the first was made without."""
         key = name, torch.is_grad_enabled()
         if key not in self._kept:
             self._kept[key] = make()
@@ -278,7 +283,7 @@ class EnsembleEnergy:
     # the sweeps: of every member, or, for the mean, of the sum of its layers
 
     def _total(self, parts: Tensor) -> Tensor:
-        """What the members' layers (E, ...) add to f or to a derivative of it."""
+        """The share of f, or of a derivative, that the members' layers (E, ...) contribute."""
         return parts.sum(0) if self.reduction == "mean" else parts
 
     def _pre_activation(self, layer: ConvexLayer, z: Tensor | None, y: Tensor) -> Tensor:

@@ -28,10 +28,11 @@ class ICNN(ConvexNetwork):
 
     With z_0 absent, layers i = 0 .. k-1 and a linear output layer,
 
-        z_{i+1} = g( W_i^(z) z_i + W_i^(y) y + b_i ),      f(y) = w^(z) . z_k + w^(y) . y + b + strong_convexity/2
-        |y|^2,
+        z_{i+1} = g( W_i^(z) z_i + W_i^(y) y + b_i )
+        f(y)    = w^(z) . z_k + w^(y) . y + b + 1/2 strong_convexity |y|^2
 
-    W^(z) >= 0 elementwise, g convex and non-decreasing. W^(y) is free in sign. Minimise f; do not maximise it.
+    with W^(z), w^(z) >= 0 elementwise, g convex and non-decreasing. W^(y) is free in sign. Minimise f; do not maximise
+    it.
 
     Args:
         in_features: n, the size of y.

@@ -4,9 +4,12 @@ A zero-mean initialisation is impossible with weights >= 0, and |W| makes the me
 Hoedt and Klambauer choose mean and variance of log-normal weights, and a negative bias, so that pre-activations with
 zero mean, unit variance and correlation 1/2 keep all three through the layer:
 
-    n s_w^2 E[g^2] = 1 - rho,    n m_w^2 ( Var[g] + (n - 1) Cov[g, g'] ) = rho,    m_b = -n m_w E[g],    rho = 1/2,
+    n s_w^2 E[g^2] = 1 - rho
+    n m_w^2 ( Var[g] + (n - 1) Cov[g, g'] ) = rho
+    m_b = -n m_w E[g]
 
-with n the fan-in, g the activation of a standard normal, g' that of one correlated with it by rho. For ReLU these are
+with m_w, s_w and m_b mean and deviation of a weight and the bias, n the fan-in, rho = 1/2, g the activation of a
+standard normal and g' that of one correlated with it by rho. For ReLU these are
 the closed forms of the paper; here the moments come from quadrature, so any activation will do.
 
 References:

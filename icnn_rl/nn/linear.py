@@ -23,7 +23,7 @@ __all__ = [
     "NonNegativeLinear",
     "affine",
     "check_batch",
-    "plain",
+    "intercepted",
 ]
 
 POSITIVITY = ("clamp", "softplus", "relu")
@@ -52,7 +52,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None and weight.dim() == 3:
         if bias.dim() == 3 and bias.shape[1] == 1:
             members = x.expand(len(weight), -1, -1)
-            if not torch.is_grad_enabled() or not plain():
+            if not torch.is_grad_enabled() or intercepted():
                 return torch.baddbmm(bias, members, transposed)
             return _Affine.apply(members, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
         if x.dim() == 3 and x.shape[0] == weight.shape[0]:
@@ -73,10 +73,10 @@ def check_batch(name: str, value: Tensor, size: int, ensemble: int | None) -> No
         )
 
 
-def plain() -> bool:
-    """Whether operations run as they come, so that some may be code of ours: nothing records or transforms them, nor
-    casts their results."""
-    return not (recorded() or any_transform() or torch._C._is_any_autocast_enabled())
+def intercepted() -> bool:
+    """Whether something records or transforms operations, or casts their results, so that code of ours must not
+    stand in for them."""
+    return recorded() or any_transform() or torch._C._is_any_autocast_enabled()
 
 
 class _Affine(torch.autograd.Function):

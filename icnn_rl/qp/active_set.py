@@ -44,7 +44,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Result:
-    """Where the iterations ended, a row each: the point, the set taken as active, and whether that set settled."""
+    """Where the iterations ended for each problem: the point, the set taken as active, whether that settled, and the
+    number of factorisations."""
 
     point: Point
     active: Tensor

@@ -53,8 +53,8 @@ def solve_qp(
 
         min_z  1/2 z^T Q z + p^T z    subject to    h_low <= G z <= h,  A z = b,  lb <= z <= ub.
 
-    Leading batch dimensions broadcast; what lacks them is shared by all rows, and its gradient is the sum over the
-    rows. None drops a block. Every row is solved and judged on its own.
+    Leading batch dimensions broadcast; what lacks them is shared by all problems, and its gradient is the sum over
+    these. None drops a block. Every problem is solved and judged on its own.
 
     Args:
         Q: positive semidefinite: (..., n, n), of which only the symmetric part matters; ``Diagonal(d)`` with d
@@ -79,16 +79,17 @@ def solve_qp(
             further than from one stage to the next, as in optimal control. Time and memory are then linear in the
             number of stages. Entries of dense matrices outside this pattern are 0 and get no gradient, nor do blocks
             of Q that are 0. Stages of sparse matrices are found without this.
-        throw: raise if any row failed; otherwise look at ``solution.status``.
+        throw: raise if any problem failed; otherwise look at ``solution.status``.
 
     Returns:
         A :class:`QPSolution` in the dtype that came. Where a constraint is active with a zero multiplier the solution
-        has a kink, and the gradient is the one on the side of the active set found. Failed rows pass no gradient on.
+        has a kink, and the gradient is the one on the side of the active set found. Failed problems pass no gradient
+        on.
 
     Raises:
         ValueError: a wrong argument; NonConvexError, a ValueError, where Q has a negative eigenvalue and ``throw`` is
                 set.
-        SolveError: some row failed and ``throw`` is set; carries the solution.
+        SolveError: some problem failed and ``throw`` is set; carries the solution.
 
     Example:
         >>> solve_qp(1.0, torch.tensor([-1.0, -3.0]), lb=0.0, ub=2.0).value

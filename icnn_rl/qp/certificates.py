@@ -1,5 +1,5 @@
-"""What judges a point, in the data that the user gave: how well it satisfies the optimality conditions, whether it
-proves that nothing is feasible, and whether it is a direction in which the objective falls for ever.
+"""The judgement of a point, in the user's own data: how well it satisfies the optimality conditions, whether its
+multipliers prove that nothing is feasible, and whether it is a direction in which the objective falls for ever.
 
 The proofs are projections onto cones: quadratic programmes with equalities, Q = I, that always have a solution.
 """
@@ -26,7 +26,7 @@ Minimise = Callable[[Problem], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What is compared with what, and with how much at least.
+    """The sizes that errors are compared with.
 
     ``columns`` (1|B, n): the scales of the variables, Q_jj^(-1/2), or one over the largest entry of A and G in a column
     where Q_jj = 0. Floors are 1e-6 of the data's own sizes: ``force`` and ``scaled_force`` (B,), of the largest term of
@@ -96,8 +96,7 @@ class Residuals:
     ``relative`` is the largest of errors that no choice of units can make small, without the 1: a row of A or C over
     |d_i| + |c_i| |x|; the gradient over its largest term, in the user's variables and in variables of equal curvature;
     the gap over the largest of its four sums. Near 0 the data's own sizes stand in, see :class:`Yardstick`: a solution
-    at 0 is as good as any other.
-    duality: the duality gap itself.
+    at 0 is as good as any other. ``duality`` is the duality gap itself.
 
     References:
         Criteria of the first kind: B. Stellato et al., OSQP, Math. Program. Comput. 12, 2020, section 3.4; P. J.

@@ -21,7 +21,7 @@ PENALTY = 0.1
 #: delta, what every e is raised by, in the same unit.
 DELTA = 1e-10
 
-#: A smallest pivot or eigenvalue of Q below this, relative, is none; below minus ``NEGATIVE`` it is a negative one.
+#: A smallest pivot or eigenvalue of Q below this, relative, counts as 0; below minus ``NEGATIVE``, as negative.
 SINGULAR = 1e-9
 NEGATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
 

@@ -1,9 +1,9 @@
-"""From a problem to its solution and what is known about it: rows, attempts, corrections. No gradients here.
+"""From a batch of problems to their solutions and what is known about them. No gradients here.
 
-The compiled kernel comes first where a problem fits. Of what it leaves, rows with numbers that are none are put aside;
-the others get a quick attempt; rows that it leaves unsolved are solved again with equilibrated data and more care; what
-is still unsolved is asked whether it is infeasible or unbounded, each question a quadratic programme that always has a
-solution.
+The compiled kernels come first where a problem fits. Of what they leave, problems with NaN or infinite numbers are set
+aside; the others get a quick attempt; what that leaves unsolved is solved again in equilibrated data with more care;
+and what is still unsolved is tested for infeasibility and unboundedness, each test a quadratic programme that always
+has a solution. In this module a row is a problem of the batch.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def solve_batch(problem: Problem, solver: PrimalDual | External, data: torch.dty
         return Solved(outcome, system, True)
     assert isinstance(solver, PrimalDual)  # or there would be no quick answer
     outcome, empty, left = emptiness.settle(problem, outcome, left)
-    if len(empty):  # whose factors are none
+    if len(empty):  # their factors mean nothing
         trivial = dispatch.run_kernels(_neutral(select_rows(empty, problem)), solver, None)
         assert trivial is not None
         system = Mixed(problem, system, empty, trivial[1])
@@ -105,7 +105,7 @@ def check_convex(problem: Problem, outcome: Outcome) -> None:
 
 
 def _confirmed(problem: Problem, outcome: Outcome, left: Tensor, solver: PrimalDual) -> tuple[Outcome, Tensor]:
-    """Ask rows that the kernel has proven to have no solution for certificates' proof, and for nothing else.
+    """For rows that the kernel claims to have no solution, look for the proof of :mod:`.certificates`, and no more.
 
     Returns:
         The outcome with what was confirmed, and the indices of the rows that are still left.
@@ -186,7 +186,7 @@ def _with_stand_ins(problem: Problem, excluded: Tensor) -> Problem:
 
 
 def _set_aside(problem: Problem, outcome: Outcome, bad: Tensor, impossible: Tensor, saddle: Tensor | None) -> Outcome:
-    """What rows that were not solved report instead of their stand-in's answer: NaN where a number of theirs is none;
+    """Replace the stand-ins' answers by what the rows that were set aside report: NaN where an input is;
     0, infinitely far from the set, where no point can meet a constraint; 0 and its residuals where Q is not convex."""
     value = torch.where(bad, torch.nan, 0.0)
     off = torch.where(bad, torch.nan, torch.inf)
@@ -263,7 +263,7 @@ def _attempt_and_diagnose(
 
 
 def _kept_finite(problem: Problem, yardstick: Yardstick, outcome: Outcome) -> Outcome:
-    """Where iterations ended in numbers that are none, 0 with multipliers 0 is reported, and how bad that is."""
+    """Where iterations ended in NaN or infinity, 0 with multipliers 0 is reported, and its residuals."""
     point = outcome.x, outcome.nu, outcome.z
     off = ~torch.isfinite(torch.cat(point, -1)).all(-1)
     lost = off | ~torch.isfinite(outcome.residuals.largest)

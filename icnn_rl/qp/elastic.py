@@ -1,6 +1,6 @@
 """Constraints that may be broken at a price.
 
-    min_z  1/2 z^T Q z + p^T z + rho^T (G z - h)_+ + sigma^T |A z - b|    subject to    lb <= z <= ub
+    min_z  1/2 z^T Q z + p^T z + rho^T max(G z - h, h_low - G z, 0) + sigma^T |A z - b|    subject to    lb <= z <= ub
 
 is a quadratic programme in more variables: a slack s >= 0 for each row of G, one for both of its sides, and two for
 each equation,

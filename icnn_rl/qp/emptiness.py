@@ -38,7 +38,7 @@ _PROVEN = 1e-11  # of its terms: by how much a proof has to be below 0
 
 
 def settle(problem: Problem, outcome: Outcome, left: Tensor) -> tuple[Outcome, Tensor, Tensor]:
-    """Those of the rows that are ``left`` of which there is a quick proof that they have no solution.
+    """Settle those of the problems ``left`` for which there is a quick proof that no point is feasible.
 
     Returns:
         The outcome with the proofs in it, the indices of the rows that are proven, and of those that are left.

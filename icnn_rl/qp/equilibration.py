@@ -39,7 +39,7 @@ class Scales:
 
     @staticmethod
     def of(problem: Problem) -> Scales:
-        """Of a problem without sparse parts, or with stages."""
+        """The scales for a problem without sparse parts, or with stages."""
         columns, a_rows, g_rows = _ruiz(problem)
         bounds = [columns.reciprocal()] * (problem.lower + problem.upper)
         c_rows = torch.cat([g_rows.expand(columns.shape[0], -1), *bounds], -1) if bounds else g_rows

@@ -71,7 +71,7 @@ class External:
         return self if self.tol is not None else External(self.name, tol=DEFAULT_TOL[dtype], **self.options)
 
     def answers(self, problem: Problem) -> Point:
-        """What the solver makes of every row; NaN where it makes nothing."""
+        """The solver's answer to every problem; NaN where it gave none."""
         library, n, q = _qpsolvers(), problem.n, problem.b.shape[-1]
         rows = _Rows(problem, library, sparse=self.name not in library.dense_solvers)
         found = np.empty((problem.p.shape[0], n + q + problem.d.shape[-1]))

@@ -6,11 +6,14 @@ On a given active set the solution (x, nu, z) is that of a symmetric linear syst
     [ A    0     0   ] [nu ] = [ b ]          C_i the active rows of C; z = 0 on the others.
     [ C_i  0     0   ] [z_i]   [d_i]
 
-so its derivatives are those of a linear solve K y = r: dr = K^{-1} dy and dK = -dr y^T, the paper's equations (7) and
-(8), and derivatives of derivatives are solves with the same factor. Where the active set changes (a row with z = s = 0)
-the solution has a kink; what is returned there belongs to the set that was found, an element of the generalised
-Jacobian. Where rows of the active set depend on each other, K is singular and its regularised inverse keeps the
-gradient finite.
+that is, K y = r. With dy the gradient of a loss in y, its gradients in r and K are
+
+    dr = K^{-1} dy,    dK = -dr y^T,
+
+the paper's equations (7) and (8), and derivatives of derivatives are solves with the same factor. Where the active set
+changes (a row with z = s = 0) the solution has a kink; what is returned there belongs to the set that was found, an
+element of the generalised Jacobian. Where rows of the active set depend on each other, K is singular and its
+regularised inverse keeps the gradient finite.
 
 References:
     B. Amos, J. Z. Kolter, OptNet, ICML 2017, equations (6) to (8).

@@ -1,4 +1,4 @@
-"""The second line: a homogeneous primal-dual interior-point method, for rows whose active set does not show early.
+"""The second attempt: a homogeneous primal-dual interior-point method, for problems whose active set shows late.
 
 In equilibrated data (:mod:`icnn_rl.qp.equilibration`), with tau, kappa >= 0 beside x, nu, z and s, all optimality
 conditions are homogeneous:
@@ -61,8 +61,8 @@ class _State:
 
 @dataclass(frozen=True)
 class Ended:
-    """Where the iterations ended, a row each: the best point, whether s < z, row by row, there, and the
-    factorisations."""
+    """Where the iterations ended for each problem: the best point, which constraints have s < z there, and how many
+    factorisations it took."""
 
     point: Point
     active: Tensor

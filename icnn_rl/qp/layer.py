@@ -206,7 +206,7 @@ class QPLayer(nn.Module):
         self.z0_free.copy_(_free("z0", start, self.lb_constant, self.ub_constant))
 
     def _set_feasible_point(self, z0: Tensor | None, s0: Numbers, like: Tensor) -> None:
-        """What z_0 and s_0 are functions of, where h or b are functions of them."""
+        """The free parameters of z_0 and s_0, where h or b depend on these."""
         h_follows = self.n_ineq > 0 and self.h_constant is None
         b_follows = self.n_eq > 0 and self.b_constant is None
         any_follows = h_follows or b_follows or not _OF_Z0.isdisjoint(self.learn)

@@ -17,7 +17,7 @@ __all__ = ["Outcome", "Solved"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row each: x, nu, z, s = d - C x, the active set, relative residuals, factorisations, and the status. Where the
+    """For each problem x, nu, z, s = d - C x, the active set, residuals, number of factorisations and status. Where the
     status is PRIMAL_INFEASIBLE, nu and z are its certificate; where it is DUAL_INFEASIBLE, ``ray``, zero elsewhere."""
 
     x: Tensor

@@ -52,7 +52,7 @@ def rmatvec(m: Tensor | SparseRows, y: Tensor) -> Tensor:
 
 
 def norms_of(m: Tensor | SparseRows) -> Tensor:
-    """(1|B, k): Euclidean norms of the rows."""
+    """(1|B, k): Euclidean norms of the rows of m."""
     return m.norms() if isinstance(m, SparseRows) else torch.linalg.vector_norm(m, dim=-1)
 
 
@@ -80,12 +80,12 @@ class Products(NamedTuple):
     cx: Tensor
 
     def gradient(self, p: Tensor) -> Tensor:
-        """Of the Lagrangian: Q x + p + A^T nu + C^T z."""
+        """The Lagrangian's gradient Q x + p + A^T nu + C^T z."""
         total = self.qx + p + self.ctz
         return total if self.aty is None else total + self.aty
 
     def left(self, p: Tensor, b: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the products leave of the right-hand sides -p, b and d."""
+        """The residuals of the equations with right-hand sides -p, b and d."""
         return -self.gradient(p), b - self.ax, d - self.cx
 
 

@@ -60,7 +60,7 @@ class Report:
         return QPSolution.on_demand(self)
 
     def __call__(self, name: str) -> Any:
-        # whoever asks may be inside or outside of a no_grad() that the solve was not
+        # a field may be read inside of a no_grad() and solved outside, or the reverse
         with torch.set_grad_enabled(self.traced):
             return self._out(getattr(self, f"_{name}")())
 
@@ -150,12 +150,12 @@ class Report:
     # where things lie
 
     def _high(self, rows: Tensor, absent: float = 0.0) -> Tensor:
-        """Of a vector over the rows of C what belongs to G z <= h."""
+        """The part of a vector over the rows of C that belongs to G z <= h."""
         m = self.form.m
         return rows[:, :m] if self.form.high else rows.new_full((rows.shape[0], m), absent)
 
     def _low(self, rows: Tensor, absent: float = 0.0) -> Tensor:
-        """And to G z >= h_low."""
+        """The part that belongs to G z >= h_low."""
         m, before = self.form.m, self.form.m * self.form.high
         return rows[:, before : before + m] if self.form.low else rows.new_full((rows.shape[0], m), absent)
 

@@ -38,8 +38,11 @@ class ActiveSet(NamedTuple):
 class QPSolution(Solution):
     """The answer of :func:`icnn_rl.qp.solve_qp`.
 
-    With the multipliers,  Q z + p + G^T (dual_ineq - dual_ineq_low) + A^T dual_eq - dual_lb + dual_ub = 0. ``value``,
-    ``fun``, the multipliers and the violations are differentiable with respect to every tensor argument.
+    With the multipliers,
+
+        Q z + p + G^T (dual_ineq - dual_ineq_low) + A^T dual_eq - dual_lb + dual_ub = 0.
+
+    ``value``, ``fun``, the multipliers and the violations are differentiable with respect to every tensor argument.
 
     ``solution[3]``, ``solution[2:5]`` and ``solution[solution.success]`` are the solutions of some rows. A field is put
     into its shape and dtype when it is first asked for.
@@ -55,9 +58,10 @@ class QPSolution(Solution):
         residual: (B,) the largest of the relative residuals, what ``tol`` was compared with.
         dual_ineq, dual_ineq_low, dual_eq, dual_lb, dual_ub: (B, m), (B, m), (B, q), (B, n), (B, n): multipliers of
             G z <= h, G z >= h_low, A z = b, z >= lb and z <= ub; >= 0 but for dual_eq, and 0 for what is not there.
-            Where the status is PRIMAL_INFEASIBLE a proof of it: G^T (dual_ineq - dual_ineq_low) + A^T dual_eq -
-            dual_lb + dual_ub = 0, while h^T dual_ineq - h_low^T dual_ineq_low + b^T dual_eq - lb^T dual_lb +
-            ub^T dual_ub < 0.
+            Where the status is PRIMAL_INFEASIBLE a proof of it::
+
+                G^T (dual_ineq - dual_ineq_low) + A^T dual_eq - dual_lb + dual_ub = 0
+                h^T dual_ineq - h_low^T dual_ineq_low + b^T dual_eq - lb^T dual_lb + ub^T dual_ub < 0
         slack, slack_low: (B, m) h - G z and G z - h_low.
         violation_ineq: (B, m) >= 0, by how much an elastic row of G is broken; 0 without ``elastic``.
         violation_eq: (B, q) A z - b of an elastic equation, of either sign; 0 without ``elastic``.
@@ -89,7 +93,7 @@ class QPSolution(Solution):
         return solution
 
     def __getattr__(self, name: str) -> Any:
-        """Of fields that were not asked for before."""
+        """A field that is read for the first time."""
         field = self.__dict__.get("_field")
         if field is None or name not in _FIELDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

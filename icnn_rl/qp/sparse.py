@@ -139,7 +139,7 @@ def _merged(matrix: Sparse) -> Sparse:
 
 
 def split(matrix: Tensor | SparseRows | None) -> tuple[Tensor | None, SparseRows | None]:
-    """What of G or A autograd is to follow, and, of sparse rows, the pattern it belongs to."""
+    """The tensor of G or A that autograd follows and, for sparse rows, the pattern that its values belong to."""
     if isinstance(matrix, SparseRows):
         return matrix.values, replace(matrix, values=matrix.values.detach())
     return matrix, None

@@ -213,12 +213,12 @@ class Layout:
 
     @property
     def length(self) -> int:
-        """Of the buffer."""
+        """Length of the buffer."""
         return self.number * self.size * (self.size + self.reach)
 
 
 def layout_of(stage: Tensor, A: SparseRows | None, G: SparseRows | None, coupling: SparseRows | None) -> Layout:
-    """Of a problem with these stages (1, n), A, G, and Q off the diagonal."""
+    """The layout for these stages (1, n), A, G, and Q off the diagonal."""
     a, g, q = (
         (b"", b"", 0) if part is None else (_bytes(part.row), _bytes(part.column), part.shape[0])
         for part in (A, G, coupling)

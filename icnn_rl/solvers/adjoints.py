@@ -82,15 +82,15 @@ class Unrolled:
 class DualKKT:
     """The paper's gradient of the bundle method: differentiate the optimality conditions of the last model.
 
-    Over the cuts with positive multipliers (G, h, lambda) and D = tau / (w (1 - w)),
+    Over the cuts with positive multipliers (G, h, lambda), with t the value where they meet and
+    D = diag( tau / (w (1 - w)) ),
 
         [ D  G^T  0 ] [dw      ]       [ dG^T lambda ]
-        [ G  0   -1 ] [dlambda ]  =  - [ dG w + dh   ],
+        [ G  0   -1 ] [dlambda ]  =  - [ dG w + dh   ]
         [ 0 -1^T  0 ] [dt      ]       [ 0           ]
 
-    one small system a row, then a gradient of f and of its gradient at the cut points, which are held fixed. Exact for
-    piecewise-linear energies; for
-    curved ones the cuts miss the curvature: use Implicit.
+    one small system for each sample, then a gradient of f and of its gradient at the cut points, which are held fixed.
+    Exact for piecewise-linear energies; of curved ones the cuts miss the curvature: use Implicit.
 
     Args:
         threshold: cuts with a smaller multiplier count as inactive.

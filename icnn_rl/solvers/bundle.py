@@ -2,12 +2,13 @@
 
 Scale the box to w in [0, 1]^n. Every evaluation of f gives a cut f(y) >= G_i w + h_i. The model's minimiser
 
-    min_w max_i (G_i w + h_i) - tau H(w),        H(w) = - sum_j w_j log w_j + (1 - w_j) log(1 - w_j),
+    min_w  max_i (G_i w + h_i) - tau H(w)
+    H(w) = - sum_j [ w_j log w_j + (1 - w_j) log(1 - w_j) ]
 
 has the dual (section 4.3 of the paper, here with tau and on any box)
 
-    max_{lambda in simplex} D(lambda) = h . lambda - tau sum_j softplus(-c_j / tau),  c = G^T lambda,   w(lambda) =
-    sigmoid(-c / tau).
+    max_lambda  D(lambda) = h . lambda - tau sum_j softplus(-c_j / tau)    over the simplex
+    c = G^T lambda,    w(lambda) = sigmoid(-c / tau)
 
 Where this differs from the released code, and why:
 
@@ -207,23 +208,34 @@ def entropy(problem: Problem, y: Tensor) -> Tensor:
 
 
 def dual_value(multipliers: Tensor, slopes: Tensor, offsets: Tensor, tau: float, moving: Tensor) -> Tensor:
-    """D(lambda), a lower bound on the minimum of f - tau H for every lambda in the simplex."""
+    """D(lambda), a lower bound on the minimum of f - tau H for every lambda in the simplex. A coordinate that cannot
+    move has no entropy."""
     c = (slopes * multipliers.unsqueeze(-1)).sum(-2)
     # torch's default threshold, 20, would round the softplus down by 2e-9, and the bound up
     return (offsets * multipliers).sum(-1) - tau * (F.softplus(-c / tau, threshold=40.0) * moving).sum(-1)
 
 
 def simplex_dual(slopes: Tensor, offsets: Tensor, present: Tensor, tau: float) -> Tensor:
-    """Maximise D over the simplex for a batch: slopes G (..., K, n), offsets h (..., K), present (..., K) -> lambda
-    (..., K).
+    """The lambda (..., K) that maximises D over the simplex, problem by problem.
 
-    Primal-dual interior point on  min -D(lambda)  s.t.  lambda >= 0, sum lambda = 1, with slack s and multiplier nu of
-    the sum:
+    A primal-dual interior-point method for min -D(lambda), lambda >= 0, sum lambda = 1, with multipliers s of the
+    bounds and nu of the sum. With t_i = G_i w(lambda) + h_i, cut i at the model's minimiser, it solves
 
-        -t + nu - s = 0,   lambda_i s_i = mu,   sum lambda = 1,      t_i = G_i w(lambda) + h_i (cut i at the model's
-        minimiser), (G diag(w (1 - w)) G^T / tau + diag(s / lambda)) dlambda + dnu 1 = t - nu + mu / lambda.
+        -t + nu - s = 0,    lambda_i s_i = mu,    sum_i lambda_i = 1
+
+    by Newton steps, in which s is eliminated:
+
+        ( G diag(w (1 - w)) G^T / tau + diag(s / lambda) ) dlambda + dnu 1 = t - nu + mu / lambda
+        sum_i dlambda_i = 1 - sum_i lambda_i
+        ds = ( mu - lambda s - s dlambda ) / lambda
 
     Absent cuts keep multiplier 0. The result is scaled to sum to one exactly.
+
+    Args:
+        slopes: G (..., K, n).
+        offsets: h (..., K).
+        present: (..., K), bool.
+        tau: of the entropy.
     """
     on = present.to(slopes.dtype)
     count = on.sum(-1, keepdim=True)

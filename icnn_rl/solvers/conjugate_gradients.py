@@ -1,4 +1,4 @@
-"""Conjugate gradients for a batch of symmetric positive definite systems that are known by their products."""
+"""Conjugate gradients for a batch of symmetric positive definite systems, given as products with vectors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, tol: float, max_steps: int) -> Tensor:
-    """x (B, n) with |A x - right| <= tol |right| in every row, or what ``max_steps`` products with A come to; NaN where
-    a row of ``right`` is not finite.
+    """x (B, n) with |A x - right| <= tol |right| for every system, or what ``max_steps`` products with A come to; NaN
+    where ``right`` is not finite.
 
     Args:
-        apply: v (B, n) -> A v (B, n), A symmetric and positive definite, each row on its own.
+        apply: v (B, n) -> A v (B, n), each A symmetric and positive definite.
         right: (B, n).
 
     References:

@@ -3,10 +3,11 @@
 By the envelope theorem (Danskin's) its derivative is that at the minimiser held fixed, plus what a border that moves
 makes of it,
 
-    dF = d f(y; theta) + g . dy,        g the gradient of f in y,
+    dF = df(y; theta) + g . dy
 
-and the second term is 0 but for the coordinates and rows that C holds, which it moves. It takes no linear solve. At a
-kink, df and g are those of the cuts that meet there, weighted with their multipliers.
+with g the gradient of f in y. The second term is 0 but for coordinates and rows on the border of C, which moves them.
+No linear system is solved. At a kink, df and g are those of the cuts that meet there, weighted with their
+multipliers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def minimum(problem: Problem, solver: Solver, solution: Solution, domain: Domain
 
 
 def _moved(problem: Problem, solver: Solver, solution: Solution, domain: Domain, live: Live) -> Tensor | None:
-    """What the domain makes of y when it moves (..., n): 0 by its value. None: it does not move."""
+    """The motion of y (..., n) that the domain imposes: 0 in value, with its graph. None: the domain stays."""
     y = solution.value.detach()
     if problem.region is not None:
         tensors: list[Tensor] = []

@@ -42,11 +42,13 @@ class ProjectedGradient:
 
     With P the projection, g the gradient and a the step length:
 
-    - ``"momentum"``: v <- beta v - a g(y), y <- P(y + v) (heavy ball);
-    - ``"adam"``: y <- P(y - a m^ / (sqrt(v^) + eps)) with Adam's bias-corrected moments (the released code of the ICNN
-      paper uses a = 0.01);
-    - ``"accelerated"``: Nesterov's w = y + k/(k+3) (y - y_prev), y <- P(w - g(w)/L), the Lipschitz constant L found per
-      row by backtracking, the memory dropped when f rises (O'Donoghue and Candes).
+        "momentum"       v <- beta v - a g(y)                    y <- P( y + v )
+        "adam"           m^, v^ of g(y)                          y <- P( y - a m^ / (sqrt(v^) + eps) )
+        "accelerated"    w  = y + k / (k + 3) (y - y_prev)       y <- P( w - g(w) / L )
+
+    that is, the heavy ball; Adam, with its bias-corrected moments (the released code of the ICNN paper uses a = 0.01);
+    and Nesterov's method, with the Lipschitz constant L of each sample found by backtracking, and the memory dropped
+    (k = 0) where f rises (O'Donoghue and Candes).
 
     ``lr`` is a, in units of y per unit of gradient; None takes 1/L: for "accelerated" L is found by itself, the others
     need a number. The best point seen is returned, with the best lower bound of all steps as certificate.

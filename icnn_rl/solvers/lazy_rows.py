@@ -1,4 +1,4 @@
-"""A set's bounds first, its rows only where they turn out to matter."""
+"""Minimise over a set's bounds first, and over its rows only where these turn out to matter."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["solve_with_lazy_rows"]
 def solve_with_lazy_rows(problem: Problem, solver: Solver, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
     """:func:`icnn_rl.solvers.minimize.solve` with ``averages``, for sets with rows.
 
-    The minimiser over the bounds alone is the minimiser over the set wherever it meets the rows, and its certificate
-    holds there too. The other rows of the batch are solved once more, over the set and from there. A row's
-    ``num_steps`` counts both.
+    A minimiser over the bounds alone that satisfies the rows is the minimiser over the set, and its certificate holds
+    there too. Where it does not, the sample is solved once more over the set, starting there; ``num_steps`` counts
+    both.
     """
     region = problem.region
     if region is None or not region.plain or not problem.separable or bool((region.lower > region.upper).any()):

@@ -1,4 +1,4 @@
-"""What is around a solver's steps, row by row: which rows are done, which stay as they were, what is reported."""
+"""What every solver's loop shares: which samples are done, how they are frozen, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["finite_start", "freeze", "grown", "report", "solved"]
 
 
 def solved(progress: Progress, tol: float, atol: float | Tensor) -> Tensor:
-    """Rows at their relative or absolute tolerance, or whose gap is below the rounding of f."""
+    """Which samples have reached their relative or absolute tolerance, or a gap below the rounding of f."""
     return (progress.residual <= tol) | (progress.gap <= progress.noise.clamp(min=atol))
 
 
 def finite_start(progress: Progress) -> Tensor:
-    """Rows whose value, gap and scale can be judged."""
+    """Which samples start at a point where value, gap and scale can be judged."""
     return torch.isfinite(progress.fun) & ~torch.isnan(progress.residual) & torch.isfinite(progress.noise)
 
 
 def grown(scale: Tensor, variation: Tensor) -> Tensor:
-    """The larger of the two: what f has been seen to vary. Where f overflows it says nothing: an infinite scale would
-    pass any gap."""
+    """The larger of the two: how much f has been seen to vary. A variation that overflows is left out, for an infinite
+    scale would pass any gap."""
     return torch.where(torch.isfinite(variation), torch.maximum(scale, variation), scale)
 
 
 def freeze(active: Tensor, new: Any, old: Any) -> Any:
-    """Rows that are done keep their old state."""
+    """The new state of samples that are ``active``, the old one of those that are done."""
     merged = []
     for fresh, kept in zip(new, old, strict=True):
         if fresh is kept:
@@ -49,7 +49,7 @@ def report(
     num_steps: Tensor,
     atol: float | Tensor = 0.0,
 ) -> Solution:
-    """What is known of every row; ``sound``: rows that were finite at the start."""
+    """What is known of every sample; ``sound``: those that were finite at the start."""
     status = torch.where(progress.stalled, int(Status.NUMERICAL), int(Status.MAX_STEPS))
     status = torch.where(solved(progress, solver.tol, atol), int(Status.SUCCESS), status)
     status = torch.where(sound, status, int(Status.NONFINITE_INPUT))

@@ -27,7 +27,7 @@ from icnn_rl.solvers.unbounded import without_minimum
 
 __all__ = ["minimize"]
 
-_WORTH_SHRINKING = 32  # below so many rows a step costs what its tensor operations cost, however few the rows
+_WORTH_SHRINKING = 32  # smaller batches take as long as one sample does: calling the operations is what costs
 
 Adjoint = Implicit | ImplicitCG | DualKKT | Unrolled
 
@@ -43,10 +43,10 @@ def minimize(
     warm_start: Tensor | None = None,
     throw: bool = True,
 ) -> Solution:
-    """Find argmin_y energy(y) over a domain, for every row of a batch on its own.
+    """Find argmin_y energy(y) over a domain, for every sample of a batch on its own.
 
     Args:
-        energy: convex function y (B, n) -> (B,), each row on its own: ``net.bind(x)``, an :class:`ICNN`, or any
+        energy: convex function y (B, n) -> (B,), each sample on its own: ``net.bind(x)``, an :class:`ICNN`, or any
             callable. Methods ``value_and_grad`` and ``value_grad_hessian`` are used where present, autograd elsewhere;
             an attribute ``curvature`` (n,) or (B, n), m >= 0 with energy - 1/2 sum_j m_j y_j^2 convex, sharpens the
             certificate. The package's networks are convex whatever their weights; that a callable is has to be known,
@@ -63,19 +63,19 @@ def minimize(
             fun are detached.
         warm_start: (B, n), taken instead of ``y0`` as the starting point: ``solution.warm_start`` of a similar problem;
             of a batch with more rows the first ones.
-        throw: raise if any row failed to meet its tolerance; otherwise look at ``solution.status``.
+        throw: raise if any sample failed to meet its tolerance; otherwise look at ``solution.status``.
 
     Returns:
         A :class:`Solution`. ``gap`` is certified for convex energies: on a box one gradient bounds the minimum from
-        below, on other sets the multipliers of its rows together with the gradient. A row with a non-finite energy, or
-        set, keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT; a row whose set is empty gets the
-        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE; one that falls for ever along a ray of a box
-        without end DUAL_INFEASIBLE. Other rows do not notice, and failed rows pass no gradient on. With the default
-        tolerances a value is off by about 1e-3 of its scale, and a gradient likewise: for gradcheck take float64,
-        ``ProjectedNewton(tol=1e-14)`` and ``adjoint=Implicit(damping=0.0)``.
+        below, on other sets the multipliers of its rows together with the gradient. A sample with a non-finite energy,
+        or set, keeps its starting point, NaN in ``fun`` and the status NONFINITE_INPUT; one whose set is empty gets the
+        point that violates it least, NaN in ``fun`` and PRIMAL_INFEASIBLE; one whose energy falls for ever along a ray
+        of an unbounded box DUAL_INFEASIBLE. None of this affects the others, and failed samples pass no gradient on.
+        With the default tolerances a value is off by about 1e-3 of its scale, and a gradient likewise: for gradcheck
+        take float64, ``ProjectedNewton(tol=1e-14)`` and ``adjoint=Implicit(damping=0.0)``.
 
     Raises:
-        SolveError: some row did not succeed and ``throw`` is set; carries the solution.
+        SolveError: some sample did not succeed and ``throw`` is set; carries the solution.
         ValueError: a wrong argument.
 
     Example:
@@ -184,11 +184,11 @@ def _unroll(problem: Problem, solver: Solver, start: Tensor) -> Solution:
 def solve(
     problem: Problem, solver: Solver, y0: Tensor, *, averages: bool = False, atol: float | Tensor = 0.0
 ) -> Solution:
-    """Run ``solver`` from ``y0`` until every row is done: :func:`minimize` without its checks and gradients.
+    """Run ``solver`` from ``y0`` until every sample is done: :func:`minimize` without its checks and gradients.
 
-    Finished rows are frozen, and taken out of a large batch once they are the majority; no row sees its neighbours.
+    Finished samples are frozen, and taken out of a large batch once they are the majority; none depends on another.
     With ``averages`` the search begins from :func:`~icnn_rl.solvers.newton.smoothed_start.smoothed_start`, not from
-    ``y0`` itself. A row is also done, and successful, once its certified gap is at most ``atol``, in f's units.
+    ``y0`` itself. A sample is also done, and successful, once its certified gap is at most ``atol``, in f's units.
     """
     one_for_all = not isinstance(atol, Tensor) or atol.numel() == 1
     if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all and dispatch.fits(problem, y0):

@@ -1,5 +1,5 @@
-"""What a solver is: how to start, how to step. The loop, the freezing of finished rows and the report are in
-``minimize``."""
+"""A minimisation problem, and what a solver of it is: how to start, how to step. The loop is in ``minimize``, what it
+shares with others in ``loop``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOISE = 4.0
 
 
 class Problem:
-    """min f(y) over a box or a convex set, for every row of a batch.
+    """min f(y) over a box or a convex set, for every sample of a batch.
 
     Attributes:
         energy: f.
@@ -75,14 +75,14 @@ class Problem:
         return other
 
     def of(self, energy: EnergyFunction) -> Problem:
-        """The same domain with another energy; no number is looked at, so that nothing waits for a device."""
+        """The same domain with another energy. Nothing here reads a number, which would wait for the device."""
         other = copy.copy(self)
         other.energy, other.curvature, other._strict = energy, derivatives.curvature_of(energy), False
         return other
 
     def start(self, y: Tensor) -> tuple[Problem, Tensor, Tensor | None]:
-        """Points of the domain to begin from, and the problem with a harmless set in place of those that are empty or
-        not finite; the status (...) of the rows tells these, None: there are none."""
+        """Points of the domain to begin from, the problem with a harmless set in place of sets that are empty or not
+        finite, and a status (...) that says which were; None if all sets are sound."""
         if self.region is None:
             return self, self.project(y), None
         found = self.region.start(y)
@@ -160,10 +160,10 @@ class Problem:
 
 
 class Progress(NamedTuple):
-    """What the loop reads off a state after every step, each (...): one number a row.
+    """What the loop reads off a state after every step, each (...): one number for each sample.
 
     ``residual`` is compared with ``tol``; ``noise`` is the rounding of f, and a gap below it is as good as zero;
-    ``stalled`` rows cannot move any further in this precision.
+    ``stalled`` samples cannot move any further in this precision.
     """
 
     fun: Tensor
@@ -176,7 +176,7 @@ class Progress(NamedTuple):
 class Solver(Protocol):
     """Settings of a method. Frozen, without tensors or state: may be printed, pickled and shared.
 
-    A state is a NamedTuple of tensors whose leading dimensions are the batch, so that the loop can freeze rows.
+    A state is a NamedTuple of tensors whose leading dimensions are the batch, so that the loop can freeze samples.
     """
 
     @property
@@ -190,7 +190,7 @@ class Solver(Protocol):
         ...
 
     def step(self, problem: Problem, state: Any) -> Any:
-        """State after one step, for all rows."""
+        """State after one step of every sample."""
         ...
 
     def progress(self, problem: Problem, state: Any) -> Progress:

@@ -41,7 +41,7 @@ _RHO_STEP = 10.0  # rho changes by this factor at most
 _FAR = 10.0  # a cut that misses f(c) by more than this many predicted decreases asks for shorter steps
 _BEND = 0.25  # sigma
 _FEASIBLE = 1e-10  # relative violation of a programme's solution that is rounding
-_ACTIVE = 1e-9  # a smaller multiplier, of a sum of 1, is none
+_ACTIVE = 1e-9  # a smaller multiplier, of a sum of 1, counts as 0
 
 
 class BundleOfCuts(NamedTuple):

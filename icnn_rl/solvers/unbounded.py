@@ -1,4 +1,4 @@
-"""Rows that have no minimum: along some ray they fall for ever.
+"""Energies without a minimum: those that fall for ever along some ray.
 
 For a convex f the slope along a ray, t -> g(y + t d) . d, never falls. Where it is still negative so far out that y no
 longer matters, f has fallen all the way there, by more than could be told from infinity.
@@ -18,13 +18,13 @@ from icnn_rl.solvers.problem import Problem
 
 __all__ = ["without_minimum"]
 
-_NEGATIVE = 1e-6  # slopes nearer to 0 than this, relative to the gradients met, are none
+_NEGATIVE = 1e-6  # a slope nearer to 0 than this, relative to the gradients met, counts as 0
 _TRIES = 30
 
 
 @torch.no_grad()
 def without_minimum(problem: Problem, solution: Solution, start: Tensor) -> Tensor:
-    """(...) bool: rows that were not solved, on a box without end, and fall along a ray of it."""
+    """(...) bool: which samples were not solved because f falls along a ray of an unbounded box."""
     unknown = (solution.status == Status.MAX_STEPS) | (solution.status == Status.NUMERICAL)
     found = torch.zeros_like(unknown)
     if problem.region is not None or problem.finite or not bool(unknown.any()):
@@ -48,6 +48,6 @@ def without_minimum(problem: Problem, solution: Solution, start: Tensor) -> Tens
 
 
 def _allowed(problem: Problem, d: Tensor) -> Tensor:
-    """The nearest direction in which the box has no end."""
+    """The nearest direction in which the box is unbounded."""
     ends = ((d < 0) & (problem.lower > -torch.inf)) | ((d > 0) & (problem.upper < torch.inf)) | ~torch.isfinite(d)
     return d.masked_fill(ends, 0.0)

@@ -1,4 +1,4 @@
-"""What both networks are tested with: plain loops for the paper's equations, and convexity measured."""
+"""What both networks are tested with: the paper's equations as plain loops, and measures of convexity."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from icnn_rl.nn import ICNN, PICNN
+from icnn_rl.nn import CONVEX_ACTIVATIONS, ICNN, PICNN
 
-ACTIVATIONS = ("softplus", "squareplus", "relu", "leaky_relu", "elu")
+ACTIVATIONS = tuple(CONVEX_ACTIVATIONS)
 
 
 def loop_icnn(net: ICNN, member: int, y: Tensor) -> Tensor:

@@ -279,7 +279,7 @@ class Kind(StrEnum):
     SOLVED = "solved"  # a minimiser, as accurate as asked for
     PROVEN = "proven"  # infeasible or unbounded, with a proof that holds
     HONEST = "honest"  # a status that says that it failed
-    WRONG = "wrong"  # success that is none, or a proof that is none
+    WRONG = "wrong"  # a success or a proof that does not hold
     NAN = "nan"  # a number that is not finite
 
 

@@ -463,7 +463,7 @@ def _finish(data: Data, problem: _Scaled, layout: _Layout, x: Array, v: Array, y
     active = (y > slack) | (slack < 1e-11)
     C = np.vstack([problem.E, problem.C[active]])
     kkt = np.block([[problem.Q, C.T], [C, np.zeros((len(C), len(C)))]])
-    smallest = float(np.linalg.svd(kkt, compute_uv=False)[-1])
+    smallest = float(np.abs(np.linalg.eigvalsh(kkt)).min())
     dependent = 0 if smallest > 1e-9 else len(C) - int(np.linalg.matrix_rank(C, tol=1e-9)) if len(C) else 0
     ineq, lower, upper = np.zeros(len(data.h), bool), layout.fixed.copy(), layout.fixed.copy()
     for target, where, part in zip((ineq, lower, upper), layout.finite, layout.split(active), strict=True):

@@ -50,10 +50,11 @@ class _Block(nn.Module):
 class ConvContext(nn.Module):
     """Context features u^(0) .. u^(D) of an image x, u^(j) of 1/2^j its size: down, through a dense layer, and up.
 
-        e_0 = block(x),  e_{j+1} = block(e_j, stride 2),       v = relu(V e_D),       u^(D) = e_D + V' v,
-        u^(j) = block([enlarge(u^(j+1)), e_j])
+        e_0   = block(x),    e_{j+1} = block(e_j, stride 2)
+        v     = relu(V e_D)
+        u^(D) = e_D + V' v,    u^(j) = block([ enlarge(u^(j+1)), e_j ])
 
-    Convolutions alone would not let one side of an image speak about the other: the dense layer does. Any function of x
+    Convolutions alone would not let one side of an image know of the other: the dense layer does. Any function of x
     is allowed here, batch norm included: y never enters.
 
     Args:

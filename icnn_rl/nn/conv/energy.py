@@ -3,10 +3,10 @@
 The equations of :mod:`icnn_rl.nn.energy` with convolutions (*) in place of matrix products, over channels and pixels:
 
     p_i = W_i^(z) * (z_i . zgate_i) + W_i^(y) * (y . ygate_i) + c_i,          z_{i+1} = g(p_i)
-    f   = sum_{c, pixel} wout_c outgate z_k + lin . y + c_k + 1/2 sum_j q_j y_j^2
-    with W^(z), zgate, wout, outgate, q >= 0
+    f   = sum over channels c and pixels of wout_c outgate z_k + lin . y + c_k + 1/2 sum_j q_j y_j^2
 
-and the reverse sweep with the transposed convolutions. The solvers see y as rows of numbers (B, n), n = C H W.
+with W^(z), zgate, wout, outgate, q >= 0, and the reverse sweep with the transposed convolutions. The solvers see y as
+rows of numbers (B, n), n = C H W.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Compiled code for problems so tiny that calling torch is most of the cost: :mod:`.dispatch` says which."""
+"""Compiled QP solvers, for problems on which calling torch is most of the cost: :mod:`.dispatch` says which."""

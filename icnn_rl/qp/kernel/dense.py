@@ -56,7 +56,7 @@ _CHANGES, _WARM_CHANGES, _CORRECTIONS, _POLISH = 3, 4, 8, 4
 _SIGN, _CLEAR = 1e-11, 1e-5
 #: A residual on a settled set that is rounding; the one that interior-point steps aim at; that of a loose tolerance.
 _EXACT, _AIM, _LOOSE = 1e-12, 1e-11, 1e-5
-#: Steps without progress after which there is none, and without a better residual where it is within the tolerance.
+#: Steps without progress after which a row is given up, and without a better residual within the tolerance.
 _STALL, _IDLE = 6, 3
 #: A negative eigenvalue of Q, relative.
 _NEGATIVE = NEGATIVE[torch.float64]

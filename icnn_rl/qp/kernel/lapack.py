@@ -30,7 +30,7 @@ _THREADS = "openblas_set_num_threads_local", "scipy_openblas_set_num_threads_loc
 
 @functools.cache
 def addresses() -> tuple[int, int, int, int]:
-    """Of dpotrf, dsyrk, dtrsm and, with OpenBLAS, what sets the number of its threads; zeros without SciPy."""
+    """Addresses of dpotrf, dsyrk, dtrsm and OpenBLAS's function for the number of threads; 0 for what is missing."""
     lapack, blas = (
         imported(f"scipy.linalg.cython_{name}") if imported("scipy") else None for name in ("lapack", "blas")
     )

@@ -399,7 +399,8 @@ def _solve_on_set(b: _Block, m: int, lower: bool) -> None:
 
 @_jit
 def _change_set(b: _Block, done: Any) -> Any:
-    """``active_set.wrong_side``: move rows on the wrong side, but for those that are done; who has none is done."""
+    """``active_set.wrong_side``: move constraints on the wrong side, except in lanes that are done. Returns which lanes
+    are done now: those with none left."""
     largest, square = splat(0.0), load(b.scale, 2)
     for i in range(len(b.d)):
         largest = maximum(largest, magnitude(load(b.z, i) * load(b.norms, i)))

@@ -11,7 +11,8 @@ residual (the proximal method of multipliers).
 
 Ways to eliminate, and changes to problems where they are cheap:
 
-* :mod:`.primal` factors Q + C^T W C, n x n, W = 1 / (E + delta). No equalities.
+* :mod:`.primal` factors H = Q + C^T W C, n x n, W = 1 / (E + delta). No equalities.
+* :mod:`.schur` factors that and S = A H^{-1} A^T + delta, q x q: a few equalities.
 * :mod:`.range` factors R M R^T + E, R = [A; G], M = (Q + bounds)^{-1}, for bounds and a diagonal, positive Q.
 * :mod:`.dual` turns to the dual problem, min 1/2 y^T R Q^{-1} R^T y + c^T y with y = (nu, z), z >= 0: bounds only, and
   a matrix that is computed once.
@@ -20,8 +21,7 @@ Ways to eliminate, and changes to problems where they are cheap:
 * :mod:`.eliminate`: x = A^+ b + Z v with A Z = 0 removes the equalities.
 * :mod:`.scale` equilibrates, :mod:`.cast` goes to float32, :mod:`.mixed` puts two systems together.
 
-:mod:`.base` says what a system has to offer, :mod:`.select` which one a problem gets. A new way to do the linear
-algebra is a file here and a line there.
+:mod:`.base` says what a system has to offer, :mod:`.select` which one a problem gets.
 
 References:
     B. Amos, J. Z. Kolter, OptNet, ICML 2017, section 3.1. R. Schwan et al., PIQP: A proximal interior-point quadratic

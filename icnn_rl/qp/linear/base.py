@@ -53,7 +53,7 @@ class Factor:
 
 
 class System(Protocol):
-    """What can be solved with."""
+    """A factored system."""
 
     @property
     def problem(self) -> Problem:
@@ -74,7 +74,7 @@ class System(Protocol):
 
 
 class Reduction(System, Protocol):
-    """What leads to the problem that is iterated on, and back."""
+    """Reduces a problem to the one that is iterated on, and leads back."""
 
     @property
     def inner(self) -> Inner:
@@ -97,7 +97,7 @@ class Reduction(System, Protocol):
 
 
 class Inner(Reduction, Protocol):
-    """What is iterated on. It is its own ``inner``."""
+    """The system of the problem that is iterated on. It is its own ``inner``."""
 
     @property
     def start(self) -> Tensor:

@@ -17,19 +17,19 @@ OUT = 1e-24
 
 
 def flops(size: int, rows: int) -> float:
-    """Of a matrix of this size that is summed from so many rows and factored: products at 1 a flop, Cholesky factors
-    at 4, as measured on a CPU core."""
+    """The cost of summing a matrix of this size from so many rows and factoring it, with flops of products counted once
+    and those of Cholesky factors four times, as measured on a CPU core."""
     return 4.0 * size**3 / 3.0 + 2.0 * rows * size**2
 
 
 def cholesky(h: Tensor) -> Tensor:
-    """U with U^T U = H; rows that are not positive definite come out as rubbish or NaN, and are found out later."""
+    """U with U^T U = H. Where H is not positive definite U is meaningless or NaN; residuals find that out later."""
     out: Tensor = torch.linalg.cholesky_ex(h, upper=True)[0]
     return out
 
 
 def cholesky_lifted(h: Tensor) -> Tensor:
-    """The same; a matrix that breaks down gets as large a multiple of its diagonal's mean added as it takes."""
+    """The same, with as large a multiple of the diagonal's mean added as it takes where a factorisation breaks down."""
     chol: Tensor
     chol, broken = torch.linalg.cholesky_ex(h, upper=True)
     lift = _LIFT

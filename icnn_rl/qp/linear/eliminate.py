@@ -39,7 +39,7 @@ class Eliminate(Around):
 
     @staticmethod
     def of(problem: Problem, semidefinite: bool) -> Eliminate:
-        """With a :class:`Primal` system inside."""
+        """Around a :class:`Primal` system."""
         problem = problem.dense()
         assert isinstance(problem.A, Tensor)
         null, pinv, repeated = _null_space(problem.A)

@@ -22,7 +22,7 @@ class Scale(Around):
 
     @staticmethod
     def of(problem: Problem) -> Scale:
-        """With a system that takes singular matrices."""
+        """Around a system that takes singular matrices."""
         staged = Stagewise.cost(problem, True) < flops(problem.n, problem.m)
         problem = problem if staged else problem.dense()
         scales = Scales.of(problem)

@@ -82,7 +82,7 @@ class Schur(Innermost):
         chol = cholesky(h) if self.rho is None else cholesky_lifted(h)
         if problem.A is None:
             return self.with_factor(Factor(e, w, chol))
-        assert isinstance(problem.A, Tensor)  # whoever takes this system has written them out
+        assert isinstance(problem.A, Tensor)  # callers have written sparse rows out
         half = torch.linalg.solve_triangular(chol.mT, problem.A.mT.expand(len(chol), -1, -1), upper=False)
         s = torch.matmul(half.mT, half)
         s.diagonal(dim1=-2, dim2=-1).add_(self.delta[:, :q])

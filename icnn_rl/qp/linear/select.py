@@ -84,7 +84,7 @@ def _gains_from_entries(problem: Problem) -> bool:
 
 
 def _written_out(problem: Problem) -> Problem:
-    """Without sparse parts; not a word about small ones."""
+    """Without sparse parts; large ones are warned of."""
     parts = [part for part in (problem.A, problem.G, problem.coupling) if isinstance(part, SparseRows)]
     megabytes = sum(8e-6 * part.values.shape[0] * part.shape[0] * part.shape[1] for part in parts)
     if megabytes > _LARGE:

@@ -18,10 +18,10 @@ __all__ = ["solve_fixed_steps"]
 @eager("solve_fixed_steps")
 @torch.no_grad()
 def solve_fixed_steps(problem: Problem, solver: ProjectedNewton, y0: Tensor, *, atol: float | Tensor = 0.0) -> Solution:
-    """As :func:`icnn_rl.solvers.solve` on a finite box, with all ``max_steps`` steps done for every row.
+    """As :func:`icnn_rl.solvers.solve` on a finite box, with all ``max_steps`` steps done for every sample.
 
-    Rows that are done are frozen by a mask instead of ending the loop or leaving the batch: each goes the way it would
-    have gone, and nothing is asked of the device on the way.
+    Samples that are done are frozen by a mask instead of leaving the batch or ending the loop: the answers are the
+    same, and no number is read from the device on the way.
 
     Raises:
         ValueError: the domain is not a box with finite bounds.

@@ -45,7 +45,7 @@ class Energies(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is known of each row in the end: see :class:`icnn_rl.solution.Solution`."""
+    """What is reported of each sample, see :class:`icnn_rl.solution.Solution`."""
 
     value: Array
     fun: Array
@@ -129,7 +129,7 @@ def _read(r: _Row, energies: Energies, lower: Array, upper: Array, row: int) -> 
 
 @jit
 def _spread(r: _Row) -> None:
-    """What a uniform spread of y over the box makes of every unit's input: its variance."""
+    """The variance of every unit's input where y is uniform on the box."""
     r.spread[:] = 0
     for i in range(len(r.lin)):
         variance = r.spread.dtype.type((r.upper[i] - r.lower[i]) ** 2 / 12)
@@ -420,7 +420,7 @@ def _form(H: Array, d: Array) -> float:
 
 @jit
 def _sure_decrease(r: _Row, at: _Point) -> float:
-    """What a gradient step is sure of. A model step that offers less has an active set that has not settled."""
+    """``method._sure_decrease``."""
     trace = total = 0.0
     for i in range(len(at.g)):
         trace += r.damped[i, i]

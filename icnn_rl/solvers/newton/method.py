@@ -1,4 +1,4 @@
-"""Projected Newton: a quadratic model on the box, or over a convex set, damped per row."""
+"""Projected Newton: a quadratic model on the box, or over a convex set, damped sample by sample."""
 
 from __future__ import annotations
 
@@ -199,7 +199,8 @@ def _judge(old: NewtonState, new: NewtonState, move: _Move) -> NewtonState:
 
 
 def _sure_decrease(g: Tensor, move: _Move) -> Tensor:
-    """What a gradient step is sure of. A model step that offers less has an active set that has not settled."""
+    """The decrease that a gradient step guarantees. A model step that promises less has an active set that has not
+    settled."""
     diagonal = move.h.diagonal(dim1=-2, dim2=-1)
     step = -g / diagonal.sum(-1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
     return -0.5 * (g * torch.clamp(step, move.low, move.high)).sum(-1)

@@ -75,7 +75,9 @@ def test_the_others_are_refused_and_told_why(function: Callable[[Tensor], Tensor
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"activation: 'tanh' is not a known .* choose one of elu, leaky_relu, relu"):
+    with pytest.raises(
+        ValueError, match=r"activation: 'tanh' is not a known .* choose one of elu, .*leaky_relu, .*relu"
+    ):
         resolve_activation("tanh")
     with pytest.raises(ValueError, match=r"activation: expected a name or a function, got float"):
         resolve_activation(1.0)  # type: ignore[arg-type]
