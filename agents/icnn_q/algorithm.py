@@ -410,6 +410,12 @@ class ICNNQ(OffPolicyAlgorithm):
             )
         if self.critic.limits is None:
             return action, scaled
+        polytopes = self.critic.polytopes_at(self._last_obs)
+        if polytopes is not None:
+            moved = polytopes.moved(scaled.reshape(len(scaled), -1).astype(np.float64))
+            if moved is not None:
+                scaled = moved.reshape(scaled.shape).astype(scaled.dtype)
+                return self.policy.unscale_action(scaled), scaled
         obs, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set before the first step
         wanted = torch.as_tensor(scaled.reshape(len(scaled), -1), dtype=torch.float32, device=self.device)
         with torch.inference_mode():

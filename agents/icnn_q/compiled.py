@@ -24,6 +24,7 @@ from icnn_rl.numba_support import available
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import ProjectedNewton, Solver
 from icnn_rl.solvers.newton import dispatch
+from icnn_rl.solvers.newton.polytopes import Polytopes, newton_on_polytopes, outside
 
 __all__ = ["CompiledAdam", "CompiledCritics", "is_compiled"]
 
@@ -153,13 +154,29 @@ class CompiledCritics:
 
     @torch.no_grad()
     def target(
-        self, x: Tensor, batch: Batch, own: Settings, draws: Draws, solver: ProjectedNewton, atol: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        x: Tensor,
+        batch: Batch,
+        own: Settings,
+        draws: Draws,
+        solver: ProjectedNewton,
+        atol: Tensor,
+        allowed: Polytopes | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
         """See :meth:`icnn_rl.agents.icnn_q.critics.Critics.target`; x (S E, B, x_features) are the features of the next
-        states."""
+        states, and ``allowed`` the actions of a lone learner that may be taken there. None where a set may be empty."""
         read = self._read(x)
-        found = self._maximise(read, solver, atol)
-        action = found.value if draws.noise is None else (found.value + draws.noise).clamp_(-1.0, 1.0)
+        found = self._maximise(read, solver, atol, allowed)
+        if found is None:
+            return None
+        action = found.value
+        if draws.noise is not None:
+            action = (action + draws.noise).clamp_(-1.0, 1.0)
+            if allowed is not None:
+                moved = allowed.moved(action[0].double().numpy())
+                if moved is None:
+                    return None
+                action = torch.from_numpy(moved).to(action.dtype).unsqueeze(0)
         energies = x.new_empty(action.shape[:2])
         members = self._all if draws.members is None else draws.members.numpy()
         _kernel().greatest(
@@ -177,9 +194,8 @@ class CompiledCritics:
     def act(self, x: Tensor, solver: ProjectedNewton) -> Solution:
         """argmax_a of mean_e Q_e of one learner: x (B, o) -> (B, n)."""
         found = self._maximise(self._read(x.expand(self.members, -1, -1)), solver, None)
-        parts = (found.value, found.fun, found.gap, found.status, found.num_steps, found.residual)
-        value, fun, gap, status, num_steps, residual = (part[0] for part in parts if part is not None)
-        return Solution(value, fun, gap, status, num_steps, residual)
+        assert found is not None
+        return _first(found)
 
     def act_on(
         self, obs: Array, mean: Tensor | None, variance: Tensor | None, solver: ProjectedNewton
@@ -213,12 +229,22 @@ class CompiledCritics:
         return action, int(status)
 
     @torch.no_grad()
+    def act_within(self, x: Tensor, allowed: Polytopes, solver: ProjectedNewton) -> Solution | None:
+        """:meth:`act` over polytopes; None where one may be empty."""
+        found = self._maximise(self._read(x.expand(self.members, -1, -1)), solver, None, allowed)
+        return None if found is None else _first(found)
+
+    @torch.no_grad()
     def act_each(self, x: Tensor, solver: ProjectedNewton) -> Solution:
         """argmax_a of every learner's mean_e Q_e: x (S E, B, x_features) -> (S, B, n)."""
-        return self._maximise(self._read(x), solver, None)
+        found = self._maximise(self._read(x), solver, None)
+        assert found is not None
+        return found
 
-    def _maximise(self, read: Read, solver: ProjectedNewton, atol: Tensor | None) -> Solution:
-        """Learner by learner, (S, B, ..)."""
+    def _maximise(
+        self, read: Read, solver: ProjectedNewton, atol: Tensor | None, allowed: Polytopes | None = None
+    ) -> Solution | None:
+        """Learner by learner, (S, B, ..). None where a set that is ``allowed`` may be empty."""
         batch, n, h, e = read.heads.shape[1], self.n, self.h, self.members
         solution = _new_solution(read.heads, self.learners, batch, n)
         parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
@@ -230,16 +256,17 @@ class CompiledCritics:
         ]
         start = self._buffer("start", batch, batch, n).zero_().numpy()
         found = [part.numpy() for part in parts]
+        box = self._lower, self._upper
+        if allowed is not None:
+            box = allowed.lower.astype(heads.dtype), allowed.upper.astype(heads.dtype)
         for s in range(self.learners):
             own = slice(s * e, (s + 1) * e)
+            enough = 0.0 if atol is None else float(atol[s])
             _kernel().bind(heads[own], tail[own], v[own], curvature, *bound)
-            dispatch.newton_compiled(
-                (directions[own], *bound, square_width),
-                (self._lower, self._upper, start),
-                solver,
-                0.0 if atol is None else float(atol[s]),
-                [part[s] for part in found],
-            )
+            energies = (directions[own], *bound, square_width)
+            dispatch.newton_compiled(energies, (*box, start), solver, enough, [part[s] for part in found])
+            if allowed is not None and not _into(allowed, energies, box, solver, enough, [part[s] for part in found]):
+                return None
         return solution
 
     # the heads
@@ -284,12 +311,45 @@ class CompiledCritics:
         return self._buffers[name, batch]
 
 
+def _into(
+    allowed: Polytopes,
+    energies: Sequence[Any],
+    box: Sequence[Array],
+    solver: ProjectedNewton,
+    atol: float,
+    found: Sequence[Array],
+) -> bool:
+    """Solve the rows once more whose minimiser over the bounds is outside, see
+    :func:`icnn_rl.solvers.lazy_rows.solve_with_lazy_rows`. False where a set may be empty."""
+    if allowed.h.shape[1] == 0:
+        return True
+    rows = np.flatnonzero(outside(found[0], allowed.G, allowed.h))
+    if not len(rows):
+        return True
+    again = newton_on_polytopes(energies, box, allowed.G, allowed.h, rows, found[0][rows], solver, atol)
+    if again is None:
+        return False
+    steps = found[4][rows]
+    for part, fresh in zip(found, again, strict=True):
+        part[rows] = fresh
+    found[4][rows] += steps
+    return True
+
+
 def _new_solution(like: Tensor, *shape: int) -> Solution:
     learners, batch, _ = shape
     reals, integers = like.new_empty(3, learners, batch), torch.empty(2, learners, batch, dtype=torch.int64)
     return Solution(
         like.new_empty(shape), reals[0], reals[1], status=integers[0], num_steps=integers[1], residual=reals[2]
     )
+
+
+def _first(found: Solution) -> Solution:
+    """Of the first learner."""
+    assert found.residual is not None
+    parts = (found.value, found.fun, found.gap, found.status, found.num_steps, found.residual)
+    value, fun, gap, status, num_steps, residual = (part[0] for part in parts)
+    return Solution(value, fun, gap, status, num_steps, residual)
 
 
 def _rows(bias: Tensor) -> Any:

@@ -22,10 +22,12 @@ from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.linear import intercepted
+from icnn_rl.numba_support import available
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
 from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
+from icnn_rl.solvers.newton.polytopes import Polytopes
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 
@@ -113,6 +115,7 @@ class ConcaveCritic(BasePolicy):
         self.features_dim = features_dim
         self.action_dim = get_action_dim(action_space)
         self.solver = solver
+        self._last_polytopes: tuple[Any, Polytopes | None] | None = None
         #: Greedy actions whose solve failed, since the critic was built: the agent logs them.
         self.act_failed = 0
 
@@ -195,6 +198,19 @@ class ConcaveCritic(BasePolicy):
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
 
+    def polytopes_at(self, obs: object) -> Polytopes | None:
+        """The scaled actions that may be taken for observations as the environments give them, where compiled code
+        knows sets of this kind; None: it does not. The last ones are kept: a step asks twice."""
+        if self.limits is None or not isinstance(obs, np.ndarray) or self.device.type != "cpu":
+            return None
+        key = obs.shape, obs.tobytes()
+        if self._last_polytopes is None or self._last_polytopes[0] != key:
+            with torch.no_grad():
+                allowed = self.action_set(torch.from_numpy(obs))
+            assert isinstance(allowed, ConvexSet)
+            self._last_polytopes = key, Polytopes.of(allowed, self.action_dim) if available() else None
+        return self._last_polytopes[1]
+
     def act_on(self, obs: object) -> np.ndarray | None:
         """The greedy action, scaled, for one observation as the environment gives it, where there is a shorter way than
         through tensors; None: there is none, or the observation is not one finite row."""
@@ -260,20 +276,31 @@ class ICNNCritic(ConcaveCritic):
         extractor, space = self.features_extractor, self.observation_space
         if not isinstance(obs, np.ndarray) or obs.dtype not in (np.float32, np.float64):
             return None
-        if self.limits is not None or not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
+        if not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
             return None
         if type(extractor) not in (NormalizedExtractor, FlattenExtractor) or not finite_in_float32(obs):
             return None
         compiled = self.compiled
         if compiled is None or not is_compiled(self.solver):
             return None
+        shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
+        if self.limits is not None:
+            allowed = self.polytopes_at(obs.reshape(1, *space.shape))  # type: ignore[misc]
+            if allowed is None:
+                return None
+            row = torch.from_numpy(obs.reshape(1, *space.shape))  # type: ignore[misc]
+            with torch.no_grad():
+                found = compiled.act_within(self.extract_features(row, extractor), allowed, self.solver)
+            if found is None or int(found.status[0]) > _LAST_USABLE:
+                return None
+            chosen: np.ndarray = found.value.numpy().reshape(shape)
+            return chosen
         if isinstance(extractor, NormalizedExtractor):
             action, status = compiled.act_on(obs.reshape(-1), extractor.mean, extractor.variance, self.solver)
         else:
             action, status = compiled.act_on(obs.reshape(-1).astype(np.float32, copy=False), None, None, self.solver)
         if status > _LAST_USABLE:
             return None  # counted, and told, the long way
-        shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
         return action.reshape(shape)
 
     @eager("The greedy action")

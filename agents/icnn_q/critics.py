@@ -21,6 +21,7 @@ from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, ProjectedNewton, Solver, solve
 from icnn_rl.solvers.newton.fixed_steps import solve_fixed_steps
+from icnn_rl.solvers.newton.polytopes import Polytopes
 from icnn_rl.solvers.newton.smoothed_start import smoothed_start
 from icnn_rl.solvers.shortcuts import without_shortcuts
 
@@ -86,9 +87,15 @@ class LoneCritics:
         self, batch: Batch, own: Settings, draws: Draws, solver: Solver, atol: Tensor, *, fixed_steps: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         critic, next_obs = self.critic, batch.next_obs
-        if self.compiled is not None and critic.limits is None and is_compiled(solver):
-            return self.compiled.target(self._features(next_obs), batch, own, draws, solver, atol)
-        energy, allowed = critic.bind(next_obs), critic.action_set(next_obs)
+        allowed = critic.action_set(next_obs)
+        if self.compiled is not None and is_compiled(solver):
+            polytopes = None if critic.limits is None else Polytopes.of(allowed, critic.action_dim)  # type: ignore[arg-type]
+            if critic.limits is None or polytopes is not None:
+                x = self._features(next_obs)
+                found_target = self.compiled.target(x, batch, own, draws, solver, atol, polytopes)
+                if found_target is not None:
+                    return found_target
+        energy = critic.bind(next_obs)
         found = critic.maximise(energy, solver, next_obs, allowed, atol)
         action = found.value if draws.noise is None else (found.value + draws.noise[0]).clamp(-1.0, 1.0)
         if draws.noise is not None:
@@ -162,7 +169,9 @@ class StackedCritics:
         assert isinstance(batch.next_obs, Tensor)
         x = self._features(batch.next_obs)
         if self.compiled is not None and not fixed_steps and is_compiled(solver):
-            return self.compiled.target(x, batch, own, draws, solver, atol)
+            target = self.compiled.target(x, batch, own, draws, solver, atol)
+            assert target is not None  # nothing is forbidden
+            return target
         energy = GroupMeans(self.net.bind(x), self.learners)
         found = self._maximise(energy, solver, atol, fixed_steps)
         action = found.value if draws.noise is None else (found.value + draws.noise).clamp(-1.0, 1.0)
