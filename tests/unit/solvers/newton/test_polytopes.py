@@ -85,9 +85,8 @@ def test_a_row_that_is_not_finite_is_told_and_disturbs_nobody() -> None:
     problem, start, _ = draw(torch.float64, True)
     whole, _ = both(problem, start, ProjectedNewton(tol=1e-10))
     problem, start, region = draw(torch.float64, True)
-    energy = problem.energy
-    energy.constant = energy.constant.clone()  # type: ignore[attr-defined]
-    energy.constant[:, 5] = torch.nan  # type: ignore[attr-defined]
+    energy = dataclasses.replace(problem.energy, constant=problem.energy.constant.clone())  # type: ignore[attr-defined, type-var]
+    energy.constant[:, 5] = torch.nan
     found = dispatch.newton_on_set(Problem(energy, region, start), start, ProjectedNewton(tol=1e-10), 0.0)
     assert found is not None
     assert found.status[5] == Status.NONFINITE_INPUT
