@@ -19,7 +19,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.learners
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name -s --device $(DEVICE)
 	$(BIN)/python -m benchmarks.argmax_throughput --device $(DEVICE)
 	$(BIN)/python benchmarks/stacked.py --seeds 1 4 10 --device $(DEVICE)
