@@ -185,8 +185,8 @@ class CompiledCritics:
         target, usable = torch.empty_like(energies), torch.empty(energies.shape, dtype=torch.bool)
         told = x.new_empty(self.learners, len(TARGET_KEYS))
         discounts = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
-        parts = (energies.neg_(), found.value, found.gap, found.num_steps, found.status)
-        rest = (batch.rewards, batch.ended, discounts, own.reward_scale, target, usable, told)
+        parts = (own.within(energies.neg_()), found.value, found.gap, found.num_steps, found.status)
+        rest = (batch.rewards, batch.ended, discounts, own.reward_factor, target, usable, told)
         _kernel().bellman(*(part.numpy() for part in (*parts, *rest)))
         return target, usable, told
 
@@ -198,28 +198,33 @@ class CompiledCritics:
         return _first(found)
 
     def act_on(
-        self, obs: Array, mean: Tensor | None, variance: Tensor | None, solver: ProjectedNewton
+        self, obs: Array, mean: Tensor | None, variance: Tensor | None, solver: ProjectedNewton, learner: int = 0
     ) -> tuple[Array, int]:
-        """The greedy action (n,) for one observation (o,), normalised by ``mean`` and ``variance`` (o,) where there are
-        any; and the :class:`icnn_rl.Status` of its search."""
-        net = self.net
+        """A learner's greedy action (n,) for one observation (o,), normalised by ``mean`` and ``variance`` (o,) where
+        there are any; and the :class:`icnn_rl.Status` of its search."""
+        net, own = self.net, slice(learner * self.members, (learner + 1) * self.members)
         assert net.norms is not None
         assert net.heads.bias is not None
         assert net.activation.square_width is not None
         layers = list(zip(net.context, net.norms, strict=True))
         known = mean is not None and variance is not None
         moments = (mean.numpy(), variance.numpy()) if known else (_NO_MOMENTS, _NO_MOMENTS)  # type: ignore[union-attr]
+
+        def part(whole: Tensor) -> Array:
+            array: Array = whole.detach().numpy()[own]
+            return array
+
         action, status = _kernel().act(
             obs,
             known,
             *moments,
-            tuple(layer.weight.detach().numpy() for layer, _ in layers),
-            tuple(layer.bias.detach().numpy() for layer, _ in layers if layer.bias is not None),
-            tuple(norm.bias.detach().numpy() for _, norm in layers),
-            net.heads.weight.detach().numpy(),
-            net.heads.bias.detach().numpy(),
-            net.passthrough[0].weight.detach().numpy(),
-            net.nonneg[0].weight.detach().numpy(),
+            tuple(part(layer.weight) for layer, _ in layers),
+            tuple(part(layer.bias) for layer, _ in layers if layer.bias is not None),
+            tuple(part(norm.bias) for _, norm in layers),
+            part(net.heads.weight),
+            part(net.heads.bias),
+            part(net.passthrough[0].weight),
+            part(net.nonneg[0].weight),
             net.strong_convexity,
             net.activation.square_width,
             float(solver.tol),
@@ -233,13 +238,6 @@ class CompiledCritics:
         """:meth:`act` over polytopes; None where one may be empty."""
         found = self._maximise(self._read(x.expand(self.members, -1, -1)), solver, None, allowed)
         return None if found is None else _first(found)
-
-    @torch.no_grad()
-    def act_each(self, x: Tensor, solver: ProjectedNewton) -> Solution:
-        """argmax_a of every learner's mean_e Q_e: x (S E, B, x_features) -> (S, B, n)."""
-        found = self._maximise(self._read(x), solver, None)
-        assert found is not None
-        return found
 
     def _maximise(
         self, read: Read, solver: ProjectedNewton, atol: Tensor | None, allowed: Polytopes | None = None

@@ -189,13 +189,26 @@ class StackedCritics:
             return _by_autograd(energies, target, usable, self.parameters())
 
     @torch.no_grad()
-    def act(self, obs: Tensor, solver: Solver) -> Solution:
-        x = self._features(obs.unsqueeze(1))
+    def act(self, obs: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+        """The greedy actions (S, n) for observations (S, o) of one state each, and the status of their search (S,)."""
         if self.compiled is not None and is_compiled(solver):
-            return self.compiled.act_each(x, solver)
+            return self._act_compiled(self.compiled, obs, solver)
+        x = self._features(obs.unsqueeze(1))
         energy = GroupMeans(self.net.bind(x), self.learners)
         # the environments wait for the actions: asking whether there is anything left to do costs nothing more
-        return self._maximise(energy, solver, x.new_zeros(self.learners), fixed_steps=False)
+        found = self._maximise(energy, solver, x.new_zeros(self.learners), fixed_steps=False)
+        return found.value.squeeze(1), found.status.squeeze(1)
+
+    def _act_compiled(self, compiled: CompiledCritics, obs: Tensor, solver: ProjectedNewton) -> tuple[Tensor, Tensor]:
+        if obs.dtype not in (torch.float32, torch.float64):
+            obs = obs.double()
+        actions, statuses = [], []
+        for s in range(self.learners):
+            mean, variance = (None if part is None else part[s, 0] for part in (self._mean, self._variance))
+            action, status = compiled.act_on(obs[s].numpy(), mean, variance, solver, s)
+            actions.append(torch.from_numpy(action))
+            statuses.append(status)
+        return torch.stack(actions), torch.tensor(statuses)
 
     def _maximise(self, energy: GroupMeans, solver: Solver, atol: Tensor, fixed_steps: bool) -> Solution:
         """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
@@ -229,8 +242,8 @@ def _target(
     empty = found.status == Status.PRIMAL_INFEASIBLE
     failed = found.failed & ~empty
     discount = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
-    rewards = own.reward_scale.unsqueeze(-1) * batch.rewards
-    target, usable = bellman_target(rewards, batch.ended > 0, discount, -energies.amax(1), ~failed)
+    rewards = own.reward_factor.unsqueeze(-1) * batch.rewards
+    target, usable = bellman_target(rewards, batch.ended > 0, discount, own.within(-energies.amax(1)), ~failed)
     gap = torch.where(empty, torch.nan, found.gap)
     parts = (found.num_steps, gap, found.success, failed, empty, on_bound(found.value))
     return target, usable, torch.stack([part.float() for part in parts], -1).nanmean(1)

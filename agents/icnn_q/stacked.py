@@ -21,6 +21,7 @@ from icnn_rl.agents.icnn_q.stack_checks import check_stackable
 from icnn_rl.agents.icnn_q.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.agents.normalization import NormalizedExtractor
 from icnn_rl.nn import PICNN
+from icnn_rl.solution import Status
 
 __all__ = ["StackedICNNQ"]
 
@@ -121,7 +122,8 @@ class StackedICNNQ(Generic[Row]):
             target_members=first.target_members,
             policy_delay=first.policy_delay,
             updates=first._n_updates,
-            td_square=[agent.td_square for agent in self.agents],
+            target_window=first.target_window,
+            kept=[agent.kept() for agent in self.agents],
             check_every=CHECK_EVERY,
             fixed_steps=fixed_steps,
         )
@@ -218,8 +220,9 @@ class StackedICNNQ(Generic[Row]):
     def _greedy(self) -> np.ndarray:
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
-        solution = self.learner.critics.act(to_device(torch.from_numpy(obs), self.device), self._act_solver)
-        both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
+        obs_there = to_device(torch.from_numpy(obs), self.device)
+        actions, status = self.learner.critics.act(obs_there, self._act_solver)
+        both = torch.cat((actions, (status > int(Status.MAX_STEPS)).unsqueeze(-1)), -1).cpu().numpy()
         for agent, failed in zip(self.agents, both[:, -1], strict=True):
             agent.critic.act_failed += int(failed)
         return both[:, :-1]
@@ -293,7 +296,7 @@ class StackedICNNQ(Generic[Row]):
         """What the learner keeps beside its weights, and the stack has kept for it."""
         agent = self.agents[i]
         self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
-        agent._td_square, agent._learner = float(self.learner.td_square[i]), None
+        agent._kept, agent._learner = self.learner.keep(i), None
 
     def unstack(self) -> list[ICNNQ]:
         """The learners as ordinary agents with weights of their own and filled replay buffers. They have left the stack
