@@ -283,25 +283,41 @@ class ICNNCritic(ConcaveCritic):
         compiled = self.compiled
         if compiled is None or not is_compiled(self.solver):
             return None
-        shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
-        if self.limits is not None:
-            allowed = self.polytopes_at(obs.reshape(1, *space.shape))  # type: ignore[misc]
-            if allowed is None:
-                return None
-            row = torch.from_numpy(obs.reshape(1, *space.shape))  # type: ignore[misc]
-            with torch.no_grad():
-                found = compiled.act_within(self.extract_features(row, extractor), allowed, self.solver)
-            if found is None or int(found.status[0]) > _LAST_USABLE:
-                return None
-            chosen: np.ndarray = found.value.numpy().reshape(shape)
-            return chosen
         if isinstance(extractor, NormalizedExtractor):
             action, status = compiled.act_on(obs.reshape(-1), extractor.mean, extractor.variance, self.solver)
         else:
             action, status = compiled.act_on(obs.reshape(-1).astype(np.float32, copy=False), None, None, self.solver)
+        if status <= _LAST_USABLE and self.constraint is not None and not self._may_be_taken(obs, action):
+            found = self._act_within(obs, compiled)
+            if found is None:
+                return None
+            action, status = found
         if status > _LAST_USABLE:
             return None  # counted, and told, the long way
+        shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
         return action.reshape(shape)
+
+    def _may_be_taken(self, obs: np.ndarray, action: np.ndarray) -> bool:
+        """Whether the constraint allows a scaled action (n,). The best of all actions is then the best of those that it
+        allows, and nothing has to be known of the others."""
+        assert self.constraint is not None
+        low, high = self.action_space.low.reshape(-1), self.action_space.high.reshape(-1)  # type: ignore[attr-defined]
+        own_units = torch.from_numpy(0.5 * (high - low) * action + 0.5 * (high + low)).unsqueeze(0).double()
+        row = torch.from_numpy(obs.reshape(1, *self.observation_space.shape)).double()  # type: ignore[misc]
+        with torch.no_grad():
+            return bool(self.constraint.violation(row, own_units) <= 0.0)  # NaN: no
+
+    def _act_within(self, obs: np.ndarray, compiled: CompiledCritics) -> tuple[np.ndarray, int] | None:
+        """The best action of those that the constraint allows, and the status of its search."""
+        assert is_compiled(self.solver)
+        row = obs.reshape(1, *self.observation_space.shape)  # type: ignore[misc]
+        allowed = self.polytopes_at(row)
+        if allowed is None:
+            return None
+        with torch.no_grad():
+            x = self.extract_features(torch.from_numpy(row), self.features_extractor)
+            found = compiled.act_within(x, allowed, self.solver)
+        return None if found is None else (found.value[0].numpy(), int(found.status[0]))
 
     @eager("The greedy action")
     def _solve(self, obs: PyTorchObs) -> Solution:
