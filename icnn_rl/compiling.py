@@ -13,11 +13,12 @@ import numba
 from numba.core import event
 from numba.core.caching import FunctionCache
 
-#: What the user is told that is being compiled: by module, and by function where it comes later than the rest.
+#: What the user is told that is being compiled: by module or package, and by function where it comes later than the
+#: rest.
 _WHAT = {
     "icnn_rl.agents.icnn_q.kernel": "the agent's update",
     "icnn_rl.qp.kernel.dense": "the dense QP solver",
-    "icnn_rl.qp.kernel.dense.inverse": "the gradients of the dense QP solver",
+    "icnn_rl.qp.kernel.dense.rows.inverse": "the gradients of the dense QP solver",
     "icnn_rl.qp.kernel.stagewise": "the QP solver for problems in stages",
     "icnn_rl.qp.kernel.tiny": "the QP solver for tiny problems",
     "icnn_rl.solvers.newton.polytope_kernel": "Newton's method over polytopes",
@@ -37,7 +38,8 @@ class _Announcer(event.Listener):
     def on_start(self, event: Any) -> None:
         function = event.data["dispatcher"].py_func
         module = function.__module__
-        what = _WHAT.get(f"{module}.{function.__name__}", _WHAT.get(module))
+        places = (f"{module}.{function.__name__}", module, module.rpartition(".")[0])
+        what = next((_WHAT[place] for place in places if place in _WHAT), None)
         if what is not None and what not in self.told:
             self.told.add(what)
             print(f"icnn_rl: compiling {what}, once", file=sys.stderr)
