@@ -26,7 +26,7 @@ from icnn_rl.solvers import ProjectedNewton, Solver
 from icnn_rl.solvers.newton import dispatch
 from icnn_rl.solvers.newton.polytopes import Polytopes, newton_on_polytopes, outside
 
-__all__ = ["CompiledAdam", "CompiledCritics", "is_compiled"]
+__all__ = ["CompiledCritics", "is_compiled", "kernel"]
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,7 +35,7 @@ _NO_MOMENTS = np.zeros(0)
 
 
 @functools.cache
-def _kernel() -> ModuleType:
+def kernel() -> ModuleType:
     """Importing numba takes a second: not before it is needed."""
     return importlib.import_module("icnn_rl.agents.icnn_q.kernel")
 
@@ -114,7 +114,7 @@ class CompiledCritics:
         dheads, told = torch.empty_like(read.heads), x.new_empty(self.learners, len(LOSS_KEYS))
         ddirections = x.new_empty(self.total, self.n, self.h)
         raw, into_v = self.net.nonneg[0].weight, self._into["nonneg.0.weight"]
-        _kernel().loss(
+        kernel().loss(
             read.heads.numpy(),
             read.tail.numpy(),
             torch.sigmoid(read.heads[..., self.n + self.h :]).numpy(),
@@ -144,7 +144,7 @@ class CompiledCritics:
             torch.bmm(pulled, through, out=du)
             xhat, per_std = self._buffers[f"xhat {i}", batch], self._buffers[f"std {i}", batch]
             into_bias, into_shift = into[f"context.{i}.bias"], into[f"norms.{i}.bias"]
-            _kernel().normalise_backward(
+            kernel().normalise_backward(
                 xhat.numpy(), _rows(net.norms[i].bias), per_std.numpy(), du.numpy(), _rows(into_bias), _rows(into_shift)
             )
             torch.bmm(du.mT, us[i - 1] if i else x, out=into[f"context.{i}.weight"])
@@ -179,7 +179,7 @@ class CompiledCritics:
                 action = torch.from_numpy(moved).to(action.dtype).unsqueeze(0)
         energies = x.new_empty(action.shape[:2])
         members = self._all if draws.members is None else draws.members.numpy()
-        _kernel().greatest(
+        kernel().greatest(
             read.heads.numpy(), read.tail.numpy(), *self._weights(), action.numpy(), members, energies.numpy()
         )
         target, usable = torch.empty_like(energies), torch.empty(energies.shape, dtype=torch.bool)
@@ -187,7 +187,7 @@ class CompiledCritics:
         discounts = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
         parts = (own.within(energies.neg_()), found.value, found.gap, found.num_steps, found.status)
         rest = (batch.rewards, batch.ended, discounts, own.reward_factor, target, usable, told)
-        _kernel().bellman(*(part.numpy() for part in (*parts, *rest)))
+        kernel().bellman(*(part.numpy() for part in (*parts, *rest)))
         return target, usable, told
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ class CompiledCritics:
             array: Array = whole.detach().numpy()[own]
             return array
 
-        action, status = _kernel().act(
+        action, status = kernel().act(
             obs,
             known,
             *moments,
@@ -260,7 +260,7 @@ class CompiledCritics:
         for s in range(self.learners):
             own = slice(s * e, (s + 1) * e)
             enough = 0.0 if atol is None else float(atol[s])
-            _kernel().bind(heads[own], tail[own], v[own], curvature, *bound)
+            kernel().bind(heads[own], tail[own], v[own], curvature, *bound)
             energies = (directions[own], *bound, square_width)
             dispatch.newton_compiled(energies, (*box, start), solver, enough, [part[s] for part in found])
             if allowed is not None and not _into(allowed, energies, box, solver, enough, [part[s] for part in found]):
@@ -274,7 +274,7 @@ class CompiledCritics:
         net = self.net
         assert net.activation.square_width is not None
         passthrough, raw = net.passthrough[0].weight, net.nonneg[0].weight
-        own = _kernel().weights(passthrough.detach().numpy(), raw.detach().numpy())
+        own = kernel().weights(passthrough.detach().numpy(), raw.detach().numpy())
         return *own, net.strong_convexity, net.activation.square_width
 
     def features(self, obs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ class CompiledCritics:
         if obs.dtype != torch.float32:
             obs = obs.double()
         x = self._buffer("x", batch, learners, batch, width)
-        _kernel().features(obs.contiguous().numpy(), mean.numpy(), variance.numpy(), x.numpy())
+        kernel().features(obs.contiguous().numpy(), mean.numpy(), variance.numpy(), x.numpy())
         return x.unsqueeze(1).expand(-1, self.members, -1, -1).flatten(0, 1)
 
     def _read(self, x: Tensor) -> Read:
@@ -297,7 +297,7 @@ class CompiledCritics:
             xhat, per_std = self._buffer(f"xhat {i}", batch, *shape), self._buffer(f"std {i}", batch, *shape[:2])
             torch.baddbmm(layer.bias, u, layer.weight.mT, out=xhat)
             u = self._buffer(f"u {i}", batch, *shape)
-            _kernel().normalise(xhat.numpy(), _rows(norm.bias), per_std.numpy(), u.numpy())
+            kernel().normalise(xhat.numpy(), _rows(norm.bias), per_std.numpy(), u.numpy())
             us.append(u)
         heads = self._buffer("heads", batch, self.total, batch, net.heads.out_features)
         torch.baddbmm(net.heads.bias, u, net.heads.weight.mT, out=heads)
@@ -353,76 +353,3 @@ def _first(found: Solution) -> Solution:
 def _rows(bias: Tensor) -> Any:
     """(S E, 1, width) -> (S E, width), for compiled code."""
     return bias.detach().squeeze(1).numpy()
-
-
-class CompiledAdam:
-    """torch's Adam and the targets' step in one pass over one learner's weights.
-
-    The optimiser keeps its state, for whoever saves it or goes on with it.
-
-    Args:
-        optimizer: fused Adam, see :meth:`fits`.
-        gradients, targets: of the optimiser's parameters, in their order.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> None:
-        self.optimizer = optimizer
-        (self.group,) = optimizer.param_groups
-        self._gradients = tuple(part.numpy() for part in gradients)
-        self._targets = tuple(part.detach().numpy() for part in targets)
-        self._known: tuple[Any, ...] = ()
-        self._steps: list[Tensor] = []
-
-    @staticmethod
-    def fits(optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this is Adam as it usually is, on the CPU."""
-        plain = {"weight_decay": 0, "amsgrad": False, "maximize": False, "capturable": False, "differentiable": False}
-        return (
-            type(optimizer) is torch.optim.Adam
-            and len(optimizer.param_groups) == 1
-            and all(optimizer.param_groups[0].get(name, value) == value for name, value in plain.items())
-            and all(p.device.type == "cpu" and p.is_contiguous() for p in optimizer.param_groups[0]["params"])
-            and not optimizer._optimizer_step_pre_hooks
-            and not optimizer._optimizer_step_post_hooks
-        )
-
-    def length(self) -> float:
-        """Of the gradient."""
-        return float(_kernel().length(self._gradients))
-
-    def step(self, tau: float) -> None:
-        """One step, and theta' += tau (theta - theta')."""
-        parameters = self.group["params"]
-        state = self.optimizer.state
-        if any(not state[p] for p in parameters):
-            for p, gradient in zip(parameters, self._gradients, strict=True):
-                p.grad = torch.from_numpy(gradient)
-            self.optimizer.step()  # it makes its state
-            for slow, p in zip(self._targets, parameters, strict=True):
-                slow += tau * (p.detach().numpy() - slow)
-            return
-        first = state[parameters[0]]
-        if not self._known or self._known[0] is not first["exp_avg"] or self._known[1] != parameters[0].data_ptr():
-            names = ("exp_avg", "exp_avg_sq")
-            arrays = [tuple(p.detach().numpy() for p in parameters)]
-            arrays += [tuple(state[p][name].numpy() for p in parameters) for name in names]
-            self._known = first["exp_avg"], parameters[0].data_ptr(), *arrays
-            self._steps = [state[p]["step"] for p in parameters]
-        torch._foreach_add_(self._steps, 1.0)
-        weights, means, squares = self._known[2:]
-        beta1, beta2 = self.group["betas"]
-        _kernel().adam(
-            weights,
-            self._gradients,
-            means,
-            squares,
-            self._targets,
-            float(self.group["lr"]),
-            float(beta1),
-            float(beta2),
-            float(self.group["eps"]),
-            float(self._steps[0]),
-            tau,
-        )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
-from icnn_rl.agents.icnn_q.compiled import CompiledAdam
+from icnn_rl.agents.icnn_q.compiled_adam import CompiledAdam
 from icnn_rl.agents.icnn_q.critics import Critics
 from icnn_rl.agents.icnn_q.losses import GRADIENT_KEY, LOSS_KEYS, TARGET_KEYS, TD_RATE
 from icnn_rl.solvers import Solver
