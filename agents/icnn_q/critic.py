@@ -264,7 +264,10 @@ class ICNNCritic(ConcaveCritic):
 
     @property
     def compiled(self) -> CompiledCritics | None:
-        """The same critic in compiled code, where there is one for it."""
+        """The same critic in compiled code, where there is one for it: not for a class that derives from this one, which
+        may compute something else."""
+        if type(self) is not ICNNCritic:
+            return None
         weight = self.net.heads.weight
         kind = weight.device, weight.dtype
         if self._compiled_for != kind:

@@ -12,6 +12,7 @@ from torch import Tensor
 from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics
+from icnn_rl.agents.icnn_q.critic import ICNNCritic
 from icnn_rl.agents.icnn_q.critics import Critics, StackedCritics
 from icnn_rl.nn import PICNN
 from icnn_rl.numba_support import available
@@ -219,3 +220,16 @@ def test_what_is_no_observation_is_told_the_long_way(obs: Any) -> None:
     assert agent.critic.act_on(obs) is None
     with pytest.raises((ValueError, TypeError)):
         agent.predict(obs)
+
+
+def test_a_critic_of_ones_own_is_not_taken_for_the_compiled_one() -> None:
+    class Own(ICNNCritic):
+        def bind_features(self, features: Tensor) -> Any:
+            return super().bind_features(2.0 * features)
+
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", policy_kwargs={"context": (16, 8), "hidden": (8,)})
+    critic = agent.critic
+    assert critic.compiled is not None
+    own = Own(**critic._get_constructor_parameters())
+    assert own.compiled is None
+    assert own.act_on(np.zeros(3, np.float32)) is None
