@@ -264,8 +264,8 @@ class ICNNCritic(ConcaveCritic):
 
     @property
     def compiled(self) -> CompiledCritics | None:
-        """The same critic in compiled code, where there is one for it: not for a class that derives from this one, which
-        may compute something else."""
+        """The same critic in compiled code, where there is one for it: not for a class that derives from this one,
+        which may compute something else."""
         if type(self) is not ICNNCritic:
             return None
         weight = self.net.heads.weight
