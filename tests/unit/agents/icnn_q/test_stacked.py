@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -25,7 +27,7 @@ from icnn_rl.agents.icnn_q.batch import Batch
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics
 from icnn_rl.agents.icnn_q.learner import NUMBERS, Learner
 from icnn_rl.agents.icnn_q.losses import bellman_loss
-from icnn_rl.agents.icnn_q.stacked import StackedICNNQ
+from icnn_rl.agents.icnn_q.stacked import StackedICNNQ, _CapturedUpdate
 from icnn_rl.constraints import box
 from icnn_rl.solvers import ProjectedGradient
 from icnn_rl.solvers.box_qp import _identity
@@ -424,6 +426,43 @@ def test_what_waits_is_found(wrong: Any) -> None:
         stack.learner.step(batch)
 
 
+class Recorded:
+    """Stands for a CUDA graph, which counts how often it is played."""
+
+    def __init__(self) -> None:
+        self.played = 0
+
+    def replay(self) -> None:
+        self.played += 1
+
+
+def test_an_update_is_captured_once_and_anew_where_it_reads_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Recorded] = []
+
+    @contextlib.contextmanager
+    def graph(recorded: Recorded) -> Iterator[None]:
+        graphs.append(recorded)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, mock.Mock())
+    updates = mock.Mock()
+    capture = _CapturedUpdate(updates)
+    for _ in range(2):
+        capture.fit([True, False])
+        for _ in range(4):
+            capture()
+    assert updates.call_count == 4  # three as they are, one that is captured
+    assert [one.played for one in graphs] == [5]
+    capture.fit([True, True])
+    capture()
+    assert updates.call_count == 5
+    assert [one.played for one in graphs] == [5, 1]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_on_a_cuda_device_the_learners_go_the_same_way(cuda_graph: bool) -> None:
@@ -435,6 +474,24 @@ def test_on_a_cuda_device_the_learners_go_the_same_way(cuda_graph: bool) -> None
     stack = StackedICNNQ(on_device, range(2), cuda_graph=cuda_graph).learn(WARM_UP + 20)
     for one, agent in zip(lone, stack.unstack(), strict=True):
         assert largest_difference(one, agent) < 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_cuda_device_a_graph_is_captured_anew_for_other_noise() -> None:
+    settings: dict[str, Any] = {"learning_starts": WARM_UP, "batch_size": 16, "buffer_size": 300}
+
+    def with_smoothing_later(cuda_graph: bool) -> ICNNQ:
+        stack = StackedICNNQ(
+            lambda seed: ICNNQ("MlpPolicy", "Pendulum-v1", seed=seed, device="cuda", policy_kwargs=SMALL, **settings),
+            range(1),
+            cuda_graph=cuda_graph,
+        )
+        stack.learn(WARM_UP + 10)
+        stack.agents[0].action_smoothing = 0.5
+        stack.train(5)
+        return stack.unstack()[0]
+
+    assert largest_difference(*(with_smoothing_later(graph) for graph in (False, True))) < 1e-3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
