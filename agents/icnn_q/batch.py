@@ -67,6 +67,10 @@ class Settings:
         """Whether learner s has a number other than 0, without asking the device."""
         return self._known[self._at[name]][s] != 0.0
 
+    def somewhere(self, name: str) -> bool:
+        """Whether some learner has."""
+        return any(number != 0.0 for number in self._known[self._at[name]])
+
 
 class Draws(NamedTuple):
     """An update's random numbers."""

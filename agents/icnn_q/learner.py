@@ -165,12 +165,12 @@ class Learner(Generic[AnyCritics]):
     def _draws(self) -> Draws:
         """What was drawn, in units of actions."""
         assert self._normal is not None
-        own, (noise, jitter), learners = self.settings, self._normal, range(len(self.generators))
+        own, (noise, jitter) = self.settings, self._normal
         scaled = smoothing = None
-        if any(own.any("target_policy_noise", s) for s in learners):
+        if own.somewhere("target_policy_noise"):
             clip = own.target_noise_clip[:, None, None]
             scaled = (own.target_policy_noise[:, None, None] * noise).clamp(-clip, clip)
-        if any(own.any("action_smoothing", s) for s in learners):
+        if own.somewhere("action_smoothing"):
             smoothing = own.action_smoothing[:, None, None] * jitter
         return Draws(scaled, smoothing, None if self.target_members is None else self._members)
 

@@ -233,7 +233,10 @@ class StackedICNNQ(Generic[Row]):
             agent._update_learning_rate(agent.critic.optimizer)
             if self._capture is not None:
                 self._capture.fix_learning_rate(i, agent.critic.optimizer)
-        self.learner.settings.read(self.agents)
+        settings = self.learner.settings
+        settings.read(self.agents)
+        if self._capture is not None:
+            self._capture.fit([settings.somewhere(name) for name in ("target_policy_noise", "action_smoothing")])
         for _ in range(gradient_steps):
             self._draw()
             if self._capture is None:
@@ -349,7 +352,13 @@ class _CapturedUpdate:
     def __init__(self, update: Callable[[], None]) -> None:
         self._update, self._calls = update, 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._kind: object = None
         self._rates: dict[int, Tensor] = {}
+
+    def fit(self, kind: object) -> None:
+        """What is captured leaves out noise that nobody has: of an update of another kind it is forgotten."""
+        if kind != self._kind:
+            self._graph, self._kind = None, kind
 
     def fix_learning_rate(self, i: int, optimizer: torch.optim.Optimizer) -> None:
         """Put the learning rate, a new number, where the graph reads it."""
