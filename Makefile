@@ -22,6 +22,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.learners
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name -s --device $(DEVICE)
+	$(BIN)/python -m benchmarks.roofline --device $(DEVICE)
 	$(BIN)/python -m benchmarks.argmax_throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.stacked --seeds 1 4 10 --device $(DEVICE)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.clock import elapsed, peak
+from benchmarks.clock import peak, seconds
 from benchmarks.rows import Rows
 from icnn_rl.nn import PICNN
 from icnn_rl.sets import Box
@@ -71,7 +71,7 @@ def measure(net: PICNN, batch: int, device: str, budget: float) -> tuple[float, 
     flops = operations(net, obs)
     best, spent = float("inf"), 0.0
     while spent < budget:
-        took = elapsed(lambda: search(net, obs), device)
+        took = seconds(lambda: search(net, obs), device)
         best, spent = min(best, took), spent + took
     return batch / best, share, flops
 

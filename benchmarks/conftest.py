@@ -7,8 +7,6 @@ run folder instead. `--device cuda` (`make bench DEVICE=cuda`) puts agents and c
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -61,17 +59,3 @@ def observations(agent: ICNNQ) -> np.ndarray:
         if terminated or truncated:
             obs, _ = env.reset()
     return np.array(seen)[rng.choice(1024, 256, replace=False)]
-
-
-def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds of one call: processor time, for which other programs on the machine count little; on a GPU elapsed time,
-    until the device is done."""
-    if device == "cpu":
-        start = time.process_time()
-        function()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start

@@ -21,6 +21,7 @@ import torch
 from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from benchmarks.rows import Rows
 from icnn_rl.agents import ICNNQ
 from icnn_rl.constraints import parse_constraint
 
@@ -78,22 +79,26 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=1000, help="states on the agent's path (default 1000)")
     parser.add_argument("--rounds", type=int, default=5, help="calls for each state (default 5)")
     parser.add_argument("--constraint", help="as text, see docs/constraints.md: the same critic under it, too")
+    parser.add_argument("--csv", type=Path, help="where the table goes, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     icnn = trained(arguments.run, arguments.steps)
     td3 = TD3("MlpPolicy", ENV, seed=0, device="cpu", buffer_size=1, policy_kwargs={"net_arch": [256, 256]})
     states = path(icnn, arguments.states)
-    agents: dict[str, BaseAlgorithm] = {"icnn": icnn, "td3": td3}
+    agents: dict[str, BaseAlgorithm] = {"SB3 TD3": td3, "ICNNQ": icnn}
     if arguments.constraint is not None:
-        agents["icnn, constrained"] = constrained(icnn, arguments.constraint)
+        agents["ICNNQ, constrained"] = constrained(icnn, arguments.constraint)
     milliseconds(agents, states[:50], 1)
     times = milliseconds(agents, states, arguments.rounds)
-    base = times["td3"]
+    rows, base = Rows(arguments.csv), _quantiles(times["SB3 TD3"])
     for name, own in times.items():
-        shown = []
-        for what, of in (("p50", np.median), ("p99", lambda ms: np.quantile(ms, 0.99)), ("least", np.min)):
-            shown.append(f"{what} {of(own):.2f} ms ({of(own) / of(base):.2f} of TD3's)")
-        print(f"{name:18s} {', '.join(shown)}")
+        found = _quantiles(own)
+        ratios = {f"{what} times TD3": of / base[what] for what, of in found.items()}
+        rows.add(agent=name, **{f"{what}, ms": of for what, of in found.items()}, **ratios)
+
+
+def _quantiles(times: np.ndarray) -> dict[str, float]:
+    return {"p50": float(np.median(times)), "p99": float(np.quantile(times, 0.99)), "least": float(times.min())}
 
 
 if __name__ == "__main__":

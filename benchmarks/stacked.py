@@ -12,7 +12,6 @@ processor's, on a GPU the clock's.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.clock import elapsed
+from benchmarks.clock import seconds
 from benchmarks.rows import Rows
 from icnn_rl.agents import ICNNQ, StackedICNNQ
 
@@ -60,15 +59,6 @@ def jobs(way: str, make: Callable[[int], ICNNQ], seeds: int, steps: int) -> dict
         }
     stack = StackedICNNQ(make, range(seeds), **options).learn(steps)
     return {UPDATE: stack.train, STEP: lambda updates: stack.learn(updates, reset_num_timesteps=False)}
-
-
-def seconds(function: Callable[[], object], device: str) -> float:
-    """Processor time on the CPU, elapsed time on a GPU."""
-    if device != "cpu":
-        return elapsed(function, device)
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def measure(

@@ -10,7 +10,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from benchmarks.conftest import seconds_of
+from benchmarks.clock import seconds as seconds_of
 from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.critic import ICNNCritic
 from icnn_rl.nn import PICNN

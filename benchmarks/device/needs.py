@@ -5,22 +5,24 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+_LEARNERS = "everything but greedy actions and quadratic programmes"
+_CHEETAH = "HalfCheetah-v5: Pendulum-v1 takes its place"
 #: Module -> what pip calls it, and what cannot be done without it.
 NEEDS = {
     "numpy": ("numpy", "everything"),
-    "gymnasium": ("gymnasium", "everything but the quadratic programmes"),
-    "stable_baselines3": ("stable-baselines3", "everything but the quadratic programmes"),
-    "pandas": ("pandas", "everything but the quadratic programmes"),
-    "cloudpickle": ("cloudpickle", "everything but the quadratic programmes"),
-    "farama_notifications": ("farama-notifications", "everything but the quadratic programmes"),
-    "mujoco": ("mujoco", "HalfCheetah-v5: Pendulum-v1 takes its place"),
-    "glfw": ("glfw", "HalfCheetah-v5: Pendulum-v1 takes its place"),
-    "OpenGL": ("pyopengl", "HalfCheetah-v5: Pendulum-v1 takes its place"),
-    "etils": ("etils", "HalfCheetah-v5: Pendulum-v1 takes its place"),
-    "absl": ("absl-py", "HalfCheetah-v5: Pendulum-v1 takes its place"),
-    "imageio": ("imageio", "HalfCheetah-v5: Pendulum-v1 takes its place"),
-    "scipy": ("scipy", "the quadratic programmes"),
-    "matplotlib": ("matplotlib", "everything but the quadratic programmes, and the pictures"),
+    "gymnasium": ("gymnasium", _LEARNERS),
+    "stable_baselines3": ("stable-baselines3", _LEARNERS),
+    "pandas": ("pandas", _LEARNERS),
+    "cloudpickle": ("cloudpickle", _LEARNERS),
+    "farama_notifications": ("farama-notifications", _LEARNERS),
+    "matplotlib": ("matplotlib", f"{_LEARNERS}, and the picture"),
+    "mujoco": ("mujoco", _CHEETAH),
+    "glfw": ("glfw", _CHEETAH),
+    "OpenGL": ("pyopengl", _CHEETAH),
+    "etils": ("etils", _CHEETAH),
+    "absl": ("absl-py", _CHEETAH),
+    "imageio": ("imageio", _CHEETAH),
+    "scipy": ("scipy", "quadratic programmes"),
     "pytest": ("pytest", "the tests"),
     "hypothesis": ("hypothesis", "some of the tests"),
     "numba": ("numba", "compiled code, on the CPU alone"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.clock import elapsed
 from benchmarks.qp import peers
-from benchmarks.qp.adapter import quiet
+from benchmarks.qp.adapter import available, quiet
 from benchmarks.qp.cases import CASES, Arguments
 from icnn_rl.qp import Diagonal
 
@@ -33,7 +33,7 @@ def rows(device: str, cases: list[str], budget: float, largest: int) -> Iterator
         budget: seconds for each of the two.
         largest: no batch above it, but one for each case.
     """
-    among = [peer for peer in (peers.Qpth, peers.Ours, peers.OursWarm) if peer in peers.installed()]
+    among = [peer for peer in (peers.Qpth, peers.Ours, peers.OursWarm) if available(peer.modules)]
     for case in cases:
         first, *others = CASE_BATCHES[case]
         for batch in (min(first, largest), *(other for other in others if other <= largest)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.rows import Rows
+from benchmarks.rows import Rows, renewed
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Table -> the columns that hold what was measured.
@@ -60,3 +60,13 @@ def test_a_benchmark_that_is_stopped_leaves_what_it_has_measured(tmp_path: Path)
     assert path.read_text().splitlines() == ["batch,seconds", "1,0.3333"]
     rows.add(batch=2, seconds=float("nan"))
     assert path.read_text().splitlines()[1:] == ["1,0.3333", "2,nan"]
+
+
+def test_a_page_gets_the_tables_of_the_files_that_it_names(tmp_path: Path) -> None:
+    Rows(tmp_path / "one.csv").add(batch=1, share=float("nan"))
+    page = tmp_path / "page.md"
+    page.write_text("Before\n\n<!-- one.csv -->\n| old |\n|---|\n| 0 |\n\nAfter\n\n| another |\n")
+    expected = "Before\n\n<!-- one.csv -->\n| batch | share |\n| --- | --- |\n| 1 | - |\n\nAfter\n\n| another |\n"
+    assert renewed(page) == expected
+    page.write_text(expected)
+    assert renewed(page) == expected

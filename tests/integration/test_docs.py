@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rows import renewed
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -42,3 +44,8 @@ MARKDOWN = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
 def test_links_lead_to_files(page):
     broken = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert not broken
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_tables_are_those_of_their_files(page):
+    assert renewed(page) == page.read_text()
