@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from icnn_rl.checks import check_choice, check_range
+from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_range, check_same_kind
 from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 from icnn_rl.nn.linear import affine
@@ -203,6 +203,32 @@ class EnsembleEnergy:
         )
         chosen._kept = {key: kept for key, kept in self._kept.items() if key[0] == "outer products"}
         return chosen
+
+    def tilted(self, p: Tensor) -> EnsembleEnergy:
+        """f(y) - p . y, whose minimiser is the gradient of the conjugate f* at p: p (B, n) or (n,), live.
+
+        p goes into the linear head, so that closed forms, curvature and compiled code stay as they are, and the
+        gradient is small where f's is near p: in float32 a difference of two large values would not be.
+        """
+        check_last_dim("p", check_float_tensor("p", p), self.linear.shape[-1])
+        check_same_kind("p", p, "the energy", self.linear)
+        if p.dim() > 1 and p.shape[-2] != self.linear.shape[-2] and 1 not in (p.shape[-2], self.linear.shape[-2]):
+            raise ValueError(f"p: expected {self.linear.shape[-2]} rows, as the energy has, got {p.shape[-2]}.")
+        linear = self.linear - p  # of every member: a mean and a soft maximum of members lose p . y like each of them
+        tilted = dataclasses.replace(
+            self,
+            linear=linear,
+            constant=self.constant.expand(linear.shape[:-1]),
+            quadratic=self.quadratic.expand_as(linear),
+        )
+        tilted._kept = {key: kept for key, kept in self._kept.items() if key[0] != "head"}
+        return tilted
+
+    def double(self) -> EnsembleEnergy:
+        """The same function in float64, with its graph."""
+        layers = [ConvexLayer._make(None if part is None else part.double() for part in one) for one in self.layers]
+        names = ("out_weight", "linear", "constant", "quadratic")
+        return dataclasses.replace(self, layers=layers, **{name: getattr(self, name).double() for name in names})
 
     def blur(self, variance: Tensor) -> list[Tensor] | None:
         """What a spread of y, of this variance (B, n), (n,) or (), makes of the input of every hidden unit, layer by

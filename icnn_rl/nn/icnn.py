@@ -112,6 +112,11 @@ class ICNN(ConvexNetwork):
         )
 
     @full_precision
+    def tilted(self, p: Tensor) -> EnsembleEnergy:
+        """f(y) - p . y as an energy, see :meth:`EnsembleEnergy.tilted`."""
+        return self.bind().tilted(p)
+
+    @full_precision
     def forward(self, y: Tensor) -> Tensor:
         check_batch("y", check_float_tensor("y", y), self.in_features, self.ensemble)
         check_same_kind("y", y, "the network's parameters", self.passthrough[0].weight)
