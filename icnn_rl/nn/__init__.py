@@ -9,6 +9,7 @@ from icnn_rl.nn.epigraph import NetworkProgram, to_linear_program, to_quadratic_
 from icnn_rl.nn.icnn import ICNN
 from icnn_rl.nn.linear import NonNegativeLinear
 from icnn_rl.nn.picnn import PICNN
+from icnn_rl.nn.transport import gaussian_transport, initialise_gradient_map
 
 __all__ = [
     "CONVEX_ACTIVATIONS",
@@ -22,6 +23,8 @@ __all__ = [
     "NetworkProgram",
     "NonNegativeConv2d",
     "NonNegativeLinear",
+    "gaussian_transport",
+    "initialise_gradient_map",
     "resolve_activation",
     "to_cvxpy",
     "to_linear_program",

@@ -89,6 +89,8 @@ def _member(cp: Any, energy: EnsembleEnergy, e: int, y: Any) -> Any:
     quadratic = array(energy.quadratic)[0]
     if quadratic.any():
         f = f + 0.5 * cp.sum_squares(cp.multiply(np.sqrt(quadratic), y))
+    if energy.root is not None:
+        f = f + 0.5 * cp.sum_squares(array(energy.root) @ y)
     return f if z is None else f + array(energy.out_weight)[0] @ z
 
 

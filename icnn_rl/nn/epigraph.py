@@ -92,10 +92,10 @@ def to_linear_program(f: ICNN | EnsembleEnergy, domain: Domain | None = None) ->
         >>> minimum = solve_qp(**programme.arguments).fun + programme.constant
     """
     programme = to_quadratic_program(f, domain)
-    if isinstance(programme.Q, Diagonal) and not bool((programme.Q.d == 0).all()):
+    if not (isinstance(programme.Q, Diagonal) and bool((programme.Q.d == 0).all())):
         raise ValueError(
             "f: has a quadratic term, which no linear programme can hold. Use to_quadratic_program, or a network with "
-            "strong_convexity=0.0 (and quadratic=False)."
+            "strong_convexity=0.0, quadratic=False and no quadratic_rank."
         )
     return dataclasses.replace(programme, Q=0.0)
 
@@ -129,7 +129,7 @@ def to_quadratic_program(f: ICNN | EnsembleEnergy, domain: Domain | None = None)
         lb=lower.expand(batch, -1),
         ub=upper.expand(batch, -1),
         n=n,
-        Q=Diagonal(torch.cat((energy.quadratic.mean(0), blank), -1)),
+        Q=_quadratic(energy, size),
     )
     return programme if batch > 1 else _one_row(programme)
 
@@ -222,10 +222,22 @@ def _prices(energy: EnsembleEnergy, layers: list[_Layer]) -> list[Tensor]:
     return prices
 
 
+def _quadratic(energy: EnsembleEnergy, size: int) -> Tensor | Diagonal:
+    """diag(q) + R^T R over y, 0 over all else."""
+    q, n = energy.quadratic.mean(0), energy.linear.shape[-1]
+    diagonal = torch.nn.functional.pad(q, (0, size - n))
+    gram = energy.gram
+    if gram is None:
+        return Diagonal(diagonal)
+    own = gram if gram.dim() == 2 else gram.squeeze(0)
+    return torch.diag_embed(diagonal) + torch.nn.functional.pad(own, (0, size - n, 0, size - n))
+
+
 def _one_row(programme: NetworkProgram) -> NetworkProgram:
     """The programme of a single row, without the batch dimension."""
-    assert isinstance(programme.Q, Diagonal)
+    Q = programme.Q
+    assert not isinstance(Q, float)
     names = ("c", "constant", "G", "h", "A", "b", "lb", "ub")
     parts = {name: getattr(programme, name) for name in names}
     one: dict[str, Any] = {name: None if part is None else part[0] for name, part in parts.items()}
-    return dataclasses.replace(programme, **one, Q=Diagonal(programme.Q.d[0]))
+    return dataclasses.replace(programme, **one, Q=Diagonal(Q.d[0]) if isinstance(Q, Diagonal) else Q[0])
