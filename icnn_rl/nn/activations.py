@@ -12,11 +12,13 @@ from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from icnn_rl.eager import any_transform
 
 __all__ = ["CONVEX_ACTIVATIONS", "ConvexActivation", "resolve_activation"]
+
+SOFTPLUS_BETA = 2.0  # of "softplus": log(1 + exp(beta x)) / beta
 
 _GRID_LIMIT, _GRID_POINTS = 12.0, 4097
 
@@ -35,6 +37,7 @@ class ConvexActivation:
         smooth: whether g is twice differentiable.
         blurred: (x, v) -> the jet of g averaged over a spread of variance v around x, nearly; None: not known.
         square_width: w^2 where g is (x + sqrt(x^2 + w^2)) / 2, which compiled code knows; None: another function.
+        pieces: (slope, offset) of affine functions whose maximum is g, all slopes >= 0; None: not known.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ConvexActivation:
     smooth: bool
     blurred: Callable[[Tensor, Tensor], Jet] | None = None
     square_width: float | None = None
+    pieces: tuple[tuple[float, float], ...] | None = None
 
     @property
     def piecewise_linear(self) -> bool:
@@ -92,7 +96,8 @@ def _leaky_relu(slope: float) -> ConvexActivation:
         return F.leaky_relu(x, slope), torch.where(x > 0, 1.0, slope).to(x.dtype), torch.zeros_like(x)
 
     name = "relu" if slope == 0 else "leaky_relu"
-    return ConvexActivation(name, lambda x: F.leaky_relu(x, slope), jet, smooth=False)
+    pieces = (slope, 0.0), (1.0, 0.0)
+    return ConvexActivation(name, lambda x: F.leaky_relu(x, slope), jet, smooth=False, pieces=pieces)
 
 
 def _elu() -> ConvexActivation:
@@ -104,7 +109,7 @@ def _elu() -> ConvexActivation:
 
 
 CONVEX_ACTIVATIONS: dict[str, ConvexActivation] = {
-    "softplus": _softplus(beta=2.0),
+    "softplus": _softplus(SOFTPLUS_BETA),
     "squareplus": _squareplus(width=1.0),
     "relu": _leaky_relu(0.0),
     "leaky_relu": _leaky_relu(0.01),
@@ -132,6 +137,7 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActi
         return CONVEX_ACTIVATIONS[activation]
     if isinstance(activation, ConvexActivation):
         _check_shape(activation.value, activation.name)
+        _check_pieces(activation)
         return activation
     if isinstance(activation, type):
         raise ValueError(
@@ -142,7 +148,8 @@ def resolve_activation(activation: str | Callable[[Tensor], Tensor] | ConvexActi
         raise ValueError(f"activation: expected a name or a function, got {type(activation).__name__}.")
     name = getattr(activation, "__name__", type(activation).__name__)
     _check_shape(activation, name)
-    return ConvexActivation(name, activation, _AutogradJet(activation), smooth=_looks_smooth(activation))
+    jet, smooth = _AutogradJet(activation), _looks_smooth(activation)
+    return ConvexActivation(name, activation, jet, smooth, pieces=_known_pieces(activation))
 
 
 def _grid() -> Tensor:
@@ -174,6 +181,27 @@ def _check_shape(function: Callable[[Tensor], Tensor], name: str) -> None:
         raise ValueError(
             f"activation {name!r} is not convex near {at:.2f}: the network would not be convex in its input. "
             f"Use a convex, non-decreasing function: {', '.join(sorted(CONVEX_ACTIVATIONS))}."
+        )
+
+
+def _known_pieces(function: Callable[[Tensor], Tensor]) -> tuple[tuple[float, float], ...] | None:
+    """Of PyTorch's own piecewise-linear functions. Those of others cannot be told from samples."""
+    if function in (F.relu, torch.relu) or type(function) is nn.ReLU:
+        return (0.0, 0.0), (1.0, 0.0)
+    if type(function) is nn.LeakyReLU:
+        return (float(function.negative_slope), 0.0), (1.0, 0.0)
+    return None
+
+
+def _check_pieces(activation: ConvexActivation) -> None:
+    if activation.pieces is None:
+        return
+    x, g = _grid_values(activation.value)
+    most = torch.stack([slope * x + offset for slope, offset in activation.pieces]).amax(0)
+    if not torch.allclose(most, g, rtol=1e-9, atol=1e-9) or min(slope for slope, _ in activation.pieces) < 0:
+        raise ValueError(
+            f"activation {activation.name!r}: expected pieces (slope >= 0, offset) whose maximum is the function, got "
+            f"{activation.pieces}."
         )
 
 

@@ -3,19 +3,19 @@
 Both networks of the paper end here. With z_0 absent and, for every layer i = 0 .. k-1,
 
     p_i = W_i^(z) (z_i * zgate_i) + W_i^(y) (y * ygate_i) + c_i,          z_{i+1} = g(p_i)
-    f   = wout . z_k + lin . y + c_k + 1/2 sum_j q_j y_j^2,               W^(z), zgate, wout, q >= 0
+    f   = wout . z_k + lin . y + c_k + 1/2 sum_j q_j y_j^2 + 1/2 |R y|^2,   W^(z), zgate, wout, q >= 0
 
 the gates and offsets have been computed from the context once (or are constants, in a fully convex network). Value,
 gradient and Hessian in y are then a handful of matrix products and need no autograd graph:
 
     reverse:   d_k  = wout
                d_i  = zgate_i * W_i^(z)T ( d_{i+1} * g'(p_i) )
-               grad = sum_i ygate_i * W_i^(y)T ( d_{i+1} * g'(p_i) ) + lin + q * y
+               grad = sum_i ygate_i * W_i^(y)T ( d_{i+1} * g'(p_i) ) + lin + q * y + R^T R y
 
     forward:   J_0  = W_0^(y) diag(ygate_0)
                J_i  = W_i^(z) diag( zgate_i * g'(p_{i-1}) ) J_{i-1} + W_i^(y) diag(ygate_i)
 
-    Hessian:   H    = sum_i J_i^T diag( d_{i+1} * g''(p_i) ) J_i + diag(q)
+    Hessian:   H    = sum_i J_i^T diag( d_{i+1} * g''(p_i) ) J_i + diag(q) + R^T R
 
 Here J_i is the Jacobian of p_i in y, and d_i the derivative of f in z_i.
 J_0 has the form (fixed matrix) x diagonal, so the first layer's part of H is one product with the table of outer
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from icnn_rl.checks import check_choice, check_range
+from icnn_rl.checks import check_choice, check_float_tensor, check_last_dim, check_range, check_same_kind
 from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 from icnn_rl.nn.linear import affine
@@ -102,6 +102,12 @@ def _scaled(x: Tensor, gate: Tensor | None) -> Tensor:
     return x if gate is None else x * gate
 
 
+def _slope(linear: Tensor, quadratic: Tensor, gram: Tensor | None, y: Tensor, share: float = 1.0) -> Tensor:
+    """lin + share (q * y + R^T R y)."""
+    slope = torch.addcmul(linear, quadratic, y, value=share)
+    return slope if gram is None else slope + share * torch.matmul(y, gram)
+
+
 @dataclass
 class EnsembleEnergy:
     """f(y) of one member or of a reduction over members; convex in y.
@@ -118,6 +124,7 @@ class EnsembleEnergy:
             max_e f_e by at most temperature * log E.
         temperature: of the soft maximum, in units of f.
         squeeze: with reduction "none" and E = 1, drop the member dimension.
+        root: R (E, r, n), the same in all rows; None: no such term.
     """
 
     layers: list[ConvexLayer]
@@ -129,6 +136,7 @@ class EnsembleEnergy:
     reduction: str = "none"
     temperature: float = 1.0
     squeeze: bool = False
+    root: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_choice("reduction", self.reduction, REDUCTIONS)
@@ -154,6 +162,34 @@ class EnsembleEnergy:
             "head", lambda: _Head(self.out_weight / len(self.linear), *(term.mean(0) for term in head[1:]))
         )
 
+    @property
+    def gram(self) -> Tensor | None:
+        """R^T R (E, n, n), or its mean (n, n) where f is the mean of the members; None without R."""
+        root = self.root
+        if root is None:
+            return None
+
+        def product() -> Tensor:
+            gram = torch.matmul(root.mT, root)
+            return gram.mean(0) if self.reduction == "mean" else gram
+
+        return self._once("gram", product)
+
+    def _least_curvature_of_root(self) -> Tensor | float:
+        """The smallest eigenvalue of R^T R (E, 1, 1), or (1, 1) for the mean, less what it may be off by."""
+        gram = self.gram
+        if gram is None:
+            return 0.0
+
+        def smallest() -> Tensor:
+            finite = gram.detach().nan_to_num(0.0, 0.0, 0.0)  # LAPACK refuses others; f is no number then anyway
+            values = torch.linalg.eigvalsh(finite)
+            rounding = 4 * (gram.shape[-1] + present(self.root).shape[-2]) * torch.finfo(gram.dtype).eps
+            least: Tensor = (values[..., 0] - rounding * values[..., -1]).clamp(min=0.0)
+            return least[..., None, None]
+
+        return self._once("least curvature of root", smallest)
+
     def _outer_products(self) -> Tensor:
         return self._once("outer products", lambda: _outer(self.layers[0].passthrough).flatten(-2))  # (E, h, n*n)
 
@@ -175,8 +211,11 @@ class EnsembleEnergy:
     def curvature(self) -> Tensor:
         """m (B, n) or (E, B, n): f - 1/2 sum_j m_j y_j^2 is still convex. Solvers turn it into certificates."""
         if self.reduction == "softmax":
-            return self.quadratic.amin(0)
-        return self._head.quadratic.squeeze(0) if self.squeeze else self._head.quadratic
+            return (self.quadratic + self._least_curvature_of_root()).amin(0)
+        quadratic = self._head.quadratic
+        if self.root is not None:
+            quadratic = quadratic + self._least_curvature_of_root()
+        return quadratic.squeeze(0) if self.squeeze else quadratic
 
     @property
     def separable(self) -> bool:
@@ -204,6 +243,33 @@ class EnsembleEnergy:
         chosen._kept = {key: kept for key, kept in self._kept.items() if key[0] == "outer products"}
         return chosen
 
+    def tilted(self, p: Tensor) -> EnsembleEnergy:
+        """f(y) - p . y, whose minimiser is the gradient of the conjugate f* at p: p (B, n) or (n,), live.
+
+        p goes into the linear head, so that closed forms, curvature and compiled code stay as they are, and the
+        gradient is small where f's is near p: in float32 a difference of two large values would not be.
+        """
+        check_last_dim("p", check_float_tensor("p", p), self.linear.shape[-1])
+        check_same_kind("p", p, "the energy", self.linear)
+        if p.dim() > 1 and p.shape[-2] != self.linear.shape[-2] and 1 not in (p.shape[-2], self.linear.shape[-2]):
+            raise ValueError(f"p: expected {self.linear.shape[-2]} rows, as the energy has, got {p.shape[-2]}.")
+        linear = self.linear - p  # of every member: a mean and a soft maximum of members lose p . y like each of them
+        tilted = dataclasses.replace(
+            self,
+            linear=linear,
+            constant=self.constant.expand(linear.shape[:-1]),
+            quadratic=self.quadratic.expand_as(linear),
+        )
+        tilted._kept = {key: kept for key, kept in self._kept.items() if key[0] != "head"}
+        return tilted
+
+    def double(self) -> EnsembleEnergy:
+        """The same function in float64, with its graph."""
+        layers = [ConvexLayer._make(None if part is None else part.double() for part in one) for one in self.layers]
+        names = ("out_weight", "linear", "constant", "quadratic")
+        parts = {name: getattr(self, name).double() for name in names}
+        return dataclasses.replace(self, layers=layers, root=None if self.root is None else self.root.double(), **parts)
+
     def blur(self, variance: Tensor) -> list[Tensor] | None:
         """What a spread of y, of this variance (B, n), (n,) or (), makes of the input of every hidden unit, layer by
         layer: for :meth:`grad_hessian`. In deeper layers only the part that comes from y itself. None where the average
@@ -217,7 +283,12 @@ class EnsembleEnergy:
     def one_layer(self) -> OneLayer | None:
         """f in the form that compiled code knows, if it has it."""
         width = self.activation.square_width
-        if width is None or len(self.layers) != 1 or not (self.reduction == "mean" or self.squeeze):
+        if (
+            width is None
+            or len(self.layers) != 1
+            or not (self.reduction == "mean" or self.squeeze)
+            or self.root is not None
+        ):
             return None
         first, head = self.layers[0], self._head
         linear, constant, quadratic = (term.squeeze(0) if self.squeeze else term for term in head[1:])
@@ -277,7 +348,8 @@ class EnsembleEnergy:
         z: Tensor | None = None
         for layer in self.layers:
             z = self.activation.value(self._pre_activation(layer, z, y))
-        f = (torch.addcmul(self.linear, self.quadratic, y, value=0.5) * y).sum(-1) + self.constant
+        gram = None if self.root is None else torch.matmul(self.root.mT, self.root)
+        f = (_slope(self.linear, self.quadratic, gram, y, 0.5) * y).sum(-1) + self.constant
         return f if z is None else f + (self.out_weight * z).sum(-1)
 
     # the sweeps: of every member, or, for the mean, of the sum of its layers
@@ -307,12 +379,12 @@ class EnsembleEnergy:
 
     def _value(self, z: Tensor | None, y: Tensor) -> Tensor:
         head = self._head
-        f = (torch.addcmul(head.linear, head.quadratic, y, value=0.5) * y).sum(-1) + head.constant
+        f = (_slope(head.linear, head.quadratic, self.gram, y, 0.5) * y).sum(-1) + head.constant
         return f if z is None else f + self._total((head.out_weight * z).sum(-1))
 
     def _reverse(self, trace: _Trace, y: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Gradient in y, and the adjoints d_{i+1} = df/dz_{i+1} of every layer."""
-        gradient = torch.addcmul(self._head.linear, self._head.quadratic, y)
+        gradient = _slope(self._head.linear, self._head.quadratic, self.gram, y)
         adjoints: list[Tensor] = []
         d = self._head.out_weight
         for layer, slope in zip(reversed(self.layers), reversed(trace.slope), strict=True):
@@ -325,15 +397,18 @@ class EnsembleEnergy:
         return gradient, adjoints[::-1]
 
     def _hessian(self, trace: _Trace, adjoints: list[Tensor], gradient: Tensor) -> Tensor:
-        n = self.linear.shape[-1]
+        n, gram = self.linear.shape[-1], self.gram
         if not self.layers:
-            return torch.diag_embed(self._head.quadratic.expand_as(gradient))
+            hessian = torch.diag_embed(self._head.quadratic.expand_as(gradient))
+            return hessian if gram is None else hessian + gram.unsqueeze(-3)
         h0 = torch.matmul(adjoints[0] * trace.bend[0], self._outer_products())
         h0 = h0.reshape(*trace.bend[0].shape[:-1], n, n)
         if self.layers[0].y_gate is not None:
             h0 = h0 * self._gate_products()
         hessian = self._total(h0)
         hessian.diagonal(dim1=-2, dim2=-1).add_(self._head.quadratic)
+        if gram is not None:
+            hessian = hessian + gram.unsqueeze(-3)
         if len(self.layers) == 1:
             return hessian
         jacobian = self._first_jacobian()

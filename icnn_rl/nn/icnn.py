@@ -18,6 +18,7 @@ from icnn_rl.checks import (
 from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
+from icnn_rl.nn.initialisation import quadratic_root
 from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, Layers, NonNegativeLinear, check_batch
 
 __all__ = ["ICNN"]
@@ -29,7 +30,7 @@ class ICNN(ConvexNetwork):
     With z_0 absent, layers i = 0 .. k-1 and a linear output layer,
 
         z_{i+1} = g( W_i^(z) z_i + W_i^(y) y + b_i )
-        f(y)    = w^(z) . z_k + w^(y) . y + b + 1/2 strong_convexity |y|^2
+        f(y)    = w^(z) . z_k + w^(y) . y + b + 1/2 strong_convexity |y|^2 + 1/2 |R y|^2
 
     with W^(z), w^(z) >= 0 elementwise, g convex and non-decreasing. W^(y) is free in sign. Minimise f; do not maximise
     it.
@@ -40,6 +41,8 @@ class ICNN(ConvexNetwork):
         activation: g: a name ("softplus", "squareplus", "relu", "leaky_relu", "elu") or an elementwise function, which
             is checked.
         strong_convexity: m >= 0; f - m/2 |y|^2 is convex too.
+        quadratic_rank: rows of R, which is learned; n of them make f strongly convex, and its gradient any affine map
+            to begin with, see :func:`initialise_gradient_map`. None: no such term.
         positivity: how W^(z) stays non-negative, see :class:`NonNegativeLinear`.
         ensemble: None, or a number E of members evaluated side by side.
 
@@ -66,6 +69,7 @@ class ICNN(ConvexNetwork):
         *,
         activation: str | Callable[[Tensor], Tensor] | ConvexActivation = "softplus",
         strong_convexity: float = 0.0,
+        quadratic_rank: int | None = None,
         positivity: str = "clamp",
         ensemble: int | None = None,
     ) -> None:
@@ -84,6 +88,7 @@ class ICNN(ConvexNetwork):
             NonNegativeLinear(before, after, positivity=positivity, activation=self.activation, ensemble=members)
             for before, after in itertools.pairwise(widths)
         )
+        self.root = None if quadratic_rank is None else quadratic_root(members, quadratic_rank, in_features)
 
     @full_precision
     def bind(self, reduction: str = "none", temperature: float = 1.0) -> EnsembleEnergy:
@@ -109,7 +114,13 @@ class ICNN(ConvexNetwork):
             reduction,
             temperature,
             squeeze=self.ensemble is None,
+            root=self.root,
         )
+
+    @full_precision
+    def tilted(self, p: Tensor) -> EnsembleEnergy:
+        """f(y) - p . y as an energy, see :meth:`EnsembleEnergy.tilted`."""
+        return self.bind().tilted(p)
 
     @full_precision
     def forward(self, y: Tensor) -> Tensor:

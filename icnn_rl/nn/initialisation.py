@@ -23,13 +23,15 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from icnn_rl.checks import check_positive_int
 from icnn_rl.nn.activations import ConvexActivation
 
-__all__ = ["NonNegativeMoments", "log_normal_", "non_negative_moments"]
+__all__ = ["NonNegativeMoments", "log_normal_", "non_negative_moments", "quadratic_root"]
 
 _RHO = 0.5
+_BOWL = 0.13  # the mean of R^T R is so many times the identity: a mild bowl to begin with
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,9 @@ def log_normal_(weight: Tensor, mean: float, std: float) -> Tensor:
     """Fill ``weight`` with log-normal numbers of the given mean and standard deviation."""
     sigma2 = math.log1p((std / mean) ** 2)
     return weight.log_normal_(math.log(mean) - 0.5 * sigma2, math.sqrt(sigma2))
+
+
+def quadratic_root(members: int, rank: int, n: int) -> nn.Parameter:
+    """R (members, rank, n) of the term 1/2 |R y|^2. Not 0, where its gradient would be 0 too."""
+    rank = check_positive_int("quadratic_rank", rank)
+    return nn.Parameter(math.sqrt(_BOWL / rank) * torch.randn(members, rank, n))

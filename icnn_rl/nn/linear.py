@@ -24,6 +24,7 @@ __all__ = [
     "affine",
     "check_batch",
     "intercepted",
+    "inverse_softplus",
 ]
 
 POSITIVITY = ("clamp", "softplus", "relu")
@@ -42,7 +43,7 @@ class Layers(nn.ModuleList, Generic[Layer]):
         return cast(Layer, super().__getitem__(index))
 
 
-def _inverse_softplus(value: Tensor) -> Tensor:
+def inverse_softplus(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
@@ -242,7 +243,7 @@ class NonNegativeLinear(nn.Module):
         with torch.no_grad():
             log_normal_(self.weight, moments.mean, moments.std)
             if positivity == "softplus":
-                self.weight.copy_(_inverse_softplus(self.weight))
+                self.weight.copy_(inverse_softplus(self.weight))
         shape = (out_features,) if ensemble is None else (ensemble, 1, out_features)
         self.bias = nn.Parameter(torch.full(shape, moments.bias)) if bias else None
 

@@ -21,7 +21,7 @@ from icnn_rl.checks import (
 from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation, resolve_activation
 from icnn_rl.nn.energy import ConvexLayer, EnsembleEnergy
-from icnn_rl.nn.initialisation import non_negative_moments
+from icnn_rl.nn.initialisation import non_negative_moments, quadratic_root
 from icnn_rl.nn.linear import ConvexNetwork, EnsembleLinear, EnsembleNorm, Layers, NonNegativeLinear, check_batch
 
 __all__ = ["PICNN"]
@@ -39,7 +39,7 @@ class PICNN(ConvexNetwork):
         z_{i+1} = g( W_i^(z) ( z_i * [W_i^(zu) u + b_i^(z)]_+ ) + W_i^(y) ( y * (W_i^(yu) u + b_i^(y)) )
                      + W_i^(u) u + b_i )
         f(x, y) = w^(z) . ( z_k * [W_k^(zu) u + b_k^(z)]_+ ) + (W_k^(yu) u + b_k^(y)) . y + W_k^(u) u + b_k
-                  + 1/2 sum_j q_j(x) y_j^2
+                  + 1/2 sum_j q_j(x) y_j^2 + 1/2 |R y|^2
 
     with W^(z) >= 0 elementwise, [.]_+ a non-negative gate, g convex and non-decreasing, q >= strong_convexity.
 
@@ -62,6 +62,7 @@ class PICNN(ConvexNetwork):
         quadratic: whether q depends on x, q = strong_convexity + softplus(W^(q) u + b^(q)); otherwise q =
             strong_convexity.
         strong_convexity: lower bound on q, >= 0.
+        quadratic_rank: rows of R, which is learned and does not depend on x, see :class:`ICNN`. None: no such term.
         positivity: how W^(z) stays non-negative, see :class:`NonNegativeLinear`.
         ensemble: None, or a number E of members evaluated side by side as batched matrix products.
 
@@ -95,6 +96,7 @@ class PICNN(ConvexNetwork):
         gate: str = "softplus",
         quadratic: bool = True,
         strong_convexity: float = 1e-3,
+        quadratic_rank: int | None = None,
         positivity: str = "clamp",
         ensemble: int | None = None,
     ) -> None:
@@ -132,6 +134,7 @@ class PICNN(ConvexNetwork):
         self._head_sizes = self._plan_heads()
         self.heads = EnsembleLinear(widths[-1], sum(self._head_sizes.values()), members)
         self._initialise_head_biases()
+        self.root = None if quadratic_rank is None else quadratic_root(members, quadratic_rank, y_features)
 
     def _plan_heads(self) -> dict[str, int]:
         """Name and size of everything that is read from the context: one matrix product serves them all."""
@@ -240,6 +243,7 @@ class PICNN(ConvexNetwork):
             reduction,
             temperature,
             squeeze=self.ensemble is None,
+            root=self.root,
         )
 
     def _positive(self, pre: Tensor) -> Tensor:

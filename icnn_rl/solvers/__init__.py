@@ -2,6 +2,7 @@
 
 from icnn_rl.solvers.adjoints import DualKKT, Implicit, ImplicitCG, Unrolled
 from icnn_rl.solvers.bundle import Bundle, BundleEntropy
+from icnn_rl.solvers.conjugate import Conjugate, conjugate, gradient_map
 from icnn_rl.solvers.gradient import ProjectedGradient
 from icnn_rl.solvers.minimize import minimize, solve
 from icnn_rl.solvers.newton.method import ProjectedNewton
@@ -11,6 +12,7 @@ from icnn_rl.solvers.proximal_bundle import ProximalBundle
 __all__ = [
     "Bundle",
     "BundleEntropy",
+    "Conjugate",
     "DualKKT",
     "Implicit",
     "ImplicitCG",
@@ -21,6 +23,8 @@ __all__ = [
     "ProximalBundle",
     "Solver",
     "Unrolled",
+    "conjugate",
+    "gradient_map",
     "minimize",
     "solve",
 ]

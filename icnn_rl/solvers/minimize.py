@@ -25,7 +25,7 @@ from icnn_rl.solvers.problem import Problem, Progress, Solver
 from icnn_rl.solvers.proximal_bundle import ProximalBundle
 from icnn_rl.solvers.unbounded import without_minimum
 
-__all__ = ["minimize"]
+__all__ = ["check_adjoint", "minimize", "with_gradients"]
 
 _WORTH_SHRINKING = 32  # smaller batches take as long as one sample does: calling the operations is what costs
 
@@ -84,10 +84,7 @@ def minimize(
         tensor([[1., 1.]])
     """
     domain = Unconstrained() if domain is None else domain
-    if adjoint not in ("auto", None) and not isinstance(adjoint, Adjoint):
-        raise ValueError(
-            f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
-        )
+    check_adjoint(adjoint)
     if transforms()[1] and not isinstance(adjoint, Unrolled):
         raise no_forward_mode("minimize")
     start = _check_arguments(energy, solver, y0, domain, warm_start)
@@ -101,12 +98,26 @@ def minimize(
         solution = dataclasses.replace(solution, gap=torch.full_like(solution.gap, torch.inf))
     if throw and not bool(solution.success.all()):
         raise SolveError(solution)
-    chosen = _default_adjoint(energy, solver) if adjoint == "auto" else adjoint
+    return with_gradients(problem, solver, solution, domain, adjoint)
+
+
+def with_gradients(
+    problem: Problem, solver: Solver, solution: Solution, domain: Domain, adjoint: Adjoint | str | None
+) -> Solution:
+    """``value`` and ``fun`` as functions of what the energy and the domain depend on, as ``adjoint`` says."""
+    chosen = _default_adjoint(problem.energy, solver) if adjoint == "auto" else adjoint
     if chosen is None or isinstance(chosen, Unrolled) or not torch.is_grad_enabled():
         return solution
-    assert not isinstance(chosen, str)  # checked above
+    assert not isinstance(chosen, str)  # checked before
     live = differentiable(chosen, problem, solver, solution, domain)
     return dataclasses.replace(solution, value=live.value, fun=minimum(problem, solver, solution, domain, live))
+
+
+def check_adjoint(adjoint: object) -> None:
+    if adjoint not in ("auto", None) and not isinstance(adjoint, Adjoint):
+        raise ValueError(
+            f"adjoint: expected 'auto', None, Implicit(), ImplicitCG(), DualKKT() or Unrolled(), got {adjoint!r}."
+        )
 
 
 def _check_arguments(energy: object, solver: object, y0: Tensor, domain: object, warm_start: Tensor | None) -> Tensor:

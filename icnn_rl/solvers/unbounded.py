@@ -16,7 +16,7 @@ from torch import Tensor
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers.problem import Problem
 
-__all__ = ["without_minimum"]
+__all__ = ["falling", "without_minimum"]
 
 _NEGATIVE = 1e-6  # a slope nearer to 0 than this, relative to the gradients met, counts as 0
 _TRIES = 30
@@ -26,18 +26,28 @@ _TRIES = 30
 def without_minimum(problem: Problem, solution: Solution, start: Tensor) -> Tensor:
     """(...) bool: which samples were not solved because f falls along a ray of an unbounded box."""
     unknown = (solution.status == Status.MAX_STEPS) | (solution.status == Status.NUMERICAL)
+    return falling(problem, solution.value, start, unknown, _NEGATIVE)
+
+
+@torch.no_grad()
+def falling(
+    problem: Problem, y: Tensor, start: Tensor, unknown: Tensor, negative: float, size: Tensor | None = None
+) -> Tensor:
+    """(...) bool: of which of the ``unknown`` samples f falls along a ray that leads from y (..., n) out of all bounds,
+    its slope below ``-negative`` times the largest gradient met, or ``size``. The first ray tried goes on from
+    ``start`` through y."""
     found = torch.zeros_like(unknown)
     if problem.region is not None or problem.finite or not bool(unknown.any()):
         return found
-    y, far = solution.value, torch.finfo(solution.value.dtype).eps ** -2
+    far = torch.finfo(y.dtype).eps ** -2
     _, v = problem.value_and_grad(y)
     ray = _allowed(problem, y - start)  # the way that the search went
-    size = v.norm(dim=-1)
+    size = v.norm(dim=-1) if size is None else torch.maximum(size, v.norm(dim=-1))
     for _ in range(_TRIES):
         d = torch.nn.functional.normalize(ray, dim=-1)
         _, g = problem.value_and_grad(y + far * d)
         size = torch.maximum(size, g.norm(dim=-1))
-        found = found | ((g * d).sum(-1) < -_NEGATIVE * size)  # false for NaN
+        found = found | ((g * d).sum(-1) < -negative * size)  # false for NaN
         if bool((found | ~unknown).all()):
             break
         towards = g - v

@@ -26,6 +26,8 @@ def loop_icnn(net: ICNN, member: int, y: Tensor) -> Tensor:
             p = p + layer.weight_nonneg[member] @ z + layer.bias[member, 0]
         z = net.activation.value(p)
     f = net.passthrough[-1].weight[member, 0] @ y + 0.5 * net.strong_convexity * (y @ y)
+    if net.root is not None:
+        f = f + 0.5 * (net.root[member] @ y).square().sum()
     if z is None:
         assert net.passthrough[-1].bias is not None
         return f + net.passthrough[-1].bias[member, 0, 0]
@@ -63,6 +65,8 @@ def loop_picnn(net: PICNN, member: int, x: Tensor, y: Tensor) -> Tensor:
     q = torch.full_like(y, net.strong_convexity)
     if net.quadratic:
         q = q + torch.nn.functional.softplus(head["quadratic"])
+    if net.root is not None:
+        f = f + 0.5 * (net.root[member] @ y).square().sum()
     return f + 0.5 * (q * y * y).sum()
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icnn_rl.checks import check_float_tensor, check_last_dim, check_same_kind
 from icnn_rl.eager import full_precision
 from icnn_rl.nn.activations import ConvexActivation
 
@@ -114,6 +115,12 @@ class ConvEnergy:
             constant=self.constant[index],
             quadratic=self.quadratic[index],
         )
+
+    def tilted(self, p: Tensor) -> ConvEnergy:
+        """f(y) - p . y for p (B, n) or (n,), see :meth:`icnn_rl.nn.EnsembleEnergy.tilted`."""
+        check_last_dim("p", check_float_tensor("p", p), self.linear.shape[-1])
+        check_same_kind("p", p, "the energy", self.linear)
+        return dataclasses.replace(self, linear=self.linear - p)
 
     def start(self) -> Tensor:
         """(B, n) of zeros: a starting point of the right shape, dtype and device."""

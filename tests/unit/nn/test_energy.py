@@ -160,6 +160,45 @@ def test_rows_are_the_energy_of_the_rows(ensemble: int | None, reduction: str) -
     assert not _energies((6,), "softplus", 3, "none")[0].separable
 
 
+@pytest.mark.parametrize(("ensemble", "reduction"), [(None, "none"), *((3, name) for name in REDUCTIONS)])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_tilted_energy_loses_a_linear_function(ensemble: int | None, reduction: str, rows: int) -> None:
+    y, p = torch.randn(5, 3, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
+    energies = _energies((6, 4), "softplus", ensemble, reduction)
+    energies[0] = PICNN(4, 3, (8,), (6, 4), ensemble=ensemble).double().bind(torch.randn(rows, 4).double(), reduction)
+    for energy in energies:
+        f, g, h = energy.value_grad_hessian(y)
+        for slope in (p, p[0]):
+            tilted = energy.tilted(slope)
+            found = tilted.value_grad_hessian(y)
+            torch.testing.assert_close(found[0], f - (slope * y).sum(-1))
+            torch.testing.assert_close(found[1], g - slope)
+            torch.testing.assert_close(found[2], h)
+            torch.testing.assert_close(tilted(y), f - (slope * y).sum(-1))
+            assert torch.equal(tilted.curvature.expand_as(g), energy.curvature.expand_as(g))
+        if energy.separable:
+            index = torch.tensor([3, 1])
+            torch.testing.assert_close(energy.tilted(p).rows(index)(y[index]), (f - (p * y).sum(-1))[index])
+
+
+def test_a_slope_must_fit() -> None:
+    energy = _energies((6,), "softplus", None, "none")[0]
+    with pytest.raises(ValueError, match=r"p: expected shape \(..., 3\)"):
+        energy.tilted(torch.zeros(5, 2, dtype=DOUBLE))
+    with pytest.raises(ValueError, match="p: expected 5 rows, as the energy has, got 4"):
+        energy.tilted(torch.zeros(4, 3, dtype=DOUBLE))
+
+
+def test_double_precision_is_the_same_function_with_its_graph() -> None:
+    net, y = PICNN(4, 3, (8,), (6, 4)), torch.randn(5, 3)
+    energy = net.bind(torch.randn(5, 4))
+    found = energy.double()(y.double())
+    assert found.dtype == DOUBLE
+    torch.testing.assert_close(found.float(), energy(y))
+    found.sum().backward()
+    assert all(layer.weight.grad is not None for layer in net.context)
+
+
 def test_values_and_gradients_carry_the_graph_to_x_and_the_parameters() -> None:
     net = PICNN(4, 3, (8,), (6, 5)).double()
     x = torch.randn(5, 4, dtype=DOUBLE, requires_grad=True)

@@ -136,6 +136,14 @@ def test_energies_of_some_rows_are_those_rows() -> None:
     assert energy.start().shape == (5, 64)
 
 
+def test_a_tilted_energy_loses_a_linear_function() -> None:
+    energy = _net((4, 5)).eval().bind(torch.rand(3, 2, 4, 5, dtype=DOUBLE))
+    y, p = torch.rand(2, 3, 20, dtype=DOUBLE)
+    f, g = energy.value_and_grad(y)
+    found = energy.tilted(p).value_and_grad(y)
+    torch.testing.assert_close(found, (f - (p * y).sum(-1), g - p))
+
+
 @pytest.mark.parametrize("solver", [BundleEntropy(entropy=0.5, tol=1e-4), ProjectedGradient(tol=1e-4)], ids=repr)
 def test_every_solver_takes_it_and_gradients_flow(solver: BundleEntropy | ProjectedGradient) -> None:
     net = _net(quadratic=True, strong_convexity=0.3)
