@@ -38,8 +38,8 @@ def make_learners(env: str, warm_up: int) -> dict[str, Any]:
     """A learner by name, none of which has taken a step."""
     shared: dict[str, Any] = {"env": env, "learning_starts": warm_up, "seed": 0, "device": "cpu"}
     learners: dict[str, Any] = {
-        "ICNNQ": ICNNQ("MlpPolicy", batch_size=128, **shared),
-        "ICNNQ, batch 256": ICNNQ("MlpPolicy", batch_size=256, **shared),
+        "ICNNQ": ICNNQ("MlpPolicy", **shared),
+        "ICNNQ, batch 128": ICNNQ("MlpPolicy", batch_size=128, **shared),
         "SB3 TD3": TD3("MlpPolicy", batch_size=256, **WIDTHS, **shared),
         "SB3 SAC": SAC("MlpPolicy", batch_size=256, **WIDTHS, **shared),
     }
