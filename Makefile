@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 # processes that share the tests: one a core; 0: make's own, with output as it comes
 WORKERS ?= auto
 
-.PHONY: train test lint bench bench-qp bench-constraints clean
+.PHONY: train test lint bench bench-qp bench-device bench-constraints clean
 
 train: $(VENV)/.test
 	$(BIN)/python train.py
@@ -21,16 +21,20 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.learners
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name -s --device $(DEVICE)
 	$(BIN)/python -m benchmarks.argmax_throughput --device $(DEVICE)
-	$(BIN)/python benchmarks/stacked.py --seeds 1 4 10 --device $(DEVICE)
+	$(BIN)/python -m benchmarks.stacked --seeds 1 4 10 --device $(DEVICE)
 
 bench-qp: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.qp
 	$(BIN)/python -m benchmarks.qp --single
 	$(BIN)/python -m benchmarks.qp --memory
-	$(BIN)/python -m benchmarks.qp --cuda
+
+# on a machine with a GPU: make bench-device OUT=FOLDER
+bench-device:
+	bash benchmarks/device.sh
 
 bench-constraints: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.constraints.projection

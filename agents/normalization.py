@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 __all__ = [
+    "DiscountedReturns",
     "NormalizedCombinedExtractor",
     "NormalizedExtractor",
     "is_vector_space",
@@ -169,3 +170,32 @@ def _range(given: tuple[int, int] | None, size: int) -> slice:
 def is_vector_space(space: spaces.Space[Any]) -> bool:
     """A Box that is no image."""
     return isinstance(space, spaces.Box) and not is_image_space(space)
+
+
+class DiscountedReturns:
+    """The standard deviation of the discounted returns g <- gamma g + r of all environments so far.
+
+    As VecNormalize has it: g runs on from the start of each episode. 1 before two of them differ.
+    """
+
+    def __init__(self) -> None:
+        self._running: np.ndarray | None = None
+        self._count, self._mean, self._square = 0, 0.0, 0.0  # Welford's, of all g
+
+    @property
+    def deviation(self) -> float:
+        """The deviation; 1 where there is none yet."""
+        variance = self._square / self._count if self._count > 1 else 0.0
+        return float(np.sqrt(variance)) if variance > 0.0 else 1.0
+
+    def update(self, rewards: np.ndarray, dones: np.ndarray, gamma: float) -> None:
+        """Take in one step of every environment: (n_envs,) each."""
+        if self._running is None or len(self._running) != len(rewards):
+            self._running = np.zeros(len(rewards))
+        self._running = gamma * self._running + rewards
+        for g in self._running.tolist():
+            self._count += 1
+            off = g - self._mean
+            self._mean += off / self._count
+            self._square += off * (g - self._mean)
+        self._running = np.where(dones, 0.0, self._running)

@@ -4,20 +4,30 @@
 
 Random critics of ICNNQ's default shape (two members, context 256-256, convex path of 64) with weights of the context's
 last layer four times their start, so that the actions matter; the context counts. Every row says how many of the
-greedy actions were certified to the tolerance.
+greedy actions were certified to the tolerance, and which share of the device's peak (a large product in float32, in the
+same run) the matrix products and the linear solves of the search by torch's operations make up; where compiled code
+searches, it takes fewer, and there is no share.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.clock import elapsed, peak
+from benchmarks.rows import Rows
 from icnn_rl.nn import PICNN
 from icnn_rl.sets import Box
+from icnn_rl.solution import Solution
 from icnn_rl.solvers import Problem, ProjectedNewton
 from icnn_rl.solvers.minimize import solve
+from icnn_rl.solvers.newton import dispatch
 
 OBSERVATION = 17
 SOLVER = ProjectedNewton(tol=3e-4, max_steps=6)
@@ -31,19 +41,39 @@ def critic(n: int, device: str) -> PICNN:
     return net.to(device)
 
 
+def search(net: PICNN, obs: torch.Tensor) -> Solution:
+    energy = net.bind(obs, "mean")
+    return solve(Problem(energy, Box(-1.0, 1.0), energy.start()), SOLVER, energy.start(), averages=True)
+
+
+def operations(net: PICNN, obs: torch.Tensor) -> float:
+    """Floating-point operations of the search's matrix products and linear solves; NaN where compiled code does it."""
+    energy = net.bind(obs, "mean")
+    if dispatch.fits(Problem(energy, Box(-1.0, 1.0), energy.start()), energy.start()):
+        return math.nan
+    count = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._linalg_solve_ex: _solve})
+    with count:
+        search(net, obs)
+    return float(count.get_total_flops())
+
+
+def _solve(shape: Any, *others: Any, **options: Any) -> int:
+    """LU factors of (..., n, n), and two triangular solves."""
+    *batch, n, _ = shape
+    return math.prod(batch) * (2 * n**3 // 3 + 2 * n**2)
+
+
 @torch.inference_mode()
-def measure(net: PICNN, batch: int, device: str, budget: float) -> tuple[float, float]:
-    """(actions per second at the fastest of some calls, share certified)."""
+def measure(net: PICNN, batch: int, device: str, budget: float) -> tuple[float, float, float]:
+    """(actions per second at the fastest of some calls, share certified, floating-point operations of a call)."""
     obs = torch.randn(batch, OBSERVATION, device=device)
-    best, spent, share = float("inf"), 0.0, 0.0
-    while spent < budget or best == float("inf"):
-        begin = time.perf_counter()
-        energy = net.bind(obs, "mean")
-        found = solve(Problem(energy, Box(-1.0, 1.0), energy.start()), SOLVER, energy.start(), averages=True)
-        share = float(found.success.double().mean())  # waits for the device
-        took = time.perf_counter() - begin
+    share = float(search(net, obs).success.double().mean())
+    flops = operations(net, obs)
+    best, spent = float("inf"), 0.0
+    while spent < budget:
+        took = elapsed(lambda: search(net, obs), device)
         best, spent = min(best, took), spent + took
-    return batch / best, share
+    return batch / best, share, flops
 
 
 def main() -> None:
@@ -52,16 +82,26 @@ def main() -> None:
     parser.add_argument("--actions", type=int, nargs="+", default=[1, 6, 17, 100])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 256, 4096, 65536])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each cell")
+    parser.add_argument("--csv", type=Path, help="where the table goes, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| actions | " + " | ".join(f"batch {batch}" for batch in args.batches) + " |")
-    print("|---" * (len(args.batches) + 1) + "|")
+    top, rows = peak(args.device), Rows(args.csv)
+    print(f"peak: {top / 1e12:.3g} TFLOP/s in float32")
     for n in args.actions:
-        net, cells = critic(n, args.device), []
+        net = critic(n, args.device)
         for batch in args.batches:
-            rate, share = measure(net, batch, args.device, args.seconds)
-            cells.append(f"{rate:.0f}/s ({100 * share:.1f} %)")
-        print(f"| {n} | " + " | ".join(cells) + " |", flush=True)
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                rate, share, flops = measure(net, batch, args.device, args.seconds)
+                used = flops * rate / batch / top
+                rows.add(
+                    **{
+                        "actions": n,
+                        "batch": batch,
+                        "per second": rate,
+                        "certified, %": 100 * share,
+                        "share of peak, %": 100 * used,
+                    }
+                )
 
 
 if __name__ == "__main__":

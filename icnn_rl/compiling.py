@@ -14,13 +14,15 @@ import numba
 from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-#: What the user is told that is being compiled: by module, and by function where it comes later than the rest.
+#: What the user is told that is being compiled: by module or package, and by function where it comes later than the
+#: rest.
 _WHAT = {
     "icnn_rl.agents.icnn_q.kernel": "the agent's update",
     "icnn_rl.qp.kernel.dense": "the dense QP solver",
-    "icnn_rl.qp.kernel.dense.inverse": "the gradients of the dense QP solver",
+    "icnn_rl.qp.kernel.dense.rows.inverse": "the gradients of the dense QP solver",
     "icnn_rl.qp.kernel.stagewise": "the QP solver for problems in stages",
     "icnn_rl.qp.kernel.tiny": "the QP solver for tiny problems",
+    "icnn_rl.solvers.newton.polytope_kernel": "Newton's method over polytopes",
     "icnn_rl.solvers.newton.kernel": "Newton's method for convex networks",
 }
 
@@ -37,7 +39,8 @@ class _Announcer(event.Listener):
     def on_start(self, event: Any) -> None:
         function = event.data["dispatcher"].py_func
         module = function.__module__
-        what = _WHAT.get(f"{module}.{function.__name__}", _WHAT.get(module))
+        places = (f"{module}.{function.__name__}", module, module.rpartition(".")[0])
+        what = next((_WHAT[place] for place in places if place in _WHAT), None)
         if what is not None and what not in self.told:
             self.told.add(what)
             print(f"icnn_rl: compiling {what}, once", file=sys.stderr)
@@ -81,16 +84,33 @@ class _Cache(FunctionCache):
         own = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
         return (*own, imported_by(self._py_func.__globals__))
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except (AttributeError, ImportError):  # it was kept by a version that had other names
+            self.flush()  # type: ignore[no-untyped-call]
+            return None
+
 
 def imported_by(names: Mapping[str, Any]) -> str:
-    """A digest of the numbers among the ``names`` of a module, and of the files of ours that its functions are from."""
-    numbers = sorted((name, repr(value)) for name, value in names.items() if isinstance(value, int | float))
-    ours = {module for value in names.values() if (module := str(getattr(value, "__module__", ""))).startswith(_OURS)}
-    files = sorted(str(sys.modules[module].__file__) for module in ours)
-    digest = hashlib.sha256(repr(numbers).encode())
-    for file in files:
-        digest.update(Path(file).read_bytes())
+    """A digest of the numbers among the ``names`` of a module and of the files of ours that its functions are from, and
+    of what these take from others in turn."""
+    modules: set[str] = set()
+    waiting = [names]
+    while waiting:
+        found = {str(getattr(value, "__module__", "")) for value in waiting.pop().values()}
+        new = {module for module in found if module.startswith(_OURS) and module in sys.modules} - modules
+        modules |= new
+        waiting += [vars(sys.modules[module]) for module in new]
+    digest = hashlib.sha256(repr(_numbers(names)).encode())
+    for module in sorted(modules):
+        digest.update(repr(_numbers(vars(sys.modules[module]))).encode())
+        digest.update(Path(str(sys.modules[module].__file__)).read_bytes())
     return digest.hexdigest()
+
+
+def _numbers(names: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted((name, repr(value)) for name, value in names.items() if isinstance(value, int | float))
 
 
 def kept(function: Any, **settings: Any) -> Any:

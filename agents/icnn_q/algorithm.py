@@ -33,10 +33,10 @@ from icnn_rl.agents.icnn_q.batch import Batch
 from icnn_rl.agents.icnn_q.critic import ConcaveCritic, Greedy
 from icnn_rl.agents.icnn_q.critics import LoneCritics
 from icnn_rl.agents.icnn_q.exploration import Exploration, GaussianNoise, read_exploration
-from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, NUMBERS, Learner, is_fused_adam, process_generator
+from icnn_rl.agents.icnn_q.learner import CHECK_EVERY, FRESH, NUMBERS, Learner, is_fused_adam, process_generator
 from icnn_rl.agents.icnn_q.noise import check_noise, noise_for
 from icnn_rl.agents.icnn_q.policy import ICNNQCnnPolicy, ICNNQMultiInputPolicy, ICNNQPolicy, finite_obs
-from icnn_rl.agents.normalization import update_moments
+from icnn_rl.agents.normalization import DiscountedReturns, update_moments
 from icnn_rl.checks import check_positive_int, check_range
 
 __all__ = ["ICNNQ", "warm_up"]
@@ -92,9 +92,16 @@ class ICNNQ(OffPolicyAlgorithm):
             Up to second order it adds action_smoothing^2 |dQ_e/da|^2 to the loss (Bishop, Training with Noise is
             Equivalent to Tikhonov Regularization, Neural Computation 7, 1995): a slope in the action must be worth its
             size, or the maximum over many actions adds up what is only noise in each.
+        target_window: the value of the next state in a target is moved between the least and the largest target of the
+            last so many updates: what no target has reached is extrapolation. 0: it is taken as it is. (Fujimoto et
+            al., For SALE: State-Action Representation Learning for Deep Reinforcement Learning, NeurIPS 2023, do so
+            with all targets so far.)
         reward_scale: rewards are multiplied by it before they are learned from, so that the network's numbers, what is
             logged and ``picnn_kwargs.strong_convexity`` are in that unit; :meth:`q_values` and :meth:`best_action` give
             the environment's. Adam's steps have a fixed size: values of thousands take long to reach.
+        normalize_rewards: divide rewards by the standard deviation of the discounted returns so far, as VecNormalize
+            does, but when they are learned from: one curvature floor, one rate and one noise then serve tasks whose
+            returns differ by thousands.
         target_gap: the target's argmax is good enough once its certified gap is below this share of the TD error, a
             root mean square over the last hundred updates or so, or meets the solver's own tolerance, whichever is
             first. 0: the solver's tolerance alone.
@@ -149,7 +156,9 @@ class ICNNQ(OffPolicyAlgorithm):
         target_noise_clip: float = 0.5,
         target_members: int | None = None,
         action_smoothing: float = 0.0,
+        target_window: int = 0,
         reward_scale: float = 1.0,
+        normalize_rewards: bool = False,
         target_gap: float = 0.01,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -197,9 +206,12 @@ class ICNNQ(OffPolicyAlgorithm):
         self.target_noise_clip = check_range("target_noise_clip", target_noise_clip, 0.0, float("inf"))
         self.target_members = target_members
         self.action_smoothing = check_range("action_smoothing", action_smoothing, 0.0, float("inf"))
+        self.target_window = check_window(target_window)
+        self.normalize_rewards = bool(normalize_rewards)
         self.reward_scale = check_range("reward_scale", reward_scale, 0.0, float("inf"), open_low=True)
         self.target_gap = check_range("target_gap", target_gap, 0.0, float("inf"))
-        self._td_square = 0.0  # as it was saved: see td_square
+        self._kept = dict(FRESH)  # as it was saved
+        self._returns = DiscountedReturns() if normalize_rewards else None
         if _init_setup_model:
             self._setup_model()
 
@@ -286,7 +298,8 @@ class ICNNQ(OffPolicyAlgorithm):
                 [optimizer],
                 self.policy.solver,
                 [process_generator(self.device)],
-                td_square=[self._td_square],
+                target_window=self.target_window,
+                kept=[self._kept],
                 check_every=every,
             )
         learner = self._learner
@@ -298,7 +311,17 @@ class ICNNQ(OffPolicyAlgorithm):
     @property
     def td_square(self) -> float:
         """Running mean of the squared TD error, of one member, in units of 1 / reward_scale."""
-        return self._td_square if self._learner is None else float(self._learner.td_square[0])
+        return float(self._kept["td_square"] if self._learner is None else self._learner.td_square[0])
+
+    def kept(self) -> dict[str, Any]:
+        """What the learner keeps beside weights, optimiser and random stream."""
+        return self._kept if self._learner is None else self._learner.keep(0)
+
+    @property
+    def reward_factor(self) -> float:
+        """What a reward is multiplied by before it is learned from: ``reward_scale``, and with ``normalize_rewards``
+        1 / the deviation of discounted returns so far."""
+        return self.reward_scale / (1.0 if self._returns is None else self._returns.deviation)
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """``gradient_steps`` updates of the critics, each on a fresh batch from the replay buffer."""
@@ -357,7 +380,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         with torch.no_grad():
             energy = self.policy.settled_critic.bind(tensor)
-            value = -energy(torch.as_tensor(scaled, dtype=torch.float32, device=self.device)) / self.reward_scale
+            value = -energy(torch.as_tensor(scaled, dtype=torch.float32, device=self.device)) / self.reward_factor
             return value.cpu().numpy()
 
     def best_action(self, obs: np.ndarray | dict[str, np.ndarray]) -> Greedy:
@@ -372,7 +395,7 @@ class ICNNQ(OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         found = self.policy.settled_critic.greedy(tensor)
         action = self.policy.unscale_action(found.action.cpu().numpy().reshape(-1, *self._action_shape))
-        value, gap = found.value.cpu() / self.reward_scale, found.gap.cpu() / self.reward_scale
+        value, gap = found.value.cpu() / self.reward_factor, found.gap.cpu() / self.reward_factor
         return Greedy(torch.as_tensor(action), value, gap, found.status.cpu())
 
     def explore(self, scaled: np.ndarray, obs: Any, random: Any = np.random) -> np.ndarray:
@@ -410,6 +433,12 @@ class ICNNQ(OffPolicyAlgorithm):
             )
         if self.critic.limits is None:
             return action, scaled
+        polytopes = self.critic.polytopes_at(self._last_obs)
+        if polytopes is not None:
+            moved = polytopes.moved(scaled.reshape(len(scaled), -1).astype(np.float64))
+            if moved is not None:
+                scaled = moved.reshape(scaled.shape).astype(scaled.dtype)
+                return self.policy.unscale_action(scaled), scaled
         obs, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]  # set before the first step
         wanted = torch.as_tensor(scaled.reshape(len(scaled), -1), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
@@ -429,6 +458,8 @@ class ICNNQ(OffPolicyAlgorithm):
         for info in rest[-1]:  # where an episode has ended, new_obs is the first of the next
             if "terminal_observation" in info:
                 finite_obs(info["terminal_observation"])
+        if self._returns is not None:
+            self._returns.update(reward, rest[0], self.gamma)
         update_moments(self.critic.features_extractor, new_obs)
         assert isinstance(self.action_space, spaces.Box)
         rows = buffer_action.reshape(len(buffer_action), -1)
@@ -479,7 +510,7 @@ class ICNNQ(OffPolicyAlgorithm):
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
         """As SB3's."""
-        self._td_square = self.td_square
+        self._kept = self.kept()
         super().save(path, *args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
@@ -515,6 +546,11 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
             f"action space: expected low < high in every coordinate, in float32, got {space}. Remove fixed coordinates "
             "from the action."
         )
+
+
+def check_window(value: int) -> int:
+    """``target_window``: 0, or a number of updates."""
+    return value if value == 0 else check_positive_int("target_window", value)
 
 
 def _batch(data: ReplayBufferSamples) -> Batch:

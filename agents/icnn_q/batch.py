@@ -18,7 +18,7 @@ _OWN = (
     "target_policy_noise",
     "target_noise_clip",
     "action_smoothing",
-    "reward_scale",
+    "reward_factor",
     "target_gap",
 )
 
@@ -40,6 +40,8 @@ class Settings:
 
     def __init__(self, learners: int, device: torch.device) -> None:
         self.columns = torch.zeros(len(_OWN), learners, device=device)
+        #: Least and largest value of the next state that a target is made of, (S, 2); None: any.
+        self.value_range: Tensor | None = None
         self._known: list[list[float]] = []
         self._at = {name: i for i, name in enumerate(_OWN)}
 
@@ -50,6 +52,12 @@ class Settings:
             self._known = now
             self.columns.copy_(torch.tensor(now))
 
+    def within(self, values: Tensor) -> Tensor:
+        """Values (S, B) of the next states, moved into their range."""
+        if self.value_range is None:
+            return values
+        return torch.minimum(torch.maximum(values, self.value_range[:, :1]), self.value_range[:, 1:])
+
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_") or name not in self._at:
             raise AttributeError(name)
@@ -58,6 +66,10 @@ class Settings:
     def any(self, name: str, s: int) -> bool:
         """Whether learner s has a number other than 0, without asking the device."""
         return self._known[self._at[name]][s] != 0.0
+
+    def somewhere(self, name: str) -> bool:
+        """Whether some learner has."""
+        return any(number != 0.0 for number in self._known[self._at[name]])
 
 
 class Draws(NamedTuple):

@@ -24,8 +24,9 @@ from icnn_rl.numba_support import available
 from icnn_rl.solution import Solution
 from icnn_rl.solvers import ProjectedNewton, Solver
 from icnn_rl.solvers.newton import dispatch
+from icnn_rl.solvers.newton.polytopes import Polytopes, newton_on_polytopes, outside
 
-__all__ = ["CompiledAdam", "CompiledCritics", "is_compiled"]
+__all__ = ["CompiledCritics", "is_compiled", "kernel"]
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,7 +35,7 @@ _NO_MOMENTS = np.zeros(0)
 
 
 @functools.cache
-def _kernel() -> ModuleType:
+def kernel() -> ModuleType:
     """Importing numba takes a second: not before it is needed."""
     return importlib.import_module("icnn_rl.agents.icnn_q.kernel")
 
@@ -113,7 +114,7 @@ class CompiledCritics:
         dheads, told = torch.empty_like(read.heads), x.new_empty(self.learners, len(LOSS_KEYS))
         ddirections = x.new_empty(self.total, self.n, self.h)
         raw, into_v = self.net.nonneg[0].weight, self._into["nonneg.0.weight"]
-        _kernel().loss(
+        kernel().loss(
             read.heads.numpy(),
             read.tail.numpy(),
             torch.sigmoid(read.heads[..., self.n + self.h :]).numpy(),
@@ -143,7 +144,7 @@ class CompiledCritics:
             torch.bmm(pulled, through, out=du)
             xhat, per_std = self._buffers[f"xhat {i}", batch], self._buffers[f"std {i}", batch]
             into_bias, into_shift = into[f"context.{i}.bias"], into[f"norms.{i}.bias"]
-            _kernel().normalise_backward(
+            kernel().normalise_backward(
                 xhat.numpy(), _rows(net.norms[i].bias), per_std.numpy(), du.numpy(), _rows(into_bias), _rows(into_shift)
             )
             torch.bmm(du.mT, us[i - 1] if i else x, out=into[f"context.{i}.weight"])
@@ -153,57 +154,77 @@ class CompiledCritics:
 
     @torch.no_grad()
     def target(
-        self, x: Tensor, batch: Batch, own: Settings, draws: Draws, solver: ProjectedNewton, atol: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        x: Tensor,
+        batch: Batch,
+        own: Settings,
+        draws: Draws,
+        solver: ProjectedNewton,
+        atol: Tensor,
+        allowed: Polytopes | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
         """See :meth:`icnn_rl.agents.icnn_q.critics.Critics.target`; x (S E, B, x_features) are the features of the next
-        states."""
+        states, and ``allowed`` the actions of a lone learner that may be taken there. None where a set may be empty."""
         read = self._read(x)
-        found = self._maximise(read, solver, atol)
-        action = found.value if draws.noise is None else (found.value + draws.noise).clamp_(-1.0, 1.0)
+        found = self._maximise(read, solver, atol, allowed)
+        if found is None:
+            return None
+        action = found.value
+        if draws.noise is not None:
+            action = (action + draws.noise).clamp_(-1.0, 1.0)
+            if allowed is not None:
+                moved = allowed.moved(action[0].double().numpy())
+                if moved is None:
+                    return None
+                action = torch.from_numpy(moved).to(action.dtype).unsqueeze(0)
         energies = x.new_empty(action.shape[:2])
         members = self._all if draws.members is None else draws.members.numpy()
-        _kernel().greatest(
+        kernel().greatest(
             read.heads.numpy(), read.tail.numpy(), *self._weights(), action.numpy(), members, energies.numpy()
         )
         target, usable = torch.empty_like(energies), torch.empty(energies.shape, dtype=torch.bool)
         told = x.new_empty(self.learners, len(TARGET_KEYS))
         discounts = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
-        parts = (energies.neg_(), found.value, found.gap, found.num_steps, found.status)
-        rest = (batch.rewards, batch.ended, discounts, own.reward_scale, target, usable, told)
-        _kernel().bellman(*(part.numpy() for part in (*parts, *rest)))
+        parts = (own.within(energies.neg_()), found.value, found.gap, found.num_steps, found.status)
+        rest = (batch.rewards, batch.ended, discounts, own.reward_factor, target, usable, told)
+        kernel().bellman(*(part.numpy() for part in (*parts, *rest)))
         return target, usable, told
 
     @torch.no_grad()
     def act(self, x: Tensor, solver: ProjectedNewton) -> Solution:
         """argmax_a of mean_e Q_e of one learner: x (B, o) -> (B, n)."""
         found = self._maximise(self._read(x.expand(self.members, -1, -1)), solver, None)
-        parts = (found.value, found.fun, found.gap, found.status, found.num_steps, found.residual)
-        value, fun, gap, status, num_steps, residual = (part[0] for part in parts if part is not None)
-        return Solution(value, fun, gap, status, num_steps, residual)
+        assert found is not None
+        return _first(found)
 
     def act_on(
-        self, obs: Array, mean: Tensor | None, variance: Tensor | None, solver: ProjectedNewton
+        self, obs: Array, mean: Tensor | None, variance: Tensor | None, solver: ProjectedNewton, learner: int = 0
     ) -> tuple[Array, int]:
-        """The greedy action (n,) for one observation (o,), normalised by ``mean`` and ``variance`` (o,) where there are
-        any; and the :class:`icnn_rl.Status` of its search."""
-        net = self.net
+        """A learner's greedy action (n,) for one observation (o,), normalised by ``mean`` and ``variance`` (o,) where
+        there are any; and the :class:`icnn_rl.Status` of its search."""
+        net, own = self.net, slice(learner * self.members, (learner + 1) * self.members)
         assert net.norms is not None
         assert net.heads.bias is not None
         assert net.activation.square_width is not None
         layers = list(zip(net.context, net.norms, strict=True))
         known = mean is not None and variance is not None
         moments = (mean.numpy(), variance.numpy()) if known else (_NO_MOMENTS, _NO_MOMENTS)  # type: ignore[union-attr]
-        action, status = _kernel().act(
+
+        def part(whole: Tensor) -> Array:
+            array: Array = whole.detach().numpy()[own]
+            return array
+
+        action, status = kernel().act(
             obs,
             known,
             *moments,
-            tuple(layer.weight.detach().numpy() for layer, _ in layers),
-            tuple(layer.bias.detach().numpy() for layer, _ in layers if layer.bias is not None),
-            tuple(norm.bias.detach().numpy() for _, norm in layers),
-            net.heads.weight.detach().numpy(),
-            net.heads.bias.detach().numpy(),
-            net.passthrough[0].weight.detach().numpy(),
-            net.nonneg[0].weight.detach().numpy(),
+            tuple(part(layer.weight) for layer, _ in layers),
+            tuple(part(layer.bias) for layer, _ in layers if layer.bias is not None),
+            tuple(part(norm.bias) for _, norm in layers),
+            part(net.heads.weight),
+            part(net.heads.bias),
+            part(net.passthrough[0].weight),
+            part(net.nonneg[0].weight),
             net.strong_convexity,
             net.activation.square_width,
             float(solver.tol),
@@ -213,12 +234,15 @@ class CompiledCritics:
         return action, int(status)
 
     @torch.no_grad()
-    def act_each(self, x: Tensor, solver: ProjectedNewton) -> Solution:
-        """argmax_a of every learner's mean_e Q_e: x (S E, B, x_features) -> (S, B, n)."""
-        return self._maximise(self._read(x), solver, None)
+    def act_within(self, x: Tensor, allowed: Polytopes, solver: ProjectedNewton) -> Solution | None:
+        """:meth:`act` over polytopes; None where one may be empty."""
+        found = self._maximise(self._read(x.expand(self.members, -1, -1)), solver, None, allowed)
+        return None if found is None else _first(found)
 
-    def _maximise(self, read: Read, solver: ProjectedNewton, atol: Tensor | None) -> Solution:
-        """Learner by learner, (S, B, ..)."""
+    def _maximise(
+        self, read: Read, solver: ProjectedNewton, atol: Tensor | None, allowed: Polytopes | None = None
+    ) -> Solution | None:
+        """Learner by learner, (S, B, ..). None where a set that is ``allowed`` may be empty."""
         batch, n, h, e = read.heads.shape[1], self.n, self.h, self.members
         solution = _new_solution(read.heads, self.learners, batch, n)
         parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
@@ -230,16 +254,17 @@ class CompiledCritics:
         ]
         start = self._buffer("start", batch, batch, n).zero_().numpy()
         found = [part.numpy() for part in parts]
+        box = self._lower, self._upper
+        if allowed is not None:
+            box = allowed.lower.astype(heads.dtype), allowed.upper.astype(heads.dtype)
         for s in range(self.learners):
             own = slice(s * e, (s + 1) * e)
-            _kernel().bind(heads[own], tail[own], v[own], curvature, *bound)
-            dispatch.newton_compiled(
-                (directions[own], *bound, square_width),
-                (self._lower, self._upper, start),
-                solver,
-                0.0 if atol is None else float(atol[s]),
-                [part[s] for part in found],
-            )
+            enough = 0.0 if atol is None else float(atol[s])
+            kernel().bind(heads[own], tail[own], v[own], curvature, *bound)
+            energies = (directions[own], *bound, square_width)
+            dispatch.newton_compiled(energies, (*box, start), solver, enough, [part[s] for part in found])
+            if allowed is not None and not _into(allowed, energies, box, solver, enough, [part[s] for part in found]):
+                return None
         return solution
 
     # the heads
@@ -249,7 +274,7 @@ class CompiledCritics:
         net = self.net
         assert net.activation.square_width is not None
         passthrough, raw = net.passthrough[0].weight, net.nonneg[0].weight
-        own = _kernel().weights(passthrough.detach().numpy(), raw.detach().numpy())
+        own = kernel().weights(passthrough.detach().numpy(), raw.detach().numpy())
         return *own, net.strong_convexity, net.activation.square_width
 
     def features(self, obs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -258,7 +283,7 @@ class CompiledCritics:
         if obs.dtype != torch.float32:
             obs = obs.double()
         x = self._buffer("x", batch, learners, batch, width)
-        _kernel().features(obs.contiguous().numpy(), mean.numpy(), variance.numpy(), x.numpy())
+        kernel().features(obs.contiguous().numpy(), mean.numpy(), variance.numpy(), x.numpy())
         return x.unsqueeze(1).expand(-1, self.members, -1, -1).flatten(0, 1)
 
     def _read(self, x: Tensor) -> Read:
@@ -272,7 +297,7 @@ class CompiledCritics:
             xhat, per_std = self._buffer(f"xhat {i}", batch, *shape), self._buffer(f"std {i}", batch, *shape[:2])
             torch.baddbmm(layer.bias, u, layer.weight.mT, out=xhat)
             u = self._buffer(f"u {i}", batch, *shape)
-            _kernel().normalise(xhat.numpy(), _rows(norm.bias), per_std.numpy(), u.numpy())
+            kernel().normalise(xhat.numpy(), _rows(norm.bias), per_std.numpy(), u.numpy())
             us.append(u)
         heads = self._buffer("heads", batch, self.total, batch, net.heads.out_features)
         torch.baddbmm(net.heads.bias, u, net.heads.weight.mT, out=heads)
@@ -284,6 +309,31 @@ class CompiledCritics:
         return self._buffers[name, batch]
 
 
+def _into(
+    allowed: Polytopes,
+    energies: Sequence[Any],
+    box: Sequence[Array],
+    solver: ProjectedNewton,
+    atol: float,
+    found: Sequence[Array],
+) -> bool:
+    """Solve the rows once more whose minimiser over the bounds is outside, see
+    :func:`icnn_rl.solvers.lazy_rows.solve_with_lazy_rows`. False where a set may be empty."""
+    if allowed.h.shape[1] == 0:
+        return True
+    rows = np.flatnonzero(outside(found[0], allowed.G, allowed.h))
+    if not len(rows):
+        return True
+    again = newton_on_polytopes(energies, box, allowed.G, allowed.h, rows, found[0][rows], solver, atol)
+    if again is None:
+        return False
+    steps = found[4][rows]
+    for part, fresh in zip(found, again, strict=True):
+        part[rows] = fresh
+    found[4][rows] += steps
+    return True
+
+
 def _new_solution(like: Tensor, *shape: int) -> Solution:
     learners, batch, _ = shape
     reals, integers = like.new_empty(3, learners, batch), torch.empty(2, learners, batch, dtype=torch.int64)
@@ -292,79 +342,14 @@ def _new_solution(like: Tensor, *shape: int) -> Solution:
     )
 
 
+def _first(found: Solution) -> Solution:
+    """Of the first learner."""
+    assert found.residual is not None
+    parts = (found.value, found.fun, found.gap, found.status, found.num_steps, found.residual)
+    value, fun, gap, status, num_steps, residual = (part[0] for part in parts)
+    return Solution(value, fun, gap, status, num_steps, residual)
+
+
 def _rows(bias: Tensor) -> Any:
     """(S E, 1, width) -> (S E, width), for compiled code."""
     return bias.detach().squeeze(1).numpy()
-
-
-class CompiledAdam:
-    """torch's Adam and the targets' step in one pass over one learner's weights.
-
-    The optimiser keeps its state, for whoever saves it or goes on with it.
-
-    Args:
-        optimizer: fused Adam, see :meth:`fits`.
-        gradients, targets: of the optimiser's parameters, in their order.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> None:
-        self.optimizer = optimizer
-        (self.group,) = optimizer.param_groups
-        self._gradients = tuple(part.numpy() for part in gradients)
-        self._targets = tuple(part.detach().numpy() for part in targets)
-        self._known: tuple[Any, ...] = ()
-        self._steps: list[Tensor] = []
-
-    @staticmethod
-    def fits(optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this is Adam as it usually is, on the CPU."""
-        plain = {"weight_decay": 0, "amsgrad": False, "maximize": False, "capturable": False, "differentiable": False}
-        return (
-            type(optimizer) is torch.optim.Adam
-            and len(optimizer.param_groups) == 1
-            and all(optimizer.param_groups[0].get(name, value) == value for name, value in plain.items())
-            and all(p.device.type == "cpu" and p.is_contiguous() for p in optimizer.param_groups[0]["params"])
-            and not optimizer._optimizer_step_pre_hooks
-            and not optimizer._optimizer_step_post_hooks
-        )
-
-    def length(self) -> float:
-        """Of the gradient."""
-        return float(_kernel().length(self._gradients))
-
-    def step(self, tau: float) -> None:
-        """One step, and theta' += tau (theta - theta')."""
-        parameters = self.group["params"]
-        state = self.optimizer.state
-        if any(not state[p] for p in parameters):
-            for p, gradient in zip(parameters, self._gradients, strict=True):
-                p.grad = torch.from_numpy(gradient)
-            self.optimizer.step()  # it makes its state
-            for slow, p in zip(self._targets, parameters, strict=True):
-                slow += tau * (p.detach().numpy() - slow)
-            return
-        first = state[parameters[0]]
-        if not self._known or self._known[0] is not first["exp_avg"] or self._known[1] != parameters[0].data_ptr():
-            names = ("exp_avg", "exp_avg_sq")
-            arrays = [tuple(p.detach().numpy() for p in parameters)]
-            arrays += [tuple(state[p][name].numpy() for p in parameters) for name in names]
-            self._known = first["exp_avg"], parameters[0].data_ptr(), *arrays
-            self._steps = [state[p]["step"] for p in parameters]
-        torch._foreach_add_(self._steps, 1.0)
-        weights, means, squares = self._known[2:]
-        beta1, beta2 = self.group["betas"]
-        _kernel().adam(
-            weights,
-            self._gradients,
-            means,
-            squares,
-            self._targets,
-            float(self.group["lr"]),
-            float(beta1),
-            float(beta2),
-            float(self.group["eps"]),
-            float(self._steps[0]),
-            tau,
-        )

@@ -22,10 +22,12 @@ from icnn_rl.constraints import ActionConstraint, ActionProjection, Fallback
 from icnn_rl.eager import eager
 from icnn_rl.nn import PICNN
 from icnn_rl.nn.linear import intercepted
+from icnn_rl.numba_support import available
 from icnn_rl.sets import Box, ConvexSet
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, Solver
 from icnn_rl.solvers.lazy_rows import solve_with_lazy_rows
+from icnn_rl.solvers.newton.polytopes import Polytopes
 
 __all__ = ["ConcaveCritic", "Greedy", "ICNNCritic"]
 
@@ -113,6 +115,7 @@ class ConcaveCritic(BasePolicy):
         self.features_dim = features_dim
         self.action_dim = get_action_dim(action_space)
         self.solver = solver
+        self._last_polytopes: tuple[Any, Polytopes | None] | None = None
         #: Greedy actions whose solve failed, since the critic was built: the agent logs them.
         self.act_failed = 0
 
@@ -195,6 +198,19 @@ class ConcaveCritic(BasePolicy):
         unknown = (solution.status == Status.NONFINITE_INPUT).unsqueeze(-1)
         return dataclasses.replace(solution, value=torch.where(unknown, torch.nan, solution.value))
 
+    def polytopes_at(self, obs: object) -> Polytopes | None:
+        """The scaled actions that may be taken for observations as the environments give them, where compiled code
+        knows sets of this kind; None: it does not. The last ones are kept: a step asks twice."""
+        if self.limits is None or not isinstance(obs, np.ndarray) or self.device.type != "cpu":
+            return None
+        key = obs.shape, obs.tobytes()
+        if self._last_polytopes is None or self._last_polytopes[0] != key:
+            with torch.no_grad():
+                allowed = self.action_set(torch.from_numpy(obs))
+            assert isinstance(allowed, ConvexSet)
+            self._last_polytopes = key, Polytopes.of(allowed, self.action_dim) if available() else None
+        return self._last_polytopes[1]
+
     def act_on(self, obs: object) -> np.ndarray | None:
         """The greedy action, scaled, for one observation as the environment gives it, where there is a shorter way than
         through tensors; None: there is none, or the observation is not one finite row."""
@@ -248,7 +264,10 @@ class ICNNCritic(ConcaveCritic):
 
     @property
     def compiled(self) -> CompiledCritics | None:
-        """The same critic in compiled code, where there is one for it."""
+        """The same critic in compiled code, where there is one for it: not for a class that derives from this one,
+        which may compute something else."""
+        if type(self) is not ICNNCritic:
+            return None
         weight = self.net.heads.weight
         kind = weight.device, weight.dtype
         if self._compiled_for != kind:
@@ -260,7 +279,7 @@ class ICNNCritic(ConcaveCritic):
         extractor, space = self.features_extractor, self.observation_space
         if not isinstance(obs, np.ndarray) or obs.dtype not in (np.float32, np.float64):
             return None
-        if self.limits is not None or not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
+        if not is_vector_space(space) or obs.shape not in (space.shape, (1, *space.shape)):  # type: ignore[misc]
             return None
         if type(extractor) not in (NormalizedExtractor, FlattenExtractor) or not finite_in_float32(obs):
             return None
@@ -271,10 +290,37 @@ class ICNNCritic(ConcaveCritic):
             action, status = compiled.act_on(obs.reshape(-1), extractor.mean, extractor.variance, self.solver)
         else:
             action, status = compiled.act_on(obs.reshape(-1).astype(np.float32, copy=False), None, None, self.solver)
+        if status <= _LAST_USABLE and self.constraint is not None and not self._may_be_taken(obs, action):
+            found = self._act_within(obs, compiled)
+            if found is None:
+                return None
+            action, status = found
         if status > _LAST_USABLE:
             return None  # counted, and told, the long way
         shape = self.action_space.shape if obs.shape == space.shape else (1, *self.action_space.shape)  # type: ignore[misc]
         return action.reshape(shape)
+
+    def _may_be_taken(self, obs: np.ndarray, action: np.ndarray) -> bool:
+        """Whether the constraint allows a scaled action (n,). The best of all actions is then the best of those that it
+        allows, and nothing has to be known of the others."""
+        assert self.constraint is not None
+        low, high = self.action_space.low.reshape(-1), self.action_space.high.reshape(-1)  # type: ignore[attr-defined]
+        own_units = torch.from_numpy(0.5 * (high - low) * action + 0.5 * (high + low)).unsqueeze(0).double()
+        row = torch.from_numpy(obs.reshape(1, *self.observation_space.shape)).double()  # type: ignore[misc]
+        with torch.no_grad():
+            return bool(self.constraint.violation(row, own_units) <= 0.0)  # NaN: no
+
+    def _act_within(self, obs: np.ndarray, compiled: CompiledCritics) -> tuple[np.ndarray, int] | None:
+        """The best action of those that the constraint allows, and the status of its search."""
+        assert is_compiled(self.solver)
+        row = obs.reshape(1, *self.observation_space.shape)  # type: ignore[misc]
+        allowed = self.polytopes_at(row)
+        if allowed is None:
+            return None
+        with torch.no_grad():
+            x = self.extract_features(torch.from_numpy(row), self.features_extractor)
+            found = compiled.act_within(x, allowed, self.solver)
+        return None if found is None else (found.value[0].numpy(), int(found.status[0]))
 
     @eager("The greedy action")
     def _solve(self, obs: PyTorchObs) -> Solution:

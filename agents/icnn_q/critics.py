@@ -21,6 +21,7 @@ from icnn_rl.nn.groups import GroupMeans
 from icnn_rl.solution import Solution, Status
 from icnn_rl.solvers import Problem, ProjectedNewton, Solver, solve
 from icnn_rl.solvers.newton.fixed_steps import solve_fixed_steps
+from icnn_rl.solvers.newton.polytopes import Polytopes
 from icnn_rl.solvers.newton.smoothed_start import smoothed_start
 from icnn_rl.solvers.shortcuts import without_shortcuts
 
@@ -86,9 +87,15 @@ class LoneCritics:
         self, batch: Batch, own: Settings, draws: Draws, solver: Solver, atol: Tensor, *, fixed_steps: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         critic, next_obs = self.critic, batch.next_obs
-        if self.compiled is not None and critic.limits is None and is_compiled(solver):
-            return self.compiled.target(self._features(next_obs), batch, own, draws, solver, atol)
-        energy, allowed = critic.bind(next_obs), critic.action_set(next_obs)
+        allowed = critic.action_set(next_obs)
+        if self.compiled is not None and is_compiled(solver):
+            polytopes = None if critic.limits is None else Polytopes.of(allowed, critic.action_dim)  # type: ignore[arg-type]
+            if critic.limits is None or polytopes is not None:
+                x = self._features(next_obs)
+                found_target = self.compiled.target(x, batch, own, draws, solver, atol, polytopes)
+                if found_target is not None:
+                    return found_target
+        energy = critic.bind(next_obs)
         found = critic.maximise(energy, solver, next_obs, allowed, atol)
         action = found.value if draws.noise is None else (found.value + draws.noise[0]).clamp(-1.0, 1.0)
         if draws.noise is not None:
@@ -162,7 +169,9 @@ class StackedCritics:
         assert isinstance(batch.next_obs, Tensor)
         x = self._features(batch.next_obs)
         if self.compiled is not None and not fixed_steps and is_compiled(solver):
-            return self.compiled.target(x, batch, own, draws, solver, atol)
+            target = self.compiled.target(x, batch, own, draws, solver, atol)
+            assert target is not None  # nothing is forbidden
+            return target
         energy = GroupMeans(self.net.bind(x), self.learners)
         found = self._maximise(energy, solver, atol, fixed_steps)
         action = found.value if draws.noise is None else (found.value + draws.noise).clamp(-1.0, 1.0)
@@ -180,13 +189,26 @@ class StackedCritics:
             return _by_autograd(energies, target, usable, self.parameters())
 
     @torch.no_grad()
-    def act(self, obs: Tensor, solver: Solver) -> Solution:
-        x = self._features(obs.unsqueeze(1))
+    def act(self, obs: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+        """The greedy actions (S, n) for observations (S, o) of one state each, and the status of their search (S,)."""
         if self.compiled is not None and is_compiled(solver):
-            return self.compiled.act_each(x, solver)
+            return self._act_compiled(self.compiled, obs, solver)
+        x = self._features(obs.unsqueeze(1))
         energy = GroupMeans(self.net.bind(x), self.learners)
         # the environments wait for the actions: asking whether there is anything left to do costs nothing more
-        return self._maximise(energy, solver, x.new_zeros(self.learners), fixed_steps=False)
+        found = self._maximise(energy, solver, x.new_zeros(self.learners), fixed_steps=False)
+        return found.value.squeeze(1), found.status.squeeze(1)
+
+    def _act_compiled(self, compiled: CompiledCritics, obs: Tensor, solver: ProjectedNewton) -> tuple[Tensor, Tensor]:
+        if obs.dtype not in (torch.float32, torch.float64):
+            obs = obs.double()
+        actions, statuses = [], []
+        for s in range(self.learners):
+            mean, variance = (None if part is None else part[s, 0] for part in (self._mean, self._variance))
+            action, status = compiled.act_on(obs[s].numpy(), mean, variance, solver, s)
+            actions.append(torch.from_numpy(action))
+            statuses.append(status)
+        return torch.stack(actions), torch.tensor(statuses)
 
     def _maximise(self, energy: GroupMeans, solver: Solver, atol: Tensor, fixed_steps: bool) -> Solution:
         """argmax_a of every learner's mean_e Q_e, (S, B, n)."""
@@ -220,8 +242,8 @@ def _target(
     empty = found.status == Status.PRIMAL_INFEASIBLE
     failed = found.failed & ~empty
     discount = own.gamma.unsqueeze(-1) if batch.discounts is None else batch.discounts
-    rewards = own.reward_scale.unsqueeze(-1) * batch.rewards
-    target, usable = bellman_target(rewards, batch.ended > 0, discount, -energies.amax(1), ~failed)
+    rewards = own.reward_factor.unsqueeze(-1) * batch.rewards
+    target, usable = bellman_target(rewards, batch.ended > 0, discount, own.within(-energies.amax(1)), ~failed)
     gap = torch.where(empty, torch.nan, found.gap)
     parts = (found.num_steps, gap, found.success, failed, empty, on_bound(found.value))
     return target, usable, torch.stack([part.float() for part in parts], -1).nanmean(1)

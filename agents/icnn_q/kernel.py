@@ -453,7 +453,7 @@ def bellman(
     rewards: Array,
     ended: Array,
     discounts: Array,
-    reward_scale: Array,
+    reward_factor: Array,
     target: Array,
     usable: Array,
     told: Array,
@@ -462,7 +462,7 @@ def bellman(
 
     Args:
         value: (S, B). action: (S, B, n), the greedy one. gap, num_steps, status: (S, B), of the search.
-        rewards, ended: (S, B). discounts: (S, B), or (S, 1) for all rows. reward_scale: (S,).
+        rewards, ended: (S, B). discounts: (S, B), or (S, 1) for all rows. reward_factor: (S,).
         target, usable: (S, B), filled.
         told: (S, 6), filled: see :data:`icnn_rl.agents.icnn_q.losses.TARGET_KEYS`.
     """
@@ -471,7 +471,7 @@ def bellman(
     for s in range(learners):
         for b in range(batch):
             d = discounts[s, b if discounts.shape[1] > 1 else 0]
-            reward = reward_scale[s] * rewards[s, b]
+            reward = reward_factor[s] * rewards[s, b]
             over = ended[s, b] > 0
             target[s, b] = reward if over else reward + d * value[s, b]
             found = status[s, b] <= _USABLE

@@ -4,7 +4,7 @@ With Q_e = -f_e, e = 1 .. E, and target networks marked by ', for each of the S 
 
     a*'    = argmax_a mean_e Q'_e(s', a)                      a convex programme, solved for the whole batch
     a'     = clip( a*' + clip( N(0, noise), +-clip ), -1, 1 )
-    target = scale r + gamma (1 - ended) min_e Q'_e(s', a')
+    target = scale r + gamma (1 - ended) clip( min_e Q'_e(s', a'), low, high )
     loss   = sum_e mean_b ( Q_e(s, a + N(0, jitter)) - target )^2
 
 A lone agent is S = 1; stacked ones are S > 1, with everything of learner s in row s.
@@ -13,22 +13,29 @@ A lone agent is S = 1; stacked ones are S > 1, with everything of learner s in r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
-from icnn_rl.agents.icnn_q.compiled import CompiledAdam
+from icnn_rl.agents.icnn_q.compiled_adam import CompiledAdam
 from icnn_rl.agents.icnn_q.critics import Critics
 from icnn_rl.agents.icnn_q.losses import GRADIENT_KEY, LOSS_KEYS, TARGET_KEYS, TD_RATE
 from icnn_rl.solvers import Solver
 
-__all__ = ["CHECK_EVERY", "NUMBERS", "Learner", "is_fused_adam", "process_generator"]
+__all__ = ["CHECK_EVERY", "FRESH", "NUMBERS", "Learner", "is_fused_adam", "process_generator"]
 
 #: What an update tells, in the order of its columns.
 NUMBERS = (*LOSS_KEYS, GRADIENT_KEY, *TARGET_KEYS)
+
+#: What a learner keeps before its first update, see :meth:`Learner.keep`.
+FRESH: dict[str, Any] = {
+    "td_square": 0.0,
+    "seen": [math.inf, -math.inf],
+    "value_range": [-math.inf, math.inf],
+}
 
 #: Updates between two looks at whether every loss is finite, where asking makes the host wait for the device.
 CHECK_EVERY = 100
@@ -47,8 +54,10 @@ class Learner(Generic[AnyCritics]):
         generators: what each learner's noise is drawn from, on the critics' device.
         target_members: the target takes the least of that many members, drawn anew for each update; None: of all.
         policy_delay: updates of the critics for each move of the targets.
+        target_window: low and high are the least and the largest target of the last so many updates; 0: there is no
+            such range.
         updates: how many there have been.
-        td_square: (S,), the running mean of the squared TD error of one member.
+        kept: of each learner, what :meth:`keep` gave when it was interrupted; None: they begin.
         check_every: updates between two looks at whether the losses are finite. Between them a learner whose loss is
             not leaves its weights alone, which needs the fused Adam; with 1 the host is asked before every step.
         fixed_steps: take all steps of the solver for every batch, with finished rows frozen, instead of asking the
@@ -69,8 +78,9 @@ class Learner(Generic[AnyCritics]):
         *,
         target_members: int | None = None,
         policy_delay: int = 1,
+        target_window: int = 0,
         updates: int = 0,
-        td_square: Sequence[float] = (0.0,),
+        kept: Sequence[Mapping[str, Any]] | None = None,
         check_every: int = 1,
         fixed_steps: bool = False,
     ) -> None:
@@ -81,8 +91,15 @@ class Learner(Generic[AnyCritics]):
         device, learners = self.parameters[0].device, critics.learners
         self.device = device
         self.settings = Settings(learners, device)
+        known = [FRESH] * learners if kept is None else list(kept)
+        self.target_window = target_window
+        self._seen = torch.tensor([one["seen"] for one in known], dtype=torch.float32, device=device)
+        if target_window:
+            ranges = [one["value_range"] for one in known]
+            self.settings.value_range = torch.tensor(ranges, dtype=torch.float32, device=device)
         self.updates = self._first_update = updates
-        self.td_square = torch.tensor(td_square, dtype=torch.float32, device=device)
+        #: Running mean of the squared TD error, of one member.
+        self.td_square = torch.tensor([one["td_square"] for one in known], dtype=torch.float32, device=device)
         self.sums = torch.zeros(learners, len(NUMBERS), device=device)
         self._sound = torch.ones(learners, dtype=torch.bool, device=device)
         self._sound_updates = torch.zeros(learners, dtype=torch.int64, device=device)
@@ -148,12 +165,12 @@ class Learner(Generic[AnyCritics]):
     def _draws(self) -> Draws:
         """What was drawn, in units of actions."""
         assert self._normal is not None
-        own, (noise, jitter), learners = self.settings, self._normal, range(len(self.generators))
+        own, (noise, jitter) = self.settings, self._normal
         scaled = smoothing = None
-        if any(own.any("target_policy_noise", s) for s in learners):
+        if own.somewhere("target_policy_noise"):
             clip = own.target_noise_clip[:, None, None]
             scaled = (own.target_policy_noise[:, None, None] * noise).clamp(-clip, clip)
-        if any(own.any("action_smoothing", s) for s in learners):
+        if own.somewhere("action_smoothing"):
             smoothing = own.action_smoothing[:, None, None] * jitter
         return Draws(scaled, smoothing, None if self.target_members is None else self._members)
 
@@ -163,6 +180,8 @@ class Learner(Generic[AnyCritics]):
         ``check_every`` > 1 nothing here waits for it, so that a CUDA graph can hold it."""
         draws = self._draws()
         target, usable, searched = self._target(batch, draws)
+        if self.target_window:
+            self._note_range(target, usable)
         actions = batch.actions if draws.jitter is None else batch.actions + draws.jitter
         told, gradients = self.critics.gradient(batch.obs, actions, target, usable)
         if self._adams is not None:
@@ -203,9 +222,23 @@ class Learner(Generic[AnyCritics]):
         self.td_square.lerp_(newest, TD_RATE)
         return numbers
 
+    def _note_range(self, target: Tensor, usable: Tensor) -> None:
+        least = torch.where(usable, target, math.inf).amin(1)
+        largest = torch.where(usable, target, -math.inf).amax(1)
+        torch.minimum(self._seen[:, 0], least, out=self._seen[:, 0])
+        torch.maximum(self._seen[:, 1], largest, out=self._seen[:, 1])
+
+    def _move_range(self) -> None:
+        """Every window: what was seen in it is the range of the next one."""
+        assert self.settings.value_range is not None
+        self.settings.value_range.copy_(self._seen)  # in place: a CUDA graph may read it
+        self._seen[:, 0], self._seen[:, 1] = math.inf, -math.inf
+
     def count(self) -> None:
         """After :meth:`step`."""
         self.updates += 1
+        if self.target_window and self.updates % self.target_window == 0:
+            self._move_range()
         if self.updates % self.check_every == 0:
             self.check()
 
@@ -282,20 +315,14 @@ class Learner(Generic[AnyCritics]):
 
     # what goes on
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the learner keeps beside the weights and the optimisers' state: to go on as if never interrupted."""
+    def keep(self, s: int) -> dict[str, Any]:
+        """What learner s keeps beside its weights, its optimiser's state and its random stream, as plain data."""
+        value_range = self.settings.value_range
         return {
-            "updates": self.updates,
-            "td_square": self.td_square.tolist(),
-            "generators": [stream.get_state() for stream in self.generators],
+            "td_square": float(self.td_square[s]),
+            "seen": self._seen[s].tolist(),
+            "value_range": FRESH["value_range"] if value_range is None else value_range[s].tolist(),
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        self.updates = state["updates"]
-        self.td_square.copy_(torch.tensor(state["td_square"]))
-        for stream, kept in zip(self.generators, state["generators"], strict=True):
-            stream.set_state(kept)
 
 
 def is_fused_adam(optimizer: torch.optim.Optimizer) -> bool:

@@ -117,6 +117,7 @@ def _shared(agent: ICNNQ) -> dict[str, object]:
         "gradient_steps": agent.gradient_steps,
         "policy_delay": agent.policy_delay,
         "target_members": agent.target_members,
+        "target_window": agent.target_window,
         "device": agent.device,
         "num_timesteps": agent.num_timesteps,
         "n_updates": agent._n_updates,

@@ -21,6 +21,7 @@ from icnn_rl.agents.icnn_q.stack_checks import check_stackable
 from icnn_rl.agents.icnn_q.stacked_data import StackedReplay, Streams, to_device
 from icnn_rl.agents.normalization import NormalizedExtractor
 from icnn_rl.nn import PICNN
+from icnn_rl.solution import Status
 
 __all__ = ["StackedICNNQ"]
 
@@ -121,7 +122,8 @@ class StackedICNNQ(Generic[Row]):
             target_members=first.target_members,
             policy_delay=first.policy_delay,
             updates=first._n_updates,
-            td_square=[agent.td_square for agent in self.agents],
+            target_window=first.target_window,
+            kept=[agent.kept() for agent in self.agents],
             check_every=CHECK_EVERY,
             fixed_steps=fixed_steps,
         )
@@ -218,8 +220,9 @@ class StackedICNNQ(Generic[Row]):
     def _greedy(self) -> np.ndarray:
         """Every learner's greedy action for its own last observation, scaled: (S, n)."""
         obs = np.stack([np.ravel(finite_obs(agent._last_obs)) for agent in self.agents])
-        solution = self.learner.critics.act(to_device(torch.from_numpy(obs), self.device), self._act_solver)
-        both = torch.cat((solution.value, solution.failed.unsqueeze(-1)), -1).squeeze(1).cpu().numpy()
+        obs_there = to_device(torch.from_numpy(obs), self.device)
+        actions, status = self.learner.critics.act(obs_there, self._act_solver)
+        both = torch.cat((actions, (status > int(Status.MAX_STEPS)).unsqueeze(-1)), -1).cpu().numpy()
         for agent, failed in zip(self.agents, both[:, -1], strict=True):
             agent.critic.act_failed += int(failed)
         return both[:, :-1]
@@ -230,7 +233,10 @@ class StackedICNNQ(Generic[Row]):
             agent._update_learning_rate(agent.critic.optimizer)
             if self._capture is not None:
                 self._capture.fix_learning_rate(i, agent.critic.optimizer)
-        self.learner.settings.read(self.agents)
+        settings = self.learner.settings
+        settings.read(self.agents)
+        if self._capture is not None:
+            self._capture.fit([settings.somewhere(name) for name in ("target_policy_noise", "action_smoothing")])
         for _ in range(gradient_steps):
             self._draw()
             if self._capture is None:
@@ -293,7 +299,7 @@ class StackedICNNQ(Generic[Row]):
         """What the learner keeps beside its weights, and the stack has kept for it."""
         agent = self.agents[i]
         self.replay.write_to(agent.replay_buffer, i)  # type: ignore[arg-type]  # checked: there is one
-        agent._td_square, agent._learner = float(self.learner.td_square[i]), None
+        agent._kept, agent._learner = self.learner.keep(i), None
 
     def unstack(self) -> list[ICNNQ]:
         """The learners as ordinary agents with weights of their own and filled replay buffers. They have left the stack
@@ -346,7 +352,13 @@ class _CapturedUpdate:
     def __init__(self, update: Callable[[], None]) -> None:
         self._update, self._calls = update, 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._kind: object = None
         self._rates: dict[int, Tensor] = {}
+
+    def fit(self, kind: object) -> None:
+        """What is captured leaves out noise that nobody has: of an update of another kind it is forgotten."""
+        if kind != self._kind:
+            self._graph, self._kind = None, kind
 
     def fix_learning_rate(self, i: int, optimizer: torch.optim.Optimizer) -> None:
         """Put the learning rate, a new number, where the graph reads it."""

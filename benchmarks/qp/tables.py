@@ -6,11 +6,13 @@ import argparse
 import math
 import os
 import platform
+from pathlib import Path
 
 import torch
 
-from benchmarks.qp import cuda, measure, memory, peers, single
+from benchmarks.qp import measure, memory, peers, single, throughput
 from benchmarks.qp.cases import CASES
+from benchmarks.rows import Rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,16 +20,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "cases",
         nargs="*",
-        help=f"of {', '.join(CASES)}; with --single, of {', '.join(single.SEQUENCES)}; all by default",
+        help=f"of {', '.join(CASES)}; with --single, of {', '.join(single.SEQUENCES)}; with --throughput, of "
+        f"{', '.join(throughput.CASE_BATCHES)}; all by default",
     )
     parser.add_argument("--only", help="packages to measure, as named in the tables, separated by semicolons")
     parser.add_argument("--budget", type=float, default=measure.BUDGET, help="seconds a package and kind of run")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time; case e by default")
     parser.add_argument("--single", action="store_true", help="one programme after the other, by the clock, instead")
-    parser.add_argument("--cuda", action="store_true", help="throughput on a GPU instead")
+    parser.add_argument("--throughput", metavar="DEVICE", help="rows a second against the batch size instead")
+    parser.add_argument("--largest", type=int, default=10**9, help="batch of --throughput")
+    parser.add_argument("--csv", type=Path, help="where the table of --throughput goes, too")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    unknown = sorted(set(args.cases) - set(single.SEQUENCES if args.single else CASES))
+    known = single.SEQUENCES if args.single else throughput.CASE_BATCHES if args.throughput else CASES
+    unknown = sorted(set(args.cases) - set(known))
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}")
     torch.set_num_threads(1)
@@ -39,8 +45,11 @@ def main(argv: list[str] | None = None) -> None:
     among = peers.installed()
     if args.only:
         among = [peer for peer in among if peer.name in args.only.split(";")]
-    if args.cuda:
-        _print_throughput()
+    if args.throughput:
+        device, table_rows = args.throughput, Rows(args.csv)
+        print(f"{torch.cuda.get_device_name() if device != 'cpu' else _machine()}, float64")
+        for row in throughput.rows(device, args.cases or list(throughput.CASE_BATCHES), args.budget, args.largest):
+            table_rows.add(**row)
     elif args.memory:
         _print_memory(args.cases or ["e"], [peer.name for peer in among])
     else:
@@ -66,16 +75,6 @@ def _print_single(sequences: list[str], only: str | None) -> None:
     print(f"{_machine()}; {', '.join(peers.versions())}")
     for sequence in sequences:
         print(single.table(sequence, single.run(sequence, names)), flush=True)
-
-
-def _print_throughput() -> None:
-    if not torch.cuda.is_available():
-        print("No CUDA device: skipped.")
-        return
-    print(f"{torch.cuda.get_device_name()}, float64, rows a second\n")
-    print("| case | batch | package | forward | forward + backward |\n|---|---|---|---|---|")
-    for case, batch, name, forward, both in cuda.rows():
-        print(f"| {case} | {batch} | {name} | {forward:.3g} | {both:.3g} |", flush=True)
 
 
 def table(result: measure.Result) -> str:

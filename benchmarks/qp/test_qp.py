@@ -43,4 +43,4 @@ def test_accurate_and_faster_than_qpth(benchmark: BenchmarkFixture, case: str) -
 
 @pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="no CUDA device")
 def test_throughput_on_a_gpu() -> None:
-    tables.main(["--cuda"])
+    tables.main(["--throughput", "cuda"])

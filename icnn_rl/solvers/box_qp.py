@@ -60,8 +60,9 @@ def box_qp(g: Tensor, h: Tensor, low: Tensor, high: Tensor, solves: int) -> tupl
     return d, residual
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache
 def _identity(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept for good: a captured CUDA graph goes on reading it where it lies."""
     with torch.inference_mode(False):
         return torch.eye(n, dtype=dtype, device=device)
 

@@ -191,8 +191,13 @@ def solve(
     ``y0`` itself. A sample is also done, and successful, once its certified gap is at most ``atol``, in f's units.
     """
     one_for_all = not isinstance(atol, Tensor) or atol.numel() == 1
-    if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all and dispatch.fits(problem, y0):
-        return dispatch.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
+    if isinstance(solver, ProjectedNewton) and solver.compiled and one_for_all:
+        if dispatch.fits(problem, y0):
+            return dispatch.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
+        if not averages and dispatch.fits_polytopes(problem, y0):
+            found = dispatch.newton_on_set(problem, y0, solver, float(atol))
+            if found is not None:
+                return found
     if averages:
         y0 = smoothed_start(problem, y0)
     problem, start, excluded = problem.start(y0)

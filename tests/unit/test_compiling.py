@@ -60,3 +60,27 @@ def test_machine_code_of_an_earlier_version_goes(tmp_path: Path) -> None:
 
 def test_functions_from_another_file() -> None:
     assert compiling.imported_by({"dot": kernel_algebra.dot}) != compiling.imported_by({})
+
+
+def test_what_was_kept_under_names_that_are_gone_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for kind in ("Before", "After"):
+        source = f"""
+from typing import NamedTuple
+from icnn_rl.compiling import kept
+
+class {kind}(NamedTuple):
+    x: float
+
+@kept
+def first(point):
+    return point.x
+
+def call():
+    return first({kind}(2.0))
+"""
+        (tmp_path / "renamed_of_a_test.py").write_text(source)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "renamed_of_a_test", raising=False)
+        assert importlib.import_module("renamed_of_a_test").call() == 2.0

@@ -29,12 +29,16 @@ RENEW = "python tests/unit/test_public_api.py"
 _OPERATORS = {"__call__", "__and__", "__or__", "__add__", "__getitem__", "__len__", "__iter__", "__contains__"}
 
 
+#: Packages whose names are for the rest of this one.
+_INTERNAL = "icnn_rl.qp.kernel."
+
+
 def _modules() -> list[str]:
     """Every package with an ``__all__``, and the modules that the pages import from."""
     import icnn_rl
 
     walked = pkgutil.walk_packages(icnn_rl.__path__, "icnn_rl.")
-    names = {"icnn_rl", *(module.name for module in walked if module.ispkg)}
+    names = {"icnn_rl", *(module.name for module in walked if module.ispkg and not module.name.startswith(_INTERNAL))}
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         names |= set(re.findall(r"^from (icnn_rl[\w.]*) import ", page.read_text(), re.MULTILINE))
     return sorted(name for name in names if hasattr(importlib.import_module(name), "__all__"))

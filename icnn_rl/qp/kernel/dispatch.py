@@ -323,15 +323,15 @@ def nearest(point: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Arr
 
 
 def minimisers(Q: Array, p: Array, G: Array, h: Array, lb: Array, ub: Array) -> tuple[Array, Array, Array] | None:
-    """argmin 1/2 y^T Q y + p^T y over the same sets, Q (n, n) positive definite: the points (B, n), the multipliers
-    (B, m + n + n) of rows, lower and upper bounds, and whether they were found."""
+    """argmin 1/2 y^T Q y + p^T y over the same sets, Q (n, n) or (B, n, n) positive definite: the points (B, n), the
+    multipliers (B, m + n + n) of rows, lower and upper bounds, and whether they were found."""
     batch, n = p.shape
     k = h.shape[-1] + 2 * n
     if n > _LARGEST[0] or k > _LARGEST[1] or not available():
         return None
     found, solver = _nothing_found(batch, n, k), PrimalDual()
     _kernel().solve_blocks(
-        Q[None],
+        Q if Q.ndim == 3 else Q[None],
         p,
         np.ascontiguousarray(G),
         np.concatenate((h, -lb, ub), -1),

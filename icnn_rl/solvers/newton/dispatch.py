@@ -16,6 +16,7 @@ from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
 from icnn_rl.solution import Solution
 from icnn_rl.solvers.newton.method import ProjectedNewton
+from icnn_rl.solvers.newton.polytopes import newton_on_polytopes
 from icnn_rl.solvers.newton.smoothed_start import STAGES
 from icnn_rl.solvers.problem import Problem
 
@@ -34,7 +35,18 @@ def _kernel() -> ModuleType:
 def fits(problem: Problem, y: Tensor) -> bool:
     """Whether f over the box is for the kernel: one layer of squareplus units, finite bounds, on the CPU, and numba
     installed."""
-    if problem.region is not None or not problem.finite or y.dim() != 2 or y.device.type != "cpu":
+    return problem.region is None and _fits_over_bounds(problem, y)
+
+
+def fits_polytopes(problem: Problem, y: Tensor) -> bool:
+    """Whether f over rows and bounds is for the kernel."""
+    region = problem.region
+    rows = region is not None and region.plain and region.set.G is not None and region.set.h is not None
+    return rows and _fits_over_bounds(problem, y)
+
+
+def _fits_over_bounds(problem: Problem, y: Tensor) -> bool:
+    if not problem.finite or y.dim() != 2 or y.device.type != "cpu":
         return False
     if transformed():  # tensors hide their numbers
         return False
@@ -59,6 +71,24 @@ def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, at
     energies, *box = _data(problem, y)
     newton_compiled(energies, box, solver, atol, [part.numpy() for part in parts], stages)
     return solution
+
+
+def newton_on_set(problem: Problem, y: Tensor, solver: ProjectedNewton, atol: float) -> Solution | None:
+    """``solver`` run over the problem's set from its point nearest to ``y``, for problems that fit; None where a
+    programme on the way was not solved: a set may be empty."""
+    region = problem.region
+    assert region is not None
+    assert region.set.G is not None
+    assert region.set.h is not None
+    energies, lower, upper, start = _data(problem, y)
+    G, h = (part.numpy() for part in (region.set.G, region.set.h))
+    one_for_all = G[None] if G.ndim == 2 else G, h[None] if h.ndim == 1 else h
+    found = newton_on_polytopes(energies, (lower, upper), *one_for_all, np.arange(len(y)), start, solver, atol)
+    if found is None:
+        return None
+    parts = (torch.from_numpy(np.asarray(part)) for part in found)
+    value, fun, gap, residual, num_steps, status = parts
+    return Solution(value, fun.to(y.dtype), gap.to(y.dtype), status, num_steps, residual.to(y.dtype))
 
 
 def newton_compiled(

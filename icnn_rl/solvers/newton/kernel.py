@@ -55,7 +55,7 @@ class Found(NamedTuple):
     status: Array
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """f of one row, and scratch: arrays over units first."""
 
     D: Array  # (n, m)
@@ -81,7 +81,7 @@ class _Row(NamedTuple):
     damped: Array  # H + mu I
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
     """A point, and f's gradient and Hessian there."""
 
     y: Array
@@ -90,12 +90,12 @@ class _Point(NamedTuple):
 
 
 @jit
-def _new_row(energies: Energies) -> _Row:
+def new_row(energies: Energies) -> Row:
     members, n, h = energies.directions.shape
     kind = energies.directions.dtype
     units = np.zeros((6, members * h), kind)
     small = np.zeros((9, n))
-    return _Row(
+    return Row(
         np.zeros((n, members * h), kind), units[0], units[1], units[2], units[3], units[4], units[5],
         small[0], small[1], small[2], small[3], small[4], small[5], small[6], np.zeros((n, n)), small[7], small[8],
         np.zeros(n), np.zeros(n, np.bool_), np.zeros((n, n)),
@@ -103,12 +103,12 @@ def _new_row(energies: Energies) -> _Row:
 
 
 @jit
-def _new_point(n: int) -> _Point:
-    return _Point(np.zeros(n), np.zeros(n), np.zeros((n, n)))
+def new_point(n: int) -> Point:
+    return Point(np.zeros(n), np.zeros(n), np.zeros((n, n)))
 
 
 @jit
-def _read(r: _Row, energies: Energies, lower: Array, upper: Array, row: int) -> float:
+def read_row(r: Row, energies: Energies, lower: Array, upper: Array, row: int) -> float:
     """Gather a row of the batch; returns c."""
     members, n, h = energies.directions.shape
     gated, own = min(row, energies.gates.shape[1] - 1), min(row, energies.offsets.shape[1] - 1)
@@ -128,7 +128,7 @@ def _read(r: _Row, energies: Energies, lower: Array, upper: Array, row: int) -> 
 
 
 @jit
-def _spread(r: _Row) -> None:
+def _spread(r: Row) -> None:
     """The variance of every unit's input where y is uniform on the box."""
     r.spread[:] = 0
     for i in range(len(r.lin)):
@@ -138,7 +138,7 @@ def _spread(r: _Row) -> None:
 
 
 @jit
-def _evaluate(r: _Row, at: _Point, constant: float, square_width: float, blur: float) -> float:
+def evaluate(r: Row, at: Point, constant: float, square_width: float, blur: float) -> float:
     """f at ``at.y``; fills its gradient and Hessian."""
     real = r.w.dtype.type
     n, m = r.D.shape
@@ -176,18 +176,18 @@ def _evaluate(r: _Row, at: _Point, constant: float, square_width: float, blur: f
 
 
 @jit
-def _clip(x: float, low: float, high: float) -> float:
+def clip(x: float, low: float, high: float) -> float:
     return np.minimum(np.maximum(x, low), high)  # type: ignore[no-any-return]  # NaN stays NaN
 
 
 @jit
-def _bounds(r: _Row, y: Array) -> None:
+def _bounds(r: Row, y: Array) -> None:
     for i in range(len(y)):
         r.low[i], r.high[i] = r.lower[i] - y[i], r.upper[i] - y[i]
 
 
 @jit
-def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
+def _box_qp(r: Row, g: Array, H: Array, solves: int) -> None:
     """min g . d + 1/2 d^T H d over low <= d <= high, see ``box_qp.py``: fills d and rest = -(g + H d)."""
     n = len(g)
     for i in range(n):
@@ -195,7 +195,7 @@ def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
     for turn in range(solves):
         settled = turn > 0
         for i in range(n):
-            bound = _clip(r.moved[i], r.low[i], r.high[i])
+            bound = clip(r.moved[i], r.low[i], r.high[i])
             r.held[i] = bound != r.moved[i]
             wanted = bound if r.held[i] else -g[i]
             settled = settled and wanted == r.rhs[i]
@@ -207,13 +207,13 @@ def _box_qp(r: _Row, g: Array, H: Array, solves: int) -> None:
             r.rest[i] = -g[i] - dot(H[i], r.d)
             r.moved[i] = r.d[i] + r.rest[i] / max(H[i, i], _TINY)
     for i in range(n):
-        r.d[i] = _clip(r.d[i], r.low[i], r.high[i])
+        r.d[i] = clip(r.d[i], r.low[i], r.high[i])
     for i in range(n):
         r.rest[i] = -g[i] - dot(H[i], r.d)
 
 
 @jit
-def _solve_held(r: _Row, H: Array) -> None:
+def _solve_held(r: Row, H: Array) -> None:
     """d_i = rhs_i where held, (H d)_i = rhs_i elsewhere: A = L D L^T, with H d of the held ones moved to the right."""
     n, A, d = len(H), r.system, r.d
     d[:] = r.rhs
@@ -240,20 +240,20 @@ def _solve_held(r: _Row, H: Array) -> None:
 
 
 @jit
-def _step_into(r: _Row, y: Array, out: Array) -> None:
+def _step_into(r: Row, y: Array, out: Array) -> None:
     """out = P(y + d), a point that the data's precision can hold."""
     for i in range(len(y)):
-        out[i] = float(r.w.dtype.type(_clip(y[i] + r.d[i], r.lower[i], r.upper[i])))
+        out[i] = float(r.w.dtype.type(clip(y[i] + r.d[i], r.lower[i], r.upper[i])))
 
 
 @jit
-def _smoothed_start(r: _Row, at: _Point, start: Array, constant: float, square_width: float, stages: int) -> None:
+def _smoothed_start(r: Row, at: Point, start: Array, constant: float, square_width: float, stages: int) -> None:
     """Moves ``at.y`` from ``start`` by Newton steps on averages of f, see ``smoothed_start.py``."""
     _spread(r)
     blur = 1.0
     at.y[:] = start
     for _ in range(stages):
-        _evaluate(r, at, constant, square_width, blur)
+        evaluate(r, at, constant, square_width, blur)
         _bounds(r, at.y)
         _box_qp(r, at.g, at.H, START_SOLVES)
         at.y[:] += r.d
@@ -288,41 +288,41 @@ def newton(
         found: (B, ...), filled.
     """
     n = start.shape[1]
-    r, at, trial = _new_row(energies), _new_point(n), _new_point(n)
+    r, at, trial = new_row(energies), new_point(n), new_point(n)
     for row in range(len(start)):
-        c = _read(r, energies, lower, upper, row)
+        c = read_row(r, energies, lower, upper, row)
         _smoothed_start(r, at, start[row], c, energies.square_width, stages)
         r.d[:] = 0.0
         _step_into(r, at.y, at.y)
-        f = _evaluate(r, at, c, energies.square_width, 0.0)
-        scale = _variation(r, at)
+        f = evaluate(r, at, c, energies.square_width, 0.0)
+        scale = variation(r, at)
         noise = (abs(f) + scale) * NOISE * np.finfo(start.dtype).eps
-        gap, damping, stalled, steps = _gap(r, at), 0.0, False, 0
+        gap, damping, stalled, steps = box_gap(r, at), 0.0, False, 0
         sound = np.isfinite(f) and not np.isnan(gap / max(scale, _TINY)) and np.isfinite(noise)
-        solved = _solved(gap, scale, noise, tol, atol)
+        solved = is_solved(gap, scale, noise, tol, atol)
         while sound and not solved and not stalled and steps < max_steps:
             steps += 1
             move = _propose(r, at, damping, model_solves, trial.y)
-            f_trial = _evaluate(r, trial, c, energies.square_width, 0.0)
-            gap_trial = _gap(r, trial)
+            f_trial = evaluate(r, trial, c, energies.square_width, 0.0)
+            gap_trial = box_gap(r, trial)
             actual = f - f_trial + noise
             enough = max(noise, tol * scale)
             if (actual >= GOOD * move and move > noise) or (gap_trial <= enough and actual >= 0):
                 accepted, damping = True, EASIER * damping
             else:
-                accepted, damping, stalled = _judge(r, at, trial, f, f_trial, gap, gap_trial, move, noise, damping)
+                accepted, damping, stalled = judge(r, at, trial, f, f_trial, gap, gap_trial, move, noise, damping)
             if accepted:
                 f, gap = f_trial, gap_trial
                 at, trial = trial, at
-            solved = _solved(gap, scale, noise, tol, atol)
+            solved = is_solved(gap, scale, noise, tol, atol)
         found.value[row] = at.y
         found.fun[row], found.gap[row], found.num_steps[row] = f, np.maximum(gap, 0.0), steps
         found.residual[row] = gap / max(scale, _TINY)
-        found.status[row] = _status(sound, solved, stalled)
+        found.status[row] = status_of(sound, solved, stalled)
 
 
 @jit
-def _status(sound: bool, solved: bool, stalled: bool) -> int:
+def status_of(sound: bool, solved: bool, stalled: bool) -> int:
     if not sound:
         return _NONFINITE
     if solved:
@@ -331,12 +331,12 @@ def _status(sound: bool, solved: bool, stalled: bool) -> int:
 
 
 @jit
-def _solved(gap: float, scale: float, noise: float, tol: float, atol: float) -> bool:
+def is_solved(gap: float, scale: float, noise: float, tol: float, atol: float) -> bool:
     return gap / max(scale, _TINY) <= tol or gap <= max(noise, atol)
 
 
 @jit
-def _variation(r: _Row, at: _Point) -> float:
+def variation(r: Row, at: Point) -> float:
     """How much the quadratic model varies over the box, coordinate by coordinate: the scale of f."""
     total = 0.0
     for i in range(len(at.g)):
@@ -346,20 +346,20 @@ def _variation(r: _Row, at: _Point) -> float:
 
 
 @jit
-def _gap(r: _Row, at: _Point) -> float:
+def box_gap(r: Row, at: Point) -> float:
     """Upper bound on f(y) - min f, see :func:`icnn_rl.sets.certificate.certificate`."""
     total = 0.0
     for i in range(len(at.g)):
         g, q = at.g[i], r.q[i]
         low, high = r.lower[i] - at.y[i], r.upper[i] - at.y[i]
         steepest = low if g > 0 else high
-        step = _clip(-g / q, low, high) if q > 0 else steepest
+        step = clip(-g / q, low, high) if q > 0 else steepest
         total -= (g + 0.5 * q * step) * step
     return total
 
 
 @jit
-def _propose(r: _Row, at: _Point, damping: float, model_solves: int, out: Array) -> float:
+def _propose(r: Row, at: Point, damping: float, model_solves: int, out: Array) -> float:
     """out = the minimiser of the damped model on the box; returns the decrease that it promises."""
     n, H = len(at.g), r.damped
     H[:] = at.H
@@ -375,10 +375,10 @@ def _propose(r: _Row, at: _Point, damping: float, model_solves: int, out: Array)
 
 
 @jit
-def _judge(
-    r: _Row,
-    at: _Point,
-    trial: _Point,
+def judge(
+    r: Row,
+    at: Point,
+    trial: Point,
     f: float,
     f_trial: float,
     gap: float,
@@ -419,18 +419,18 @@ def _form(H: Array, d: Array) -> float:
 
 
 @jit
-def _sure_decrease(r: _Row, at: _Point) -> float:
+def _sure_decrease(r: Row, at: Point) -> float:
     """``method._sure_decrease``."""
     trace = total = 0.0
     for i in range(len(at.g)):
         trace += r.damped[i, i]
     for i in range(len(at.g)):
-        total -= 0.5 * at.g[i] * _clip(-at.g[i] / max(trace, _TINY), r.low[i], r.high[i])
+        total -= 0.5 * at.g[i] * clip(-at.g[i] / max(trace, _TINY), r.low[i], r.high[i])
     return total
 
 
 @jit
-def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decrease: float) -> float:
+def _minimiser_between(trial: Point, d: Array, slope: float, along: float, decrease: float) -> float:
     """t in [0.1, 1]: where on the way y + t d, that went too far, f is smallest, judged from both ends."""
     slope_end, along_end = dot(trial.g, d), _form(trial.H, d)
     a = 0.5 * (along - along_end)
@@ -440,12 +440,12 @@ def _minimiser_between(trial: _Point, d: Array, slope: float, along: float, decr
     t = 1 - slope_end / along_end
     if c > 0:
         t = np.maximum(np.minimum(-slope / along, cross), t)
-    t = _clip(t, SHORTEST, 1.0)
+    t = clip(t, SHORTEST, 1.0)
     return SHORTEST if np.isnan(t) else t
 
 
 @jit
-def _needed(r: _Row, lost: bool, slope: float) -> float:
+def _needed(r: Row, lost: bool, slope: float) -> float:
     """The damping that makes up for a step that failed, see ``method.py``."""
     mean = 0.0
     for i in range(len(r.d)):

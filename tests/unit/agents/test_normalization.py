@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.stacked import StackedICNNQ
-from icnn_rl.agents.normalization import NormalizedCombinedExtractor, NormalizedExtractor
+from icnn_rl.agents.normalization import DiscountedReturns, NormalizedCombinedExtractor, NormalizedExtractor
 from tests.unit.agents.concave import CONCAVE
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
@@ -320,3 +320,48 @@ def test_time_stamps_in_whole_numbers_keep_their_digits() -> None:
     near, far = (make(FarAway(offset, np.int64, scale=100.0)).learn(60) for offset in (0.0, 1.7e9))
     for p, q in zip(near.critic.parameters(), far.critic.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
+
+
+def test_the_deviation_of_discounted_returns_is_that_of_all_of_them() -> None:
+    random, returns = np.random.default_rng(0), DiscountedReturns()
+    assert returns.deviation == 1.0
+    running, seen = np.zeros(3), []
+    for _ in range(200):
+        rewards, dones = random.normal(5.0, 100.0, 3), random.random(3) < 0.1
+        returns.update(rewards, dones, 0.9)
+        running = 0.9 * running + rewards
+        seen += running.tolist()
+        running[dones] = 0.0
+    assert returns.deviation == pytest.approx(np.std(seen))
+    returns.update(np.ones(1), np.zeros(1, bool), 0.9)  # another number of environments
+    assert returns.deviation > 0
+
+
+def test_rewards_in_units_of_the_returns_make_agents_of_large_and_small_rewards_alike(tmp_path: Path) -> None:
+    class Scaled(gym.RewardWrapper[Any, Any]):
+        def __init__(self, env: gym.Env[Any, Any], factor: float) -> None:
+            super().__init__(env)
+            self.factor = factor
+
+        def reward(self, reward: Any) -> float:
+            return float(reward) * self.factor
+
+    settings: dict[str, Any] = {
+        "learning_starts": 50,
+        "batch_size": 16,
+        "policy_kwargs": {"context": (16,), "hidden": (8,)},
+    }
+    agents = [
+        ICNNQ("MlpPolicy", Scaled(gym.make("Pendulum-v1"), factor), seed=0, normalize_rewards=True, **settings).learn(
+            120
+        )
+        for factor in (1.0, 1024.0)
+    ]
+    obs = np.ones((4, 3), np.float32)
+    np.testing.assert_allclose(agents[0].predict(obs)[0], agents[1].predict(obs)[0], atol=1e-3)
+    actions = np.zeros((4, 1), np.float32)
+    np.testing.assert_allclose(1024.0 * agents[0].q_values(obs, actions), agents[1].q_values(obs, actions), rtol=1e-2)
+    agents[1].save(tmp_path / "agent")
+    loaded = ICNNQ.load(tmp_path / "agent")
+    assert loaded.reward_factor == agents[1].reward_factor
+    np.testing.assert_allclose(loaded.q_values(obs, actions), agents[1].q_values(obs, actions))

@@ -171,7 +171,7 @@ def test_wrong_use_is_named(build, message: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu() -> None:
+def test_on_a_cuda_device() -> None:
     net, x, y = PICNN(4, 3, (8,), (8, 8), ensemble=2), torch.randn(5, 4), torch.randn(5, 3)
     here = net(x, y)
     torch.testing.assert_close(net.cuda()(x.cuda(), y.cuda()).cpu(), here, rtol=1e-4, atol=1e-4)

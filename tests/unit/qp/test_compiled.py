@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import pkgutil
 from typing import Any
 
 import pytest
@@ -209,7 +210,9 @@ def test_reports_the_residuals_that_torch_finds() -> None:
 
 
 def test_shares_its_constants_with_the_torch_path() -> None:
-    users = [active_set, certificates, driver, primal, kernel, importlib.import_module("icnn_rl.qp.kernel.dense")]
+    dense = importlib.import_module("icnn_rl.qp.kernel.dense")
+    parts = [importlib.import_module(f"{dense.__name__}.{part.name}") for part in pkgutil.iter_modules(dense.__path__)]
+    users = [active_set, certificates, driver, primal, kernel, *parts]
     for name in (name for name in vars(constants) if name.isupper()):
         holders = [user for user in users if hasattr(user, name)]
         assert len(holders) > 1, name

@@ -860,7 +860,7 @@ def test_asking_once_a_phase_changes_nothing(family: Family, monkeypatch: pytest
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("family", [BY_NAME[name] for name in ("many_active", "everything", "semidefinite")], ids=str)
-def test_a_gpu_gives_the_same(family: Family) -> None:
+def test_a_cuda_device_gives_the_same(family: Family) -> None:
     arguments, _ = instance(family)
     there = {name: part.cuda() if isinstance(part, torch.Tensor) else part for name, part in arguments.items()}
     expected, found = solve_qp(**arguments), solve_qp(**there)

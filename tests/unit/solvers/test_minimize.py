@@ -424,7 +424,7 @@ def test_state_is_for_the_bundle_only() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_on_a_gpu(method: Method) -> None:
+def test_on_a_cuda_device(method: Method) -> None:
     centre = draw(44, 5, 3)
     domain = Box(torch.full((3,), -1.0), 1.0)
     solver = method.build(CASES[0], method.tol_single, None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.batch import Batch, Draws, Settings
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics
+from icnn_rl.agents.icnn_q.critic import ICNNCritic
 from icnn_rl.agents.icnn_q.critics import Critics, StackedCritics
 from icnn_rl.nn import PICNN
 from icnn_rl.numba_support import available
@@ -94,7 +95,7 @@ def test_a_batch_without_a_usable_row_is_not_a_loss() -> None:
 def make_settings(learners: int) -> Settings:
     class Agent:
         gamma, tau, target_policy_noise, target_noise_clip = 0.9, 0.01, 0.2, 0.5
-        action_smoothing, reward_scale, target_gap = 0.0, 0.5, 0.0
+        action_smoothing, reward_factor, target_gap = 0.0, 0.5, 0.0
 
     own = Settings(learners, torch.device("cpu"))
     own.read([Agent() for _ in range(learners)])
@@ -126,18 +127,36 @@ def test_the_target_is_the_uncompiled_one(
     torch.testing.assert_close(told[:, 2:5], expected_told[:, 2:5].to(dtype))
 
 
+def test_the_value_of_the_next_state_is_moved_into_its_range() -> None:
+    compiled, plain = make_pair(2, torch.float64)
+    batch, _, _ = draw(2, torch.float64)
+    own = make_settings(2)
+    given = batch, own, Draws(None, None, None), ProjectedNewton(tol=1e-10), torch.zeros(2)
+    free, _, _ = compiled.target(*given)
+    middle = float(free.median())
+    own.value_range = torch.tensor([[-1.0, 0.0], [middle, middle]])
+    for critics in (compiled, plain):
+        with torch.no_grad():
+            target, _, _ = critics.target(*given)
+        value = (target - 0.5 * batch.rewards) / 0.9
+        going = batch.ended == 0
+        assert float(value[0][going[0]].min()) >= -1.0 - 1e-6
+        assert float(value[0][going[0]].max()) <= 1e-6
+        np.testing.assert_allclose(value[1][going[1]], middle, rtol=1e-5)
+        torch.testing.assert_close(target[~going], 0.5 * batch.rewards[~going])
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_the_greedy_action_is_the_uncompiled_one(rows: int) -> None:
     net = make_net(1, torch.float64)
     x = torch.randn(rows, 5, dtype=torch.float64)
     found = CompiledCritics(net, 1).act(x, ProjectedNewton(tol=1e-12))
     _, plain = make_pair(1, torch.float64)
-    expected = plain.act(x.unsqueeze(0)[:, 0], ProjectedNewton(tol=1e-12)) if rows == 1 else None
+    expected, _ = plain.act(x[:1], ProjectedNewton(tol=1e-12))
     assert bool(found.success.all())
     energy = net.bind(x, reduction="mean")
     torch.testing.assert_close(found.fun, energy(found.value))
-    if expected is not None:
-        torch.testing.assert_close(found.value, expected.value[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.value[:1], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_nan_is_never_made_a_number() -> None:
@@ -201,3 +220,16 @@ def test_what_is_no_observation_is_told_the_long_way(obs: Any) -> None:
     assert agent.critic.act_on(obs) is None
     with pytest.raises((ValueError, TypeError)):
         agent.predict(obs)
+
+
+def test_a_critic_of_ones_own_is_not_taken_for_the_compiled_one() -> None:
+    class Own(ICNNCritic):
+        def bind_features(self, features: Tensor) -> Any:
+            return super().bind_features(2.0 * features)
+
+    agent = ICNNQ("MlpPolicy", "Pendulum-v1", policy_kwargs={"context": (16, 8), "hidden": (8,)})
+    critic = agent.critic
+    assert critic.compiled is not None
+    own = Own(**critic._get_constructor_parameters())
+    assert own.compiled is None
+    assert own.act_on(np.zeros(3, np.float32)) is None

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from icnn_rl import Status
 from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.algorithm import _batch
+from icnn_rl.agents.icnn_q.compiled import CompiledCritics
 from icnn_rl.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
 from icnn_rl.constraints.spaces import CHANGED_UNITS
 from icnn_rl.envs import ProjectAction, WithConstraint
@@ -156,6 +157,7 @@ def test_without_the_constraint_steps_do_leave_the_set():
 
 
 def test_the_target_stays_inside_too(monkeypatch):
+    monkeypatch.setattr(CompiledCritics, "fits", lambda net: False)
     agent = make_agent(CONSTRAINTS["rows"], target_policy_noise=1.0, target_noise_clip=1.0)
     agent.learn(40)
     seen = []
@@ -170,6 +172,26 @@ def test_the_target_stays_inside_too(monkeypatch):
     violation = CONSTRAINTS["rows"].violation(data.next_observations.double(), action)
     assert (violation <= BORDER).all()
     assert (violation > -BORDER).any()
+
+
+@pytest.mark.parametrize("name", ["rows", "power", "box"])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_compiled_target_is_the_uncompiled_one(name, noise):
+    agent = make_agent(CONSTRAINTS[name], target_policy_noise=noise)
+    agent.learn(60)
+    learner, data = agent.learner, _batch(agent.replay_buffer.sample(64))
+    if learner.targets.compiled is None:
+        pytest.skip("needs numba")
+    learner.solver = ProjectedNewton(tol=1e-6, max_steps=40)
+    learner.td_square.zero_()
+    learner.draw(data.actions)
+    draws = learner._draws()
+    target, usable, told = learner._target(data, draws)
+    learner.targets.compiled = None
+    expected, expected_usable, expected_told = learner._target(data, draws)
+    assert torch.equal(usable, expected_usable)
+    torch.testing.assert_close(target, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(told[:, 2:5], expected_told[:, 2:5])
 
 
 def test_what_was_executed_is_stored():

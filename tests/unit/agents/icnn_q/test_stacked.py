@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -17,12 +20,17 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents.icnn_q.batch import Batch
+from icnn_rl.agents.icnn_q.compiled import CompiledCritics
+from icnn_rl.agents.icnn_q.learner import NUMBERS, Learner
 from icnn_rl.agents.icnn_q.losses import bellman_loss
-from icnn_rl.agents.icnn_q.stacked import StackedICNNQ
+from icnn_rl.agents.icnn_q.stacked import StackedICNNQ, _CapturedUpdate
 from icnn_rl.constraints import box
 from icnn_rl.solvers import ProjectedGradient
+from icnn_rl.solvers.box_qp import _identity
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
 WARM_UP = 20
@@ -305,26 +313,154 @@ def test_a_reward_that_is_not_finite_is_named() -> None:
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what would make the host wait for a device."""
+    """Refuses what would make the host wait for a device: a number or a shape that depends on numbers, and whatever
+    takes from or to another device than the one expected."""
 
-    WAITS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select", "_unique2", "item")
+    WAITS = (
+        "_local_scalar_dense",
+        "_unique2",
+        "bincount",
+        "equal",
+        "is_nonzero",
+        "item",
+        "masked_select",
+        "nonzero",
+        "repeat_interleave",  # by a tensor; by a number it is other operations
+        "unique_consecutive",
+        "unique_dim",
+    )
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.device = device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in self.WAITS:
+        masked = name.startswith("index") and any(
+            isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8) for part in tree_leaves(args[1:])
+        )
+        if name in self.WAITS or masked:
             raise AssertionError(f"{name} waits for the device")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for part in tree_leaves((args, kwargs, result)):
+            if isinstance(part, torch.Tensor) and part.device.type != self.device:
+                raise AssertionError(f"{name} meets a tensor on {part.device}")
+        return result
 
 
-def test_the_update_with_fixed_steps_never_waits_for_the_device() -> None:
-    stack = StackedICNNQ(make_seed, [0, 1], fixed_steps=True).learn(WARM_UP + 3)
+@pytest.fixture
+def _as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without compiled code, which is for the CPU."""
+    monkeypatch.setattr(CompiledCritics, "fits", staticmethod(lambda net: False))
+    _identity.cache_clear()
+    yield
+    _identity.cache_clear()
+
+
+def about_to_update(
+    learners: int, members: int | None, smoothing: float, discounts: bool, fixed_steps: bool = True
+) -> tuple[StackedICNNQ[Any], Batch]:
+    """A stack after some updates, its next random numbers drawn, and a batch."""
+    kwargs = {**SMALL, "n_critics": 3}
+    rows = [
+        {"seed": s, "target_members": members, "action_smoothing": smoothing, "policy_kwargs": kwargs}
+        for s in range(learners)
+    ]
+    stack = StackedICNNQ(make, rows, fixed_steps=fixed_steps).learn(WARM_UP + 3)
     stack._draw()
+    batch = stack.replay.gather(stack._index)
+    return stack, batch._replace(discounts=0.9 * torch.ones_like(batch.rewards)) if discounts else batch
+
+
+def moved(learner: Learner[Any], device: str) -> Learner[Any]:
+    """A copy whose tensors are all on another device, with whatever numbers."""
+    known: dict[int, Any] = {id(stream): stream for stream in learner.generators}  # which cannot be copied
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.Tensor, torch.nn.Parameter):
+            patch.setattr(kind, "__deepcopy__", lambda part, memo: memo.setdefault(id(part), on_device(part, device)))
+        other = copy.deepcopy(learner, known)
+    other.device = torch.device(device)
+    for optimizer, skip in zip(other.optimizers, other._skip, strict=True):
+        optimizer.found_inf = skip  # type: ignore[attr-defined]  # left behind by the copy
+    return other
+
+
+def on_device(part: torch.Tensor, device: str) -> torch.Tensor:
+    there = part.detach().to(device)
+    return torch.nn.Parameter(there, part.requires_grad) if isinstance(part, torch.nn.Parameter) else there
+
+
+@pytest.mark.usefixtures("_as_on_a_device")
+@pytest.mark.parametrize("discounts", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("learners", [1, 3])
+def test_the_update_with_fixed_steps_never_waits_for_the_device(
+    learners: int, members: int | None, smoothing: float, discounts: bool
+) -> None:
+    stack, batch = about_to_update(learners, members, smoothing, discounts)
     with NoWaiting():
-        stack._update()
-    asking = StackedICNNQ(make_seed, [0, 1], fixed_steps=False).learn(WARM_UP + 3)
-    asking._draw()
+        stack.replay.gather(stack._index)
+        stack.learner.step(batch)
+
+
+@pytest.mark.usefixtures("_as_on_a_device")
+@pytest.mark.parametrize("discounts", [False, True])
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("learners", [1, 3])
+def test_the_update_with_fixed_steps_stays_on_its_device(learners: int, members: int | None, discounts: bool) -> None:
+    stack, batch = about_to_update(learners, members, 0.1, discounts)
+    learner = moved(stack.learner, "meta")  # no numbers there: asking for one is an error
+    there = batch._make(None if part is None else on_device(part, "meta") for part in batch)
+    with NoWaiting("meta"):
+        assert learner.step(there).shape == (learners, len(NUMBERS))
+
+
+@pytest.mark.usefixtures("_as_on_a_device")
+@pytest.mark.parametrize("wrong", [lambda t: t[t > 0], lambda t: t + torch.tensor(1.0), lambda t: t.sum().item()])
+def test_what_waits_is_found(wrong: Any) -> None:
+    with pytest.raises((AssertionError, RuntimeError)), NoWaiting("meta"):
+        wrong(torch.zeros(3, device="meta"))
+    stack, batch = about_to_update(2, None, 0.0, False, fixed_steps=False)
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
-        asking._update()
+        stack.learner.step(batch)
+
+
+class Recorded:
+    """Stands for a CUDA graph, which counts how often it is played."""
+
+    def __init__(self) -> None:
+        self.played = 0
+
+    def replay(self) -> None:
+        self.played += 1
+
+
+def test_an_update_is_captured_once_and_anew_where_it_reads_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Recorded] = []
+
+    @contextlib.contextmanager
+    def graph(recorded: Recorded) -> Iterator[None]:
+        graphs.append(recorded)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, mock.Mock())
+    updates = mock.Mock()
+    capture = _CapturedUpdate(updates)
+    for _ in range(2):
+        capture.fit([True, False])
+        for _ in range(4):
+            capture()
+    assert updates.call_count == 4  # three as they are, one that is captured
+    assert [one.played for one in graphs] == [5]
+    capture.fit([True, True])
+    capture()
+    assert updates.call_count == 5
+    assert [one.played for one in graphs] == [5, 1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -338,6 +474,24 @@ def test_on_a_cuda_device_the_learners_go_the_same_way(cuda_graph: bool) -> None
     stack = StackedICNNQ(on_device, range(2), cuda_graph=cuda_graph).learn(WARM_UP + 20)
     for one, agent in zip(lone, stack.unstack(), strict=True):
         assert largest_difference(one, agent) < 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_cuda_device_a_graph_is_captured_anew_for_other_noise() -> None:
+    settings: dict[str, Any] = {"learning_starts": WARM_UP, "batch_size": 16, "buffer_size": 300}
+
+    def with_smoothing_later(cuda_graph: bool) -> ICNNQ:
+        stack = StackedICNNQ(
+            lambda seed: ICNNQ("MlpPolicy", "Pendulum-v1", seed=seed, device="cuda", policy_kwargs=SMALL, **settings),
+            range(1),
+            cuda_graph=cuda_graph,
+        )
+        stack.learn(WARM_UP + 10)
+        stack.agents[0].action_smoothing = 0.5
+        stack.train(5)
+        return stack.unstack()[0]
+
+    assert largest_difference(*(with_smoothing_later(graph) for graph in (False, True))) < 1e-3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
