@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEVICE ?= cpu
 export OMP_NUM_THREADS ?= 1
+# processes that share the tests: one a core; 0: make's own, with output as it comes
+WORKERS ?= auto
 
 .PHONY: train test lint bench bench-qp bench-device bench-constraints clean
 
@@ -11,7 +13,7 @@ train: $(VENV)/.test
 	$(BIN)/python train.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import numba
 from numba.core import event
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 #: What the user is told that is being compiled: by module or package, and by function where it comes later than the
 #: rest.
@@ -51,9 +52,33 @@ class _Announcer(event.Listener):
 event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
 
 
+class _Files(IndexDataCacheFile):
+    """Machine code in files that are named by what it is for, and the index that finds them.
+
+    Numba numbers the files. Of two processes that compile a function at the same time, one for float32 and one for
+    float64, both take the first free number, and whoever comes later runs one's code under the other's name. Here one
+    of the two may be missing from the index, and is compiled again.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        base = self._index_name.removesuffix(".nbi")
+        overloads = self._load_index()  # type: ignore[no-untyped-call]
+        if not overloads:  # what lies there is of an earlier version
+            for old in Path(self._cache_path).glob(f"{glob.escape(base)}.*.nbc"):
+                old.unlink(missing_ok=True)
+        name = f"{base}.{hashlib.sha256(self._dump(key)).hexdigest()[:16]}.nbc"  # type: ignore[no-untyped-call]
+        self._save_data(name, data)  # type: ignore[no-untyped-call]
+        self._save_index({**overloads, key: name})  # type: ignore[no-untyped-call]
+
+
 class _Cache(FunctionCache):
     """Numba's cache notices when a function's own file has changed, this one also when what it takes from others has:
     their numbers and their functions are part of its machine code."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        where = self._impl
+        self._cache_file = _Files(self._cache_path, where.filename_base, where.locator.get_source_stamp())  # type: ignore[no-untyped-call]
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         own = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
@@ -92,7 +117,7 @@ def kept(function: Any, **settings: Any) -> Any:
     """Compile at the first call, and keep the machine code for other processes where there is a folder to write to."""
     compiled = numba.njit(**{"nogil": True, "error_model": "numpy", **settings})(function)
     with contextlib.suppress(RuntimeError):  # there is no such folder
-        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]
+        compiled._cache = _Cache(function)
     return compiled
 
 

@@ -94,7 +94,8 @@ def run(arguments, capsys):
 
     capsys.readouterr()
     code = main([str(argument) for argument in arguments])
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, without_announcements(err)
 
 
 def fails(arguments, capsys):

@@ -38,6 +38,26 @@ def test_a_number_from_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert hits == [0, 0, 1]
 
 
+def test_two_processes_compile_for_different_types_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba itself gives both the file number 1: what is then loaded for float32 is the code for float64."""
+    one, other = (compiling._Files(str(tmp_path), "kernel.py311", "stamp") for _ in range(2))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(other, "_load_index", dict)  # it looked before the first was done
+        one.save("float32", "code for float32")
+        other.save("float64", "code for float64")
+    assert one.load("float64") == "code for float64"
+    assert one.load("float32") is None
+    one.save("float32", "code for float32")
+    assert [one.load(kind) for kind in ("float32", "float64")] == ["code for float32", "code for float64"]
+
+
+def test_machine_code_of_an_earlier_version_goes(tmp_path: Path) -> None:
+    for version in ("one", "two"):
+        compiling._Files(str(tmp_path), "kernel.py311", version).save("float32", version)
+    assert len(list(tmp_path.glob("*.nbc"))) == 1
+    assert compiling._Files(str(tmp_path), "kernel.py311", "one").load("float32") is None
+
+
 def test_functions_from_another_file() -> None:
     assert compiling.imported_by({"dot": kernel_algebra.dot}) != compiling.imported_by({})
 

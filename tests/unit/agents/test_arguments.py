@@ -10,20 +10,21 @@ import pytest
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from icnn_rl.agents import ICNNQ, NAF, ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy, ICNNQPolicy
+from icnn_rl.agents import ICNNQ, ConstrainedPPOPolicy, ConstrainedSACPolicy, ConstrainedTD3Policy, ICNNQPolicy
 from icnn_rl.constraints import l1_ball
+from tests.unit.agents.concave import CONCAVE
 
 SET = l1_ball(1.0)
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"constraint": SET}, r"constraint: not an argument of (ICNNQ|NAF)\. It belongs to the policy: policy_kwargs="),
+        ({"constraint": SET}, r"constraint: not an argument of \w+\. It belongs to the policy: policy_kwargs="),
         ({"constaint": SET}, r"constaint: .* Did you mean 'constraint'\? It belongs to the policy: policy_kwargs="),
-        ({"learning_rat": 1e-3}, r"learning_rat: not an argument of (ICNNQ|NAF)\. Did you mean 'learning_rate'\?"),
-        ({"qwxz": 1}, r"qwxz: not an argument of (ICNNQ|NAF)\. Known: .*gamma.*learning_rate"),
+        ({"learning_rat": 1e-3}, r"learning_rat: not an argument of \w+\. Did you mean 'learning_rate'\?"),
+        ({"qwxz": 1}, r"qwxz: not an argument of \w+\. Known: .*gamma.*learning_rate"),
         (
             {"policy_kwargs": {"constaint": SET}},
             r"constaint: not an argument of .*Policy\. Did you mean 'constraint'\?",

@@ -14,9 +14,10 @@ from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.stacked import StackedICNNQ
 from icnn_rl.agents.normalization import DiscountedReturns, NormalizedCombinedExtractor, NormalizedExtractor
+from tests.unit.agents.concave import CONCAVE
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
 SETTINGS: dict[str, Any] = {"learning_starts": 20, "batch_size": 16, "buffer_size": 300, "device": "cpu"}
@@ -120,7 +121,7 @@ def test_what_is_special_about_a_coordinate() -> None:
     assert x[1, 0].isnan()
 
 
-@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+@pytest.mark.parametrize("agent_class", CONCAVE)
 def test_an_agent_takes_in_every_observation_of_all_its_environments(agent_class: type[ICNNQ]) -> None:
     env = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)
     agent = agent_class("MlpPolicy", env, seed=0, policy_kwargs={"context": (16,)}, **SETTINGS).learn(100)
@@ -213,7 +214,7 @@ class InParts(gym.ObservationWrapper):  # type: ignore[type-arg]
         return {"first": observation[..., :2], "second": observation[..., 2:]}
 
 
-@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+@pytest.mark.parametrize("agent_class", CONCAVE)
 @pytest.mark.parametrize("offset", [0.0, 1.7e9])
 def test_the_parts_of_a_dict_are_learned_from_as_one_vector_is(agent_class: type[ICNNQ], offset: float) -> None:
     whole = agent_class("MlpPolicy", FarAway(offset), seed=0, policy_kwargs={"context": (16,)}, **SETTINGS).learn(60)
@@ -225,7 +226,7 @@ def test_the_parts_of_a_dict_are_learned_from_as_one_vector_is(agent_class: type
     np.testing.assert_allclose(parts.predict(split)[0], whole.predict(obs)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+@pytest.mark.parametrize("agent_class", CONCAVE)
 def test_of_a_dict_vectors_alone_are_normalised(agent_class: type[ICNNQ], tmp_path: Path) -> None:
     seen: list[np.ndarray] = []
     agent = make_parts(SimpleMultiObsEnv(discrete_actions=False), agent_class)
@@ -252,7 +253,7 @@ def test_parts_of_a_dict_cannot_be_ignored() -> None:
         make_parts(InParts(FarAway(0.0)), features_extractor_kwargs={"ignored": (0, 1)})
 
 
-@pytest.mark.parametrize("agent_class", [ICNNQ, NAF])
+@pytest.mark.parametrize("agent_class", CONCAVE)
 def test_everything_in_a_saved_policy_is_a_float(agent_class: type[ICNNQ]) -> None:
     """SB3's own tests draw random numbers like each of them."""
     agent = agent_class("MlpPolicy", "Pendulum-v1", policy_kwargs={"context": (16,)}, **SETTINGS).learn(30)

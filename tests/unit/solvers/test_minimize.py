@@ -390,7 +390,6 @@ def _bowl(y: Tensor) -> Tensor:
         ({"solver": BundleEntropy()}, r"BundleEntropy needs a finite box"),
         ({"solver": BundleEntropy(), "domain": Box(0.0, float("inf"))}, r"BundleEntropy needs a finite box"),
     ],
-    ids=str,
 )
 def test_wrong_arguments_are_named(change: dict[str, object], message: str) -> None:
     arguments = {"energy": _bowl, "solver": ProjectedNewton(), "y0": torch.ones(2, 3), **change}

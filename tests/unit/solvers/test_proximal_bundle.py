@@ -156,7 +156,6 @@ def test_rows_that_fail_leave_the_others_alone() -> None:
             "needs second derivatives",
         ),
     ],
-    ids=str,
 )
 def test_wrong_use_is_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -477,7 +477,6 @@ def test_an_energy_that_is_not_convex_is_survived() -> None:
         (lambda: Ball(-1.0), r"Ball\.radius"),
         (lambda: Ball(True), r"Ball\.radius: expected a number"),
     ],
-    ids=str,
 )
 def test_wrong_domains_are_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

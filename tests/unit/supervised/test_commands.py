@@ -91,10 +91,10 @@ def test_denoising(tmp_path):
 
 
 def test_a_trial_takes_a_few_samples(tmp_path, monkeypatch):
-    from icnn_rl.cli.commands import denoising
+    from icnn_rl import supervised
 
     seen = []
-    monkeypatch.setattr(denoising, "evaluate", lambda model, data, size: seen.append(len(data)) or {"loss": 1.0})
+    monkeypatch.setattr(supervised, "evaluate", lambda model, data, size: seen.append(len(data)) or {"loss": 1.0})
     options = ["--signals", "60", "--length", "20", "--epochs", "1", "--limit", "5", "--no-progress-bar"]
     assert main(["denoising", *options, "--out", str(tmp_path / "d0")]) == 0
     assert set(seen) == {5}
@@ -118,10 +118,10 @@ def test_the_model_trains_on_the_device_that_is_named(name, tmp_path, monkeypatc
 
 
 def test_digits(tmp_path, data_folder, monkeypatch):
-    from icnn_rl.cli.commands import digits
+    from icnn_rl.supervised.digits import DigitsDataset
 
-    load = digits.DigitsDataset.load
-    monkeypatch.setattr(digits.DigitsDataset, "load", lambda part, path: digits_slice(load(part, path)))
+    load = DigitsDataset.load
+    monkeypatch.setattr(DigitsDataset, "load", lambda part, path: digits_slice(load(part, path)))
     out = tmp_path / "m0"
     options = ["--hidden", "16", "--epochs", "1", "--batch-size", "50", "--no-progress-bar", "--data", str(data_folder)]
     assert main(["digits", *options, "--out", str(out)]) == 0

@@ -28,6 +28,7 @@ from icnn_rl.agents.icnn_q.compiled import CompiledCritics
 from icnn_rl.agents.icnn_q.exploration import HeldNoise
 from icnn_rl.agents.icnn_q.losses import bellman_loss, bellman_target, loss_numbers, on_bound
 from icnn_rl.solvers import BundleEntropy, ProjectedGradient, ProjectedNewton, ProximalBundle
+from tests.unit.agents.concave import CONCAVE, small
 
 SMALL: dict[str, Any] = {"context": (16,), "hidden": (8,)}
 QUICK: dict[str, Any] = {
@@ -40,11 +41,8 @@ QUICK: dict[str, Any] = {
 
 
 def quick(algorithm: type[ICNNQ], **given: Any) -> dict[str, Any]:
-    """Settings of a small agent; NAF has no convex path."""
-    settings: dict[str, Any] = {**QUICK, **given}
-    if algorithm is NAF:
-        settings["policy_kwargs"] = {key: value for key, value in settings["policy_kwargs"].items() if key != "hidden"}
-    return settings
+    """Settings of a small agent."""
+    return {**QUICK, **given, "policy_kwargs": small(algorithm, **given.get("policy_kwargs", {}))}
 
 
 class ReachEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -76,7 +74,7 @@ class ReachEnv(gym.Env[np.ndarray, np.ndarray]):
         return self.obs, reward if self.forced_reward is None else self.forced_reward, True, False, {}
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_finds_the_known_best_action_in_the_environments_units(algorithm: type[ICNNQ]) -> None:
     env = ReachEnv()
     agent = algorithm("MlpPolicy", env, learning_starts=200, batch_size=64, seed=0, policy_kwargs={"context": (32, 32)})
@@ -87,7 +85,7 @@ def test_finds_the_known_best_action_in_the_environments_units(algorithm: type[I
     assert np.abs(scaled_error).mean() < 0.05
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_same_seed_same_run(algorithm: type[ICNNQ]) -> None:
     runs = [algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm)).learn(60) for _ in range(2)]
     for one, other in zip(runs[0].policy.parameters(), runs[1].policy.parameters(), strict=True):
@@ -98,7 +96,7 @@ def test_same_seed_same_run(algorithm: type[ICNNQ]) -> None:
     )
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_save_and_load_go_on_alike(algorithm: type[ICNNQ], tmp_path: Path) -> None:
     agent = algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm)).learn(60)
     agent.save(tmp_path / "agent")
@@ -154,7 +152,7 @@ OBSERVATIONS: dict[str, tuple[str, Callable[[], gym.Env[Any, Any]], dict[str, An
 }
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_learns_from_every_kind_of_observation(algorithm: type[ICNNQ], kind: str, tmp_path: Path) -> None:
     policy, make, kwargs = OBSERVATIONS[kind]
@@ -286,7 +284,7 @@ def test_parameters_that_were_read_off_stay() -> None:
         assert torch.equal(one, state["exp_avg"])
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_the_tensorboard_run_has_the_algorithms_name(algorithm: type[ICNNQ], tmp_path: Path) -> None:
     algorithm("MlpPolicy", ReachEnv(), tensorboard_log=str(tmp_path), **quick(algorithm)).learn(5)
     assert [path.name for path in tmp_path.iterdir()] == [f"{algorithm.__name__}_1"]
@@ -340,7 +338,7 @@ def test_any_solver_can_be_chosen(solver: Any) -> None:
     assert agent.action_space.contains(action)
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_best_action_beats_a_grid_and_its_gap_is_a_bound(algorithm: type[ICNNQ]) -> None:
     env = ReachEnv()
     agent = algorithm("MlpPolicy", env, **{**QUICK, "policy_kwargs": {"context": (16,)}}).learn(100)
@@ -413,7 +411,7 @@ def test_what_is_logged_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
         assert logged[f"train/{key}"] == pytest.approx(expected.item(), rel=1e-4), key
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_the_device_is_that_of_the_weights(algorithm: type[ICNNQ]) -> None:
     policy = algorithm("MlpPolicy", ReachEnv(), **quick(algorithm)).policy
     assert policy.device == policy.critic.device == next(policy.parameters()).device
@@ -644,7 +642,7 @@ def test_multidimensional_actions() -> None:
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 @pytest.mark.parametrize(
     ("low", "high", "dtype"),
     [
@@ -688,7 +686,7 @@ def test_nan_observation_is_named() -> None:
         agent.predict(np.array([0.0, 1e39, 0.0]))
 
 
-@pytest.mark.parametrize("algorithm", [ICNNQ, NAF])
+@pytest.mark.parametrize("algorithm", CONCAVE)
 def test_nan_never_becomes_an_action_of_a_policy_alone(algorithm: type[ICNNQ], tmp_path: Path) -> None:
     algorithm("MlpPolicy", "Pendulum-v1", **quick(algorithm)).policy.save(tmp_path / "policy")
     policy = algorithm.policy_aliases["MlpPolicy"].load(tmp_path / "policy")

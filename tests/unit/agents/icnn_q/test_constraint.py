@@ -19,13 +19,14 @@ from gymnasium.wrappers import (
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from icnn_rl import Status
-from icnn_rl.agents import ICNNQ, NAF
+from icnn_rl.agents import ICNNQ
 from icnn_rl.agents.icnn_q.algorithm import _batch
 from icnn_rl.agents.icnn_q.compiled import CompiledCritics
 from icnn_rl.constraints import ActionConstraint, EmptySetError, ball, box, linear, power_limit, rate_limit
 from icnn_rl.constraints.spaces import CHANGED_UNITS
 from icnn_rl.envs import ProjectAction, WithConstraint
 from icnn_rl.solvers import ProjectedNewton
+from tests.unit.agents.concave import CONCAVE, small
 
 SMALL = {"context": (16,), "hidden": (16,)}
 BORDER = 1e-6
@@ -72,9 +73,7 @@ class Recorded(gym.Env):
 
 
 def make_agent(constraint: ActionConstraint | None, env: gym.Env | None = None, agent=ICNNQ, **kwargs) -> ICNNQ:
-    policy_kwargs = {**SMALL, "constraint": constraint, **kwargs.pop("policy_kwargs", {})}
-    if agent is NAF:
-        policy_kwargs.pop("hidden")
+    policy_kwargs = small(agent, **{**SMALL, "constraint": constraint, **kwargs.pop("policy_kwargs", {})})
     return agent(
         "MlpPolicy",
         env or Recorded(),
@@ -101,7 +100,7 @@ def as_double(obs: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
-@pytest.mark.parametrize("agent", [ICNNQ, NAF])
+@pytest.mark.parametrize("agent", CONCAVE)
 def test_the_greedy_action_is_the_best_of_a_fine_grid(name, agent):
     constraint = CONSTRAINTS[name]
     agent = make_agent(constraint, agent=agent)
