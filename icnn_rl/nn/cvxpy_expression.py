@@ -48,7 +48,7 @@ def to_cvxpy(f: ICNN | EnsembleEnergy, y: Any, *, row: int | None = None) -> Any
     try:
         cp = importlib.import_module("cvxpy")
     except ImportError as error:
-        raise ImportError("to_cvxpy: cvxpy is not installed. pip install 'icnn-rl[cvxpy]'.") from error
+        raise ImportError("to_cvxpy: needs cvxpy, which is not installed: pip install -e '.[cvxpy]'.") from error
     with torch.no_grad():
         energy = _one_row(f.bind() if isinstance(f, ICNN) else f, row).double()
         n, members = energy.linear.shape[-1], len(energy.linear)

@@ -69,8 +69,8 @@ def initialise_gradient_map(net: ICNN | PICNN, A: Tensor | None = None, b: Tenso
         >>> initialise_gradient_map(net, *gaussian_transport(x.mean(0), x.T.cov(), y.mean(0), y.T.cov()))
     """
     n = net.in_features if isinstance(net, ICNN) else net.y_features
-    A = torch.eye(n, dtype=torch.float64) if A is None else A
-    b = torch.zeros(n, dtype=torch.float64) if b is None else check_float_tensor("b", b)
+    A = torch.eye(n, dtype=torch.float64) if A is None else check_float_tensor("A", A).cpu()
+    b = torch.zeros(n, dtype=torch.float64) if b is None else check_float_tensor("b", b).cpu()
     if A.shape != (n, n) or b.shape != (n,):
         raise ValueError(f"A, b: expected shapes ({n}, {n}) and ({n},), got {tuple(A.shape)} and {tuple(b.shape)}.")
     values, _ = _eigen("A", A, net.strong_convexity)

@@ -83,14 +83,14 @@ def conjugate(
     Args:
         f: convex x (B, n) -> (B,): an ``ICNN``, ``net.bind(context)`` of a ``PICNN``, or any callable. These networks
             are solved in float64 whatever their dtype, since f at a far point says too little in float32. Strongly
-            convex ones (``strong_convexity`` > 0), and callables with an attribute ``curvature``, get certificates
-            without a domain.
+            convex ones (``strong_convexity`` > 0, ``quadratic_rank`` = n), and callables with an attribute
+            ``curvature``, get certificates without a domain.
         y: (B, n) float32 or float64, in f's dtype.
         domain: where x may lie; all of R^n by default. The conjugate is then that of f with f = inf elsewhere.
-        solver: ProjectedNewton() by default; solved samples get two more steps, after which the maximiser is at
-            rounding. For energies that say they are not ``smooth`` ProximalBundle(), which needs a bounded domain and
-            passes no gradient on. The conjugate of a ReLU network on all of R^n is a linear programme:
-            ``to_linear_program(net.tilted(y))``.
+        solver: ProjectedNewton() by default; without a domain, or on a Box, solved samples get two more steps, after
+            which the maximiser is near rounding; on other sets it is as good as ``tol``. For energies that say they are
+            not ``smooth`` ProximalBundle(), which needs a bounded domain and passes no gradient on. The conjugate of a
+            ReLU network on all of R^n is a linear programme: ``to_linear_program(net.tilted(y))``.
         adjoint: of the maximiser, as in :func:`minimize`; with any but None the value has the envelope's gradient.
         warm_start: (B, n) points to begin from, for instance the maximisers of a similar batch; 0 by default.
         throw: raise if any sample failed; otherwise look at ``status``.
@@ -123,9 +123,10 @@ def conjugate(
         solver = ProjectedNewton() if energy.smooth else ProximalBundle()
     solution = minimize(energy, solver, start, domain=domain, adjoint=None, warm_start=warm_start, throw=False)
     problem = Problem(energy, domain, start)
-    solution = _without_maximum(problem, solution, start)
-    if isinstance(solver, ProjectedNewton) and problem.region is None:
-        solution = _polished(problem, solver, solution)
+    if getattr(energy, "convex", True):  # of others nothing is known but where the search ended
+        solution = _without_maximum(problem, solution, start)
+        if isinstance(solver, ProjectedNewton) and problem.region is None:
+            solution = _polished(problem, solver, solution)
     if throw and not bool(solution.success.all()):
         raise SolveError(solution, "Solved was min f(x) - <x, y>, which is -f*(y).")
     return _reported(with_gradients(problem, solver, solution, domain, adjoint), y.dtype)
@@ -153,6 +154,8 @@ def _tilted(f: Any, y: Tensor) -> Any:
         raise ValueError(f"f: expected a callable x (B, n) -> (B,), got {type(f).__name__}.")
     if not hasattr(f, "tilted"):
         return _Tilted(f, y)
+    if y.dim() < 2:
+        raise ValueError(f"y: expected shape (B, n), got {tuple(y.shape)}. Give it a batch dimension.")
     try:
         return f.tilted(y)
     except ValueError as error:

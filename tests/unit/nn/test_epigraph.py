@@ -253,5 +253,5 @@ def test_what_cvxpy_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ImportError, match=r"icnn-rl\[cvxpy\]"):
+    with pytest.raises(ImportError, match=r"pip install -e .*cvxpy"):
         to_cvxpy(net, y)

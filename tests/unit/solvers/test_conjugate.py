@@ -171,6 +171,16 @@ def test_a_network_that_is_not_strongly_convex(activation: str) -> None:
     assert bounded.gap.isfinite().all()
 
 
+def test_nothing_is_certified_of_what_may_not_be_convex() -> None:
+    def wave(x: Tensor) -> Tensor:
+        return (0.1 * x * x + torch.cos(x)).sum(-1)
+
+    wave.convex = False  # type: ignore[attr-defined]
+    wave.curvature = torch.full((1,), 0.2)  # type: ignore[attr-defined]  # a lie
+    found = conjugate(wave, torch.zeros(3, 1) + 0.1, throw=False)
+    assert found.gap.isinf().all()
+
+
 def test_kinks_on_a_box() -> None:
     torch.manual_seed(0)
     f = ICNN(1, (6,), activation="relu").double()
@@ -210,6 +220,8 @@ def test_wrong_arguments() -> None:
         conjugate(f, draw(0, 4, 2))
     with pytest.raises(ValueError, match=r"y: does not fit f.*float64"):
         conjugate(f, y.double())
+    with pytest.raises(ValueError, match="Give it a batch dimension"):
+        conjugate(f, y[0])
     with pytest.raises(ValueError, match="expected 5 rows"):
         conjugate(_picnn(5), y)
     with pytest.raises(ValueError, match="Unrolled"):
