@@ -85,6 +85,7 @@ class CompiledCritics:
             and net.activation.square_width is not None
             and net.gate == "softplus"
             and net.quadratic
+            and net.root is None
             and net.nonneg[0].positivity == "clamp"
             and net.heads.weight.device.type == "cpu"
             and net.heads.weight.dtype in (torch.float32, torch.float64)

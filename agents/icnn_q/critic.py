@@ -51,6 +51,14 @@ class BoundCritic(Protocol):
         """(B, n): where to begin the search."""
         ...
 
+    def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean (B,) and its gradient (B, n), without a graph: the search runs where none may be made."""
+        ...
+
+    def value_grad_hessian(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With the Hessian (B, n, n) besides."""
+        ...
+
 
 class Greedy(NamedTuple):
     """Greedy actions of a batch and what is known about them.

@@ -187,6 +187,7 @@ def test_nan_is_never_made_a_number() -> None:
         {"context_norm": False},
         {"gate": "relu"},
         {"quadratic": False},
+        {"quadratic_rank": 2},
         {"positivity": "softplus"},
     ],
 )
