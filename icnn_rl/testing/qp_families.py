@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icnn_rl import Status
 from icnn_rl.qp import Diagonal
+from icnn_rl.solution import Status
 from icnn_rl.testing import qp_references as references
 from icnn_rl.testing.qp_references import Array, Data
 

@@ -19,7 +19,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from icnn_rl import Status
+from icnn_rl.solution import Status
 
 Array = NDArray[np.float64]
 Draw = Callable[[Generator], "HardProblem"]

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
-from icnn_rl import Status
 from icnn_rl.qp import PrimalDual, QPSolution, solve_qp
+from icnn_rl.solution import Status
 from icnn_rl.testing import qp_references as references
 from icnn_rl.testing.qp_hard import HardProblem
 
