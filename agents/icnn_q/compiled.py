@@ -46,6 +46,7 @@ class Read(NamedTuple):
     us: list[Tensor]  # what every layer of the context gives, (S E, B, width)
     heads: Tensor  # (S E, B, H)
     tail: Tensor  # softplus of the heads from the gates on z on, (S E, B, ..)
+    weights: tuple[Array, Array, float, float]  # W^(y) and v as they were then, and the two numbers of the form
 
 
 def is_compiled(solver: Solver) -> TypeGuard[ProjectedNewton]:
@@ -119,7 +120,7 @@ class CompiledCritics:
             read.heads.numpy(),
             read.tail.numpy(),
             torch.sigmoid(read.heads[..., self.n + self.h :]).numpy(),
-            *self._weights(),
+            *read.weights,
             y.contiguous().numpy(),
             target.contiguous().numpy(),
             usable.contiguous().numpy(),
@@ -181,7 +182,7 @@ class CompiledCritics:
         energies = x.new_empty(action.shape[:2])
         members = self._all if draws.members is None else draws.members.numpy()
         kernel().greatest(
-            read.heads.numpy(), read.tail.numpy(), *self._weights(), action.numpy(), members, energies.numpy()
+            read.heads.numpy(), read.tail.numpy(), *read.weights, action.numpy(), members, energies.numpy()
         )
         target, usable = torch.empty_like(energies), torch.empty(energies.shape, dtype=torch.bool)
         told = x.new_empty(self.learners, len(TARGET_KEYS))
@@ -245,16 +246,14 @@ class CompiledCritics:
     ) -> Solution | None:
         """Learner by learner, (S, B, ..). None where a set that is ``allowed`` may be empty."""
         batch, n, h, e = read.heads.shape[1], self.n, self.h, self.members
-        solution = _new_solution(read.heads, self.learners, batch, n)
-        parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
+        solution, found = dispatch.to_be_found(read.heads, self.learners, batch, n)
         heads, tail = read.heads.numpy(), read.tail.numpy()
-        directions, v, curvature, square_width = self._weights()
+        directions, v, curvature, square_width = read.weights
         bound = [
             self._buffer(f"bound {i}", batch, *shape).numpy()
             for i, shape in enumerate(((e, batch, n), (e, batch, h), (e, batch, h), (batch, n), (batch,), (batch, n)))
         ]
         start = self._buffer("start", batch, batch, n).zero_().numpy()
-        found = [part.numpy() for part in parts]
         box = self._lower, self._upper
         if allowed is not None:
             box = allowed.lower.astype(heads.dtype), allowed.upper.astype(heads.dtype)
@@ -302,7 +301,7 @@ class CompiledCritics:
             us.append(u)
         heads = self._buffer("heads", batch, self.total, batch, net.heads.out_features)
         torch.baddbmm(net.heads.bias, u, net.heads.weight.mT, out=heads)
-        return Read(us, heads, F.softplus(heads[..., self.n + self.h :]))
+        return Read(us, heads, F.softplus(heads[..., self.n + self.h :]), self._weights())
 
     def _buffer(self, name: str, batch: int, *shape: int) -> Tensor:
         if (name, batch) not in self._buffers:
@@ -333,14 +332,6 @@ def _into(
         part[rows] = fresh
     found[4][rows] += steps
     return True
-
-
-def _new_solution(like: Tensor, *shape: int) -> Solution:
-    learners, batch, _ = shape
-    reals, integers = like.new_empty(3, learners, batch), torch.empty(2, learners, batch, dtype=torch.int64)
-    return Solution(
-        like.new_empty(shape), reals[0], reals[1], status=integers[0], num_steps=integers[1], residual=reals[2]
-    )
 
 
 def _first(found: Solution) -> Solution:

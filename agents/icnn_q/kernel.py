@@ -17,7 +17,8 @@ import numpy as np
 
 from icnn_rl.agents.normalization import CLIP, EPSILON
 from icnn_rl.compiling import jit
-from icnn_rl.solvers.newton.kernel import Energies, Found, newton
+from icnn_rl.solvers.newton.found import Found
+from icnn_rl.solvers.newton.kernel import Energies, newton
 from icnn_rl.solvers.newton.smoothed_start import STAGES
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -15,6 +15,7 @@ from torch import Tensor
 from icnn_rl.eager import transformed
 from icnn_rl.numba_support import available
 from icnn_rl.solution import Solution
+from icnn_rl.solvers.newton.found import Found
 from icnn_rl.solvers.newton.method import ProjectedNewton
 from icnn_rl.solvers.newton.polytopes import newton_on_polytopes
 from icnn_rl.solvers.newton.smoothed_start import STAGES
@@ -62,15 +63,18 @@ def newton(problem: Problem, y: Tensor, solver: ProjectedNewton, stages: int, at
     """Run ``solver`` from ``y`` on a problem that fits, after so many ``stages`` of
     :func:`~icnn_rl.solvers.newton.smoothed_start.smoothed_start`. A row is done once its certified gap is at most
     ``atol``, in f's units."""
-    batch = len(y)
-    reals, integers = y.new_empty(3, batch), torch.empty(2, batch, dtype=torch.int64)
-    solution = Solution(
-        y.new_empty(y.shape), reals[0], reals[1], status=integers[0], num_steps=integers[1], residual=reals[2]
-    )
-    parts = (solution.value, solution.fun, solution.gap, solution.residual, solution.num_steps, solution.status)
+    solution, found = to_be_found(y, *y.shape)
     energies, *box = _data(problem, y)
-    newton_compiled(energies, box, solver, atol, [part.numpy() for part in parts], stages)
+    newton_compiled(energies, box, solver, atol, found, stages)
     return solution
+
+
+def to_be_found(like: Tensor, *shape: int) -> tuple[Solution, list[Array]]:
+    """A solution (..., n) to be filled, and its arrays as :class:`~icnn_rl.solvers.newton.found.Found` has them."""
+    reals, integers = like.new_empty(3, *shape[:-1]), torch.empty(2, *shape[:-1], dtype=torch.int64)
+    value, (fun, gap, residual), (status, num_steps) = like.new_empty(shape), reals, integers
+    solution = Solution(value, fun, gap, status, num_steps, residual)
+    return solution, [part.numpy() for part in (value, fun, gap, residual, num_steps, status)]
 
 
 def newton_on_set(problem: Problem, y: Tensor, solver: ProjectedNewton, atol: float) -> Solution | None:
@@ -104,11 +108,11 @@ def newton_compiled(
     Args:
         energies: the fields of the kernel's ``Energies``.
         box: lower and upper bounds, (B, n) or (1, n), and starting points (B, n).
-        found: the fields of the kernel's ``Found``, filled.
+        found: the fields of :class:`~icnn_rl.solvers.newton.found.Found`, filled.
     """
     kernel = _kernel()
     settings = float(solver.tol), atol, int(solver.max_steps), int(solver.model_solves)
-    kernel.newton(kernel.Energies(*energies), *box, stages, *settings, kernel.Found(*found))
+    kernel.newton(kernel.Energies(*energies), *box, stages, *settings, Found(*found))
 
 
 def _one_layer(problem: Problem) -> Any:

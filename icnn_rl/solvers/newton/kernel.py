@@ -21,6 +21,7 @@ from icnn_rl.compiling import jit
 from icnn_rl.kernel_algebra import dot
 from icnn_rl.solution import Status
 from icnn_rl.solvers.newton.constants import ACCEPT, EASIER, GOOD, HARDER, SHARPER, SHORTEST, START_SOLVES, STIFFER
+from icnn_rl.solvers.newton.found import Found
 from icnn_rl.solvers.problem import NOISE
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,17 +43,6 @@ class Energies(NamedTuple):
     constant: Array  # (B,)
     quadratic: Array  # (B, n)
     square_width: float
-
-
-class Found(NamedTuple):
-    """What is reported of each sample, see :class:`icnn_rl.solution.Solution`."""
-
-    value: Array
-    fun: Array
-    gap: Array
-    residual: Array
-    num_steps: Array
-    status: Array
 
 
 class Row(NamedTuple):
@@ -347,10 +337,16 @@ def variation(r: Row, at: Point) -> float:
 
 @jit
 def box_gap(r: Row, at: Point) -> float:
-    """Upper bound on f(y) - min f, see :func:`icnn_rl.sets.certificate.certificate`."""
-    total = 0.0
-    for i in range(len(at.g)):
-        g, q = at.g[i], r.q[i]
+    """Upper bound on f(y) - min f over the bounds."""
+    return certify(r, at, at.g, 0.0)  # type: ignore[no-any-return]
+
+
+@jit
+def certify(r: Row, at: Point, slope: Array, bound: float) -> float:
+    """``bound`` and :func:`icnn_rl.sets.certificate.certificate` of a slope over the bounds."""
+    total = bound
+    for i in range(len(slope)):
+        g, q = slope[i], r.q[i]
         low, high = r.lower[i] - at.y[i], r.upper[i] - at.y[i]
         steepest = low if g > 0 else high
         step = clip(-g / q, low, high) if q > 0 else steepest

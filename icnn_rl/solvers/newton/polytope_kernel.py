@@ -17,6 +17,8 @@ from icnn_rl.kernel_algebra import dot
 from icnn_rl.solvers.newton.constants import EASIER, GOOD
 from icnn_rl.solvers.newton.kernel import (
     Energies,
+    box_gap,
+    certify,
     clip,
     evaluate,
     is_solved,
@@ -60,7 +62,7 @@ def begin(energies: Energies, lower: Array, upper: Array, tol: float, atol: floa
         s.g[k], s.H[k] = at.g, at.H
         s.scale[k] = variation(r, at)
         s.noise[k] = (abs(s.f[k]) + s.scale[k]) * NOISE * np.finfo(s.y.dtype).eps
-        s.gap[k] = _gap(r, at, at.g, 0.0)
+        s.gap[k] = box_gap(r, at)
         s.sound[k] = np.isfinite(s.f[k]) and np.isfinite(s.scale[k])
         s.solved[k] = s.sound[k] and is_solved(s.gap[k], s.scale[k], s.noise[k], tol, atol)
 
@@ -143,20 +145,8 @@ def _lagrangian_gap(r: Any, at: Any, G: Array, h: Array, z: Array) -> float:
             bound += z[i] * (h[i] - dot(G[i], at.y))
             for j in range(len(slope)):
                 slope[j] += z[i] * G[i, j]
-    certified: float = _gap(r, at, slope, bound)
+    certified: float = certify(r, at, slope, bound)
     return certified
-
-
-@jit
-def _gap(r: Any, at: Any, slope: Array, bound: float) -> float:
-    """``bound`` and :func:`icnn_rl.sets.certificate.certificate` of a slope over the bounds."""
-    for i in range(len(slope)):
-        g, q = slope[i], r.q[i]
-        low, high = r.lower[i] - at.y[i], r.upper[i] - at.y[i]
-        steepest = low if g > 0 else high
-        step = clip(-g / q, low, high) if q > 0 else steepest
-        bound -= float((g + 0.5 * q * step) * step)
-    return bound
 
 
 @jit

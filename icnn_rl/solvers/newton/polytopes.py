@@ -14,9 +14,10 @@ import torch
 from icnn_rl.qp.kernel import dispatch as programmes
 from icnn_rl.sets import ConvexSet
 from icnn_rl.solution import Status
+from icnn_rl.solvers.newton.found import Found
 from icnn_rl.solvers.newton.method import ProjectedNewton
 
-__all__ = ["Found", "Polytopes", "newton_on_polytopes", "outside"]
+__all__ = ["Polytopes", "newton_on_polytopes", "outside"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,17 +62,6 @@ class Polytopes(NamedTuple):
             return None
         near[rows] = found[0]
         return near
-
-
-class Found(NamedTuple):
-    """Of K rows: see :class:`icnn_rl.solution.Solution`."""
-
-    value: Array
-    fun: Array
-    gap: Array
-    residual: Array
-    num_steps: Array
-    status: Array
 
 
 def _array(bound: Any, n: int) -> Array:
