@@ -207,7 +207,7 @@ def solve(
             return dispatch.newton(problem, y0, solver, STAGES if averages else 0, float(atol))
         if not averages and dispatch.fits_polytopes(problem, y0):
             found = dispatch.newton_on_set(problem, y0, solver, float(atol))
-            if found is not None:
+            if found is not None and problem.region is not None and problem.region.meets(found.value):
                 return found
     if averages:
         y0 = smoothed_start(problem, y0)

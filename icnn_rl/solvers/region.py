@@ -120,6 +120,10 @@ class Region:
         slack = tolerance * (h.abs() + left.abs()) if tolerance > 0 else 0.0  # h may be infinite
         return ~(left <= h + slack).all(-1)  # NaN: outside
 
+    def meets(self, y: Tensor) -> bool:
+        """Whether all points meet the rows up to rounding. Plain sets only."""
+        return not bool(self.outside(y, _OUTSIDE * torch.finfo(y.dtype).eps).any())
+
     def project(self, y: Tensor) -> Minimum:
         """Nearest points."""
         return self.set.project(y.detach().double(), throw=False)
